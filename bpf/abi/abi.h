@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The binary contract between the kernel programs and the agent: every map's key and value.
+ * src/datapath/layout.ts mirrors it; a test compares both through BTF. A change of layout raises CS_ABI_VERSION,
+ * which is part of the pin path, so that old maps are never reinterpreted. */
+#ifndef CS_ABI_H
+#define CS_ABI_H
+
+#define CS_ABI_VERSION 1
+
+/* An IPv6 address, or an IPv4 address in IPv4-mapped form (RFC 4291, section 2.5.5.2). Network byte order. */
+struct cs_addr {
+	__u8 b[16];
+};
+
+enum cs_direction { CS_EGRESS = 0, CS_INGRESS = 1 }; /* as seen by the local endpoint */
+
+/* ---- cs_config: array of one. User space writes whole values; each field is naturally aligned. ---- */
+#define CS_CFG_ALLOW_UNBOUND (1u << 0) /* authentication.allowUnboundPath: pod traffic may cross the underlay in clear */
+#define CS_CFG_OBSERVE (1u << 1)       /* enforcement: observe. Drops become events, packets pass */
+
+struct cs_config {
+	__u64 revision;	   /* raised after every change that can take a verdict away; an older flow is judged anew */
+	__u64 signal_interval_ns;
+	__u32 epoch;	   /* an auth entry of an older epoch is a miss */
+	__u32 policy_slot; /* 0 or 1: which half of cs_policy is in force */
+	__u32 hold_ifindex; /* the hold TUN; 0: nothing is held, a miss drops */
+	__u32 hold_limit_identity; /* packets in the hold queue per local identity */
+	__u32 hold_limit_total;
+	__u32 flags;
+	__u16 peer_port;   /* host order; workloads may not reach it on any node address */
+	__u16 pad[3];
+};
+
+/* ---- cs_endpoints: hash, key u32 ifindex of the host side of the veth ---- */
+#define CS_EP_OPEN (1u << 0) /* not set: fenced, nothing passes in either direction */
+
+struct cs_endpoint {
+	__u64 generation;
+	__u32 endpoint; /* 1..4095, unique on this node, not reused while a flow may name it */
+	__u32 identity; /* security identity */
+	__u32 flags;
+	__u8 mac[6];	/* of the workload's end of the veth; all zero: not checked */
+	__u16 pad;
+};
+
+/* ---- cs_ipcache: hash, key struct cs_addr. Who has this address, for how long that may be believed. ---- */
+#define CS_IP_LOCAL (1u << 0)	 /* an endpoint of this node; `endpoint` says which */
+#define CS_IP_RESERVED (1u << 1) /* host, remote-node: no vouch, never satisfies `required` */
+
+struct cs_ipcache {
+	__u64 incarnation; /* of the vouching node */
+	__u64 generation;
+	__u64 lease_ns; /* CLOCK_BOOTTIME; the vouch is dead from here on. ~0: no end (local, reserved) */
+	__u32 identity;
+	__u32 node; /* node id of the vouching node; 0: this node */
+	__u32 endpoint;
+	__u32 flags;
+};
+
+/* ---- cs_prefixes: LPM trie, key struct cs_prefix_key ---- */
+#define CS_PREFIX_CLUSTER (1u << 0) /* workload addresses: without a live vouch they are nobody's, never `world` */
+
+struct cs_prefix_key {
+	__u32 prefixlen; /* 0..128; an IPv4 prefix of length n is 96 + n */
+	struct cs_addr addr;
+};
+
+struct cs_prefix {
+	__u32 identity;
+	__u32 flags;
+};
+
+/* ---- cs_policy: hash. Looked up most specific first; the compiler has already resolved deny over allow. ---- */
+enum cs_policy_verdict { CS_POLICY_ALLOW = 1, CS_POLICY_DENY = 2 };
+enum cs_auth_type { CS_AUTH_NONE = 0, CS_AUTH_SPIFFE = 1, CS_AUTH_ALWAYS_FAIL = 2 };
+
+struct cs_policy_key {
+	__u32 local;  /* security identity of the endpoint the policy selects */
+	__u32 remote; /* 0: any */
+	__u16 dport;  /* host order; 0: any (and for ICMP) */
+	__u8 proto;   /* IPPROTO_*; 0: any */
+	__u8 direction;
+	__u8 slot;
+	__u8 pad[3];
+};
+
+struct cs_policy {
+	__u8 verdict;
+	__u8 auth_type;
+	__u16 pad;
+	__u32 rule; /* index into the agent's rule table, for explain and events */
+};
+
+/* ---- cs_auth: hash, not preallocated ---- */
+struct cs_auth_key {
+	__u32 local;
+	__u32 remote;
+	__u32 remote_node; /* 0: the pair is on this node */
+	__u8 auth_type;
+	__u8 pad[3];
+};
+
+struct cs_auth {
+	__u64 expires_ns; /* CLOCK_BOOTTIME */
+	__u32 epoch;	  /* the global epoch read when verification began */
+	__u32 pad;
+};
+
+/* ---- cs_flows: LRU hash. One entry per flow and endpoint, keyed as the endpoint sees it. ---- */
+struct cs_flow_key {
+	struct cs_addr local;
+	struct cs_addr remote;
+	__u16 lport; /* network order; ICMP echo: the identifier in both */
+	__u16 rport;
+	__u32 endpoint;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+struct cs_flow {
+	__u64 revision;	  /* of cs_config when the verdict was begun */
+	__u64 valid_until_ns; /* least of auth expiry and lease: then the flow is judged anew */
+	__u64 last_ns;	  /* last packet; idle flows end */
+	__u32 remote_identity;
+	__u32 remote_node;
+	__u8 direction;	  /* in which the flow was begun */
+	__u8 auth_type;
+	__u8 flags;
+	__u8 pad[5];
+};
+
+/* ---- cs_drops: per-CPU array, index = reason * 2 + direction ---- */
+struct cs_counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* ---- cs_hold_taken (written by the kernel), cs_hold_returned (written by the agent): hash,
+ * key u32 local identity, key 0 the total. In the queue: taken - returned. One writer each, so no update is lost. ---- */
+
+/* ---- cs_events: ring buffer of struct cs_event ---- */
+enum cs_event_kind {
+	CS_EVENT_VOUCH_MISS = 1, /* nobody has vouched for the remote address, or the lease is over */
+	CS_EVENT_AUTH_MISS = 2,	 /* policy requires a proof that is not there */
+	CS_EVENT_DROP = 3,
+};
+
+struct cs_event {
+	__u64 time_ns; /* CLOCK_BOOTTIME */
+	__u64 suppressed; /* events of the same key not sent since the last one */
+	struct cs_addr local;
+	struct cs_addr remote;
+	__u32 local_identity;
+	__u32 remote_identity; /* 0: not known */
+	__u32 remote_node;
+	__u32 endpoint;
+	__u32 rule; /* of the policy entry that decided; 0: none */
+	__u16 lport; /* host order */
+	__u16 rport;
+	__u8 kind;
+	__u8 reason; /* enum cs_drop_reason, 0 if the packet was not dropped */
+	__u8 direction;
+	__u8 proto;
+	__u8 auth_type;
+	__u8 held; /* 1: the packet waits in the hold queue */
+	__u16 length;
+};
+
+struct cs_signal_key {
+	struct cs_addr remote;
+	__u32 endpoint;
+	__u8 kind;
+	__u8 reason;
+	__u8 direction;
+	__u8 proto;
+};
+
+struct cs_signal {
+	__u64 last_ns;
+	__u64 suppressed;
+};
+
+/* ---- skb->mark. Bits 28-31: what vouches for the packet; bits 16-27: endpoint id of the sender (stamp). ---- */
+#define CS_MARK_MASK 0xffff0000u
+#define CS_MARK_KIND(m) ((m) >> 28)
+#define CS_MARK_ENDPOINT(m) (((m) >> 16) & 0xfffu)
+enum cs_mark_kind {
+	CS_MARK_NONE = 0,
+	CS_MARK_STAMPED = 1,  /* from_workload or from_hold judged it: sent by a live local endpoint */
+	CS_MARK_TUNNEL = 2,   /* came in through the tunnel device */
+	CS_MARK_UNDERLAY = 3, /* came in clear, and allowUnboundPath says that this may be */
+};
+
+/* reserved security identities, numbered as in Cilium */
+enum cs_reserved_identity {
+	CS_ID_UNKNOWN = 0,
+	CS_ID_HOST = 1,
+	CS_ID_WORLD = 2,
+	CS_ID_REMOTE_NODE = 6,
+};
+
+#endif

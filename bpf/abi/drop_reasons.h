@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Drop reasons, append only. 1-63 parse, 64-95 source, fence, lease, 96-127 policy, 128-159 auth, 160-191 encryption,
+ * 192-223 hold. The comment after each is the sentence users read; TypeScript and docs/drop-reasons.md are generated. */
+#ifndef CS_DROP_REASONS_H
+#define CS_DROP_REASONS_H
+
+enum cs_drop_reason {
+	CS_DROP_INVALID_PACKET = 1,	 /* the packet is shorter than its headers say */
+	CS_DROP_UNKNOWN_L3 = 2,		 /* neither IPv4, IPv6 nor an ARP or neighbour discovery message of the endpoint's own */
+	CS_DROP_UNKNOWN_L4 = 3,		 /* a transport protocol that is not understood */
+	CS_DROP_FRAGMENT = 4,		 /* an IP fragment, which is not followed yet */
+	CS_DROP_IPV6_EXTENSION = 5,	 /* an IPv6 extension header that is not understood */
+	CS_DROP_ICMP_TYPE = 6,		 /* an ICMP message that belongs to no allowed flow */
+	CS_DROP_INVALID_SOURCE_IP = 64,	 /* the source address is not the endpoint's own */
+	CS_DROP_INVALID_SOURCE_MAC = 65, /* the source MAC address is not the endpoint's own */
+	CS_DROP_NO_ENDPOINT = 66,	 /* the interface carries a program but no endpoint */
+	CS_DROP_FENCED = 67,		 /* the endpoint is not open yet: a peer may still hold a lease on its address */
+	CS_DROP_NO_VOUCH = 68,		 /* no node vouches for this workload address */
+	CS_DROP_LEASE_EXPIRED = 69,	 /* the vouch for this address has run out */
+	CS_DROP_NOT_STAMPED = 70,	 /* not judged at its origin: no live endpoint sent it */
+	CS_DROP_SPOOFED_STAMP = 71,	 /* the sender's stamp and its address name different endpoints */
+	CS_DROP_POLICY_DENIED = 96,	 /* no rule of the policies allows it */
+	CS_DROP_POLICY_DENY_RULE = 97,	 /* a deny rule forbids it */
+	CS_DROP_CONTROL_PLANE = 98,	 /* workloads may not reach the peer channel's port */
+	CS_DROP_AUTH_REQUIRED = 128,	 /* policy requires mutual authentication and there is no proof */
+	CS_DROP_AUTH_EXPIRED = 129,	 /* the proof has expired */
+	CS_DROP_AUTH_EPOCH = 130,	 /* the proof is of an epoch that was revoked */
+	CS_DROP_AUTH_ALWAYS_FAIL = 131,	 /* authentication.mode is test-always-fail */
+	CS_DROP_AUTH_NOT_A_WORKLOAD = 132, /* policy requires mutual authentication with something that is not a workload */
+	CS_DROP_UNENCRYPTED = 160,	 /* workload traffic on the underlay in clear */
+	CS_DROP_HOLD_FULL = 192,	 /* too many packets already wait for an authentication */
+	CS_DROP_HOLD_FAILED = 193,	 /* the packet could not be put into the hold queue */
+	CS_DROP_HOLD_REFUSED = 194,	 /* the authentication it waited for failed */
+	CS_DROP_HOLD_DEADLINE = 195,	 /* the authentication it waited for did not end in time */
+};
+
+#endif

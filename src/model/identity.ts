@@ -1,0 +1,91 @@
+/** Nodes, identities, SVIDs and revocations as every part of a node sees them. */
+import type { KeyObject } from 'node:crypto';
+import type { Result } from '../base/errors.ts';
+import type { ReasonCode } from '../base/registry/reason-codes.ts';
+import type { Prefix } from './address.ts';
+import type { IpAddress, NodeId, NodeName, SecurityIdentity, SpiffeId, TrustDomain } from './ids.ts';
+
+export type Labels = Readonly<Record<string, string>>;
+
+/** A verified row of the identity table: policy selects labels, an SVID proves a SPIFFE ID, this ties them. */
+export interface IdentityRow {
+  readonly identity: SecurityIdentity;
+  readonly spiffeId: SpiffeId;
+  readonly labels: Labels;
+  /** Nodes that may prove it. */
+  readonly nodes: readonly SpiffeId[];
+}
+
+export interface IdentityTable {
+  byIdentity(identity: SecurityIdentity): IdentityRow | undefined;
+  bySpiffeId(spiffeId: SpiffeId): IdentityRow | undefined;
+  rows(): readonly IdentityRow[];
+}
+
+export interface NodeInfo {
+  readonly name: NodeName;
+  readonly spiffeId: SpiffeId;
+  readonly id: NodeId;
+  readonly incarnation: bigint;
+  /** "IP:port" or "[IPv6]:port". */
+  readonly peerAddresses: readonly string[];
+  /** What it may vouch for. */
+  readonly prefixes: readonly Prefix[];
+}
+
+export interface NodeTable {
+  byName(name: NodeName): NodeInfo | undefined;
+  byId(id: NodeId): NodeInfo | undefined;
+  bySpiffeId(spiffeId: SpiffeId): NodeInfo | undefined;
+  /** A hint where an address lives, from the prefixes. A hint never admits a packet. */
+  byAddress(address: IpAddress): NodeInfo | undefined;
+  nodes(): readonly NodeInfo[];
+}
+
+/** An SVID with its private key. The key is a KeyObject, so that it does not print. */
+export interface Svid {
+  readonly spiffeId: SpiffeId;
+  /** DER, leaf first, without the root. */
+  readonly chain: readonly Buffer[];
+  readonly privateKey: KeyObject;
+  /** Unix ms. */
+  readonly notAfterMs: number;
+}
+
+/** The SVIDs this node can prove with. Why there is none is part of the answer. */
+export interface SvidSource {
+  svidOf(identity: SecurityIdentity): Result<Svid, ReasonCode>;
+}
+
+export interface TrustBundle {
+  readonly trustDomain: TrustDomain;
+  /** DER. */
+  readonly authorities: readonly Buffer[];
+}
+
+export interface TrustBundles {
+  bundleOf(trustDomain: TrustDomain): TrustBundle | undefined;
+}
+
+/** What was taken back. Times are Unix seconds: an SVID whose notBefore is at or before `issuedUntil` is revoked. */
+export interface Revocation {
+  readonly sequence: bigint;
+  readonly what: { readonly spiffeId: SpiffeId } | { readonly serial: string } | { readonly node: NodeName };
+  readonly issuedUntil: number;
+  readonly reason: string;
+}
+
+/** The facts of a certificate that a revocation may name. */
+export interface RevocationSubject {
+  readonly spiffeId: SpiffeId;
+  /** Lower-case hex, no leading zeros beyond one byte. */
+  readonly serial: string;
+  /** Node the certificate is bound to or names. */
+  readonly node: SpiffeId | undefined;
+  /** Unix ms. */
+  readonly notBeforeMs: number;
+}
+
+export interface RevocationTable {
+  isRevoked(subject: RevocationSubject): boolean;
+}
