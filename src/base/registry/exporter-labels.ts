@@ -5,5 +5,6 @@ export const EXPORTER_LABELS = {
   authenticatorServerHandshake: 'EXPORTER-server authenticator handshake context',
   authenticatorClientFinished: 'EXPORTER-client authenticator finished key',
   authenticatorServerFinished: 'EXPORTER-server authenticator finished key',
+  channelSuccession: 'EXPORTER-countersign-succession',
   wireguardPresharedKey: 'EXPORTER-countersign-wireguard-psk',
 } as const;

@@ -20,6 +20,9 @@ export const reasonCodes = {
   PEER_REPLACED: 'a newer channel to the same node took its place',
   PEER_INCARNATION_BARRED: 'a lower incarnation than one already seen',
   PEER_SHUTDOWN: 'the agent is shutting down',
+  PEER_HELLO_MISMATCH: 'the hello names another node or incarnation than the certificate',
+  PEER_NODE_IN_USE: 'a living connection holds this node name already',
+  PEER_SEND_QUEUE_FULL: 'the peer does not read what is sent to it',
   // vouch
   VOUCH_NO_NODE: 'no node is known to host this address',
   VOUCH_NOT_HOSTED: 'the node does not vouch for this address',
