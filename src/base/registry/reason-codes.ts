@@ -32,6 +32,8 @@ export const reasonCodes = {
   VOUCH_TIMEOUT: 'the node did not answer in time',
   VOUCH_UNKNOWN_IDENTITY: 'the vouch names an identity that the identity table does not have',
   VOUCH_IDENTITY_MISMATCH: 'the vouch ties an identity to another SPIFFE ID than the identity table does',
+  VOUCH_WRONG_NODE: 'the identity table does not allow this identity on the node that vouches for it',
+  VOUCH_WITHDRAWN: 'the node withdrew the vouch while this was under way',
   LEASE_EXPIRED: 'the lease ran out',
   // authentication
   AUTH_NO_SVID: 'the node has no SVID for this identity',
