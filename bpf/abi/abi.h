@@ -18,6 +18,9 @@ enum cs_direction { CS_EGRESS = 0, CS_INGRESS = 1 }; /* as seen by the local end
 #define CS_CFG_ALLOW_UNBOUND (1u << 0) /* authentication.allowUnboundPath: pod traffic may cross the underlay in clear */
 #define CS_CFG_OBSERVE (1u << 1)       /* enforcement: observe. Drops become events, packets pass */
 
+/* A change takes two writes: first what changes (maps, or policy_slot, epoch, flags here), then, in a second update of this
+ * entry, a higher revision. The kernel reads the revision first and the rest after it, so a flow that carries the new
+ * revision was judged by the new state. In one write the kernel could see the new revision beside the old slot. */
 struct cs_config {
 	__u64 revision;	   /* raised after every change that can take a verdict away; an older flow is judged anew */
 	__u64 signal_interval_ns;
@@ -42,6 +45,9 @@ struct cs_endpoint {
 	__u8 mac[6];	/* of the workload's end of the veth; all zero: not checked */
 	__u16 pad;
 };
+
+/* ---- cs_endpoints_by_id: array, key u32 endpoint id, value u32 ifindex. Written by from_workload, read where only the stamp
+ * or the source address names the sender; what it says counts only if cs_endpoints agrees. The agent never writes it. ---- */
 
 /* ---- cs_ipcache: hash, key struct cs_addr. Who has this address, for how long that may be believed. ---- */
 #define CS_IP_LOCAL (1u << 0)	 /* an endpoint of this node; `endpoint` says which */
@@ -117,6 +123,8 @@ struct cs_flow_key {
 	__u8 pad[3];
 };
 
+#define CS_FLOW_CLOSING (1u << 0) /* TCP: a FIN or RST was seen, the flow ends soon after its last packet */
+
 struct cs_flow {
 	__u64 revision;	  /* of cs_config when the verdict was begun */
 	__u64 valid_until_ns; /* least of auth expiry and lease: then the flow is judged anew */
@@ -125,8 +133,18 @@ struct cs_flow {
 	__u32 remote_node;
 	__u8 direction;	  /* in which the flow was begun */
 	__u8 auth_type;
-	__u8 flags;
-	__u8 pad[5];
+	__u8 flags;	  /* CS_FLOW_* */
+	__u8 pad;
+	__u16 origin;	  /* mark >> 16 that packets from the remote side carry; any other is judged anew */
+	__u16 pad2;
+};
+
+/* ---- cs_waiting: LRU hash, key struct cs_flow_key. Flows with packets in the hold queue: later ones queue behind them.
+ * The programs' own; the agent neither reads nor writes it. ---- */
+struct cs_waiting {
+	__u64 held_ns; /* when a packet of the flow last met a miss */
+	__u32 packets; /* held and not yet seen again by from_hold */
+	__u32 pad;
 };
 
 /* ---- cs_drops: per-CPU array, index = reason * 2 + direction ---- */
@@ -136,7 +154,8 @@ struct cs_counter {
 };
 
 /* ---- cs_hold_taken (written by the kernel), cs_hold_returned (written by the agent): hash,
- * key u32 local identity, key 0 the total. In the queue: taken - returned. One writer each, so no update is lost. ---- */
+ * key u32 local identity, key 0 the total; value u64. In the queue: taken - returned. One writer each, so no update is lost.
+ * A packet that the TUN's own full queue drops was taken and never comes: the agent returns it once nothing is left to read. ---- */
 
 /* ---- cs_events: ring buffer of struct cs_event ---- */
 enum cs_event_kind {

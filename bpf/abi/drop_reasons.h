@@ -19,6 +19,7 @@ enum cs_drop_reason {
 	CS_DROP_LEASE_EXPIRED = 69,	 /* the vouch for this address has run out */
 	CS_DROP_NOT_STAMPED = 70,	 /* not judged at its origin: no live endpoint sent it */
 	CS_DROP_SPOOFED_STAMP = 71,	 /* the sender's stamp and its address name different endpoints */
+	CS_DROP_INVALID_DESTINATION_IP = 72, /* the destination address is not the endpoint's own */
 	CS_DROP_POLICY_DENIED = 96,	 /* no rule of the policies allows it */
 	CS_DROP_POLICY_DENY_RULE = 97,	 /* a deny rule forbids it */
 	CS_DROP_CONTROL_PLANE = 98,	 /* workloads may not reach the peer channel's port */
