@@ -1,0 +1,179 @@
+/** The agent's settings: one schema, checked whole before anything starts. */
+import { isIP } from 'node:net';
+import { z } from 'zod';
+import { NET } from '../base/registry/net.ts';
+import { parseAddress } from '../model/address.ts';
+import type { IpAddress, NodeName, SpiffeId, TrustDomain } from '../model/ids.ts';
+import { parseNodeName, parseSpiffeId, parseTrustDomain } from '../model/spiffe-id.ts';
+
+/** A string that a parser of ours turns into its branded form; the parser's sentence is the error. */
+function parsed<T extends string>(parse: (text: string) => { ok: true; value: T } | { ok: false; error: string }) {
+  return z.string().transform((text, context): T => {
+    const result = parse(text);
+    if (result.ok) return result.value;
+    context.addIssue({ code: 'custom', message: `${result.error}; correct it`, input: text });
+    return z.NEVER;
+  });
+}
+
+const address = parsed<IpAddress>((text) => {
+  const value = parseAddress(text);
+  return value === undefined ? { ok: false, error: `"${text}" is not an IPv4 or IPv6 address` } : { ok: true, value };
+});
+const spiffeId = parsed<SpiffeId>((text) => {
+  const result = parseSpiffeId(text);
+  return result.ok ? { ok: true, value: result.value.id } : result;
+});
+const socketAddress = parsed<string>((text) => {
+  const match = /^(?:\[([0-9a-fA-F:]+)\]|([0-9.]+)):(\d{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2] ?? '';
+  const port = Number(match?.[3]);
+  return isIP(host) !== 0 && port > 0 && port < 65536
+    ? { ok: true, value: text }
+    : { ok: false, error: `"${text}" is not an address with a port, such as 192.0.2.1:4250 or [2001:db8::1]:4250` };
+});
+const absolutePath = z.string().regex(/^\//, 'must be an absolute path; begin it with /');
+const interfaceName = z.string().regex(/^[^\s/]{1,15}$/, 'must be an interface name of 1 to 15 characters; correct it');
+
+/** "30s", "500ms", "10m", "1h" to ms. */
+const duration = z.string().transform((text, context) => {
+  const match = /^(\d+)(ms|s|m|h)$/.exec(text);
+  if (match === null) {
+    context.addIssue({
+      code: 'custom',
+      message: `"${text}" is not a duration; write it as 500ms, 30s, 10m or 1h`,
+      input: text,
+    });
+    return z.NEVER;
+  }
+  return Number(match[1]) * { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[match[2] as 'ms' | 's' | 'm' | 'h'];
+});
+const durationOf = (fallback: string, floorMs: number, floor: string) =>
+  duration.refine((ms) => ms >= floorMs, `must be at least ${floor}; raise it`).prefault(fallback);
+
+const endpoint = z.strictObject({
+  name: z
+    .string()
+    .regex(
+      /^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$/,
+      'must be a lower-case DNS name of at most 63 characters; correct it',
+    ),
+  /** Host side of the workload's veth, in the agent's network namespace. */
+  interface: interfaceName,
+  addresses: z.array(address).min(1).max(16),
+  mac: z
+    .string()
+    .regex(
+      /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/,
+      'must be six hex bytes in lower case, such as 02:00:00:00:00:01; correct it',
+    )
+    .optional(),
+  spiffeId,
+  /** An SVID provided by somebody else instead of the identity server's. Read when it is needed. */
+  svid: z.strictObject({ certificateFile: absolutePath, keyFile: absolutePath }).optional(),
+});
+export type EndpointConfig = z.infer<typeof endpoint>;
+
+export const agentConfigSchema = z
+  .strictObject({
+    apiVersion: z.literal('countersign.dev/v1alpha1'),
+    kind: z.literal('AgentConfig'),
+    trustDomain: parsed<TrustDomain>(parseTrustDomain),
+    node: z.strictObject({
+      name: parsed<NodeName>(parseNodeName),
+      underlay: interfaceName,
+    }),
+    server: z.strictObject({
+      address: socketAddress,
+      /** PEM file of the trust bundle: there is no trust on first use. */
+      bundleFile: absolutePath,
+      joinTokenFile: absolutePath.optional(),
+    }),
+    dataDir: absolutePath,
+    bpffs: absolutePath.default('/sys/fs/bpf'),
+    peer: z.strictObject({ listen: z.array(socketAddress).min(1).max(8) }),
+    sockets: z
+      .strictObject({
+        admin: absolutePath.default('/run/countersign/agent-admin.sock'),
+        workload: absolutePath.default('/run/countersign/workload.sock'),
+      })
+      .prefault({}),
+    endpoints: z.array(endpoint).max(4095).default([]),
+    policies: z.strictObject({ directory: absolutePath }),
+    authentication: z
+      .strictObject({
+        /** Workload traffic may cross the underlay in clear. Without a tunnel nothing binds a packet to its node. */
+        allowUnboundPath: z.boolean().default(false),
+        lease: durationOf('30s', 1000, '1s'),
+        maxAuthAge: durationOf('1h', 10_000, '10s'),
+        queueSize: z.number().int().min(16).max(65_536).default(1024),
+      })
+      .prefault({}),
+    encryption: z
+      .strictObject({
+        enabled: z.boolean().default(true),
+        type: z.literal('wireguard').default('wireguard'),
+        wireguard: z
+          .strictObject({
+            device: interfaceName.default(NET.wireguardDevice),
+            port: z.number().int().min(1).max(65_535).default(NET.wireguardPort),
+            implementation: z.enum(['auto', 'kernel', 'wireguard-go']).default('auto'),
+            mtu: z.number().int().min(1280).max(9000).default(1420),
+          })
+          .prefault({}),
+      })
+      .prefault({}),
+    hold: z
+      .strictObject({
+        device: interfaceName.default(NET.holdDevice),
+        limitPerIdentity: z.number().int().min(1).max(400).default(64),
+        limitTotal: z.number().int().min(1).max(400).default(400),
+        deadline: durationOf('5s', 100, '100ms'),
+      })
+      .prefault({}),
+    datapath: z
+      .strictObject({
+        attach: z.enum(['auto', 'tcx', 'clsact']).default('auto'),
+        signalInterval: durationOf('200ms', 1, '1ms'),
+      })
+      .prefault({}),
+    enforcement: z.enum(['enforce', 'observe']).default('enforce'),
+    logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  })
+  .superRefine((config, context) => {
+    const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });
+    const seen = {
+      name: new Map<string, number>(),
+      interface: new Map<string, number>(),
+      address: new Map<string, number>(),
+    };
+    config.endpoints.forEach((e, i) => {
+      const once = (kind: keyof typeof seen, value: string, path: (string | number)[]) => {
+        const first = seen[kind].get(value);
+        if (first === undefined) seen[kind].set(value, i);
+        else
+          issue(
+            path,
+            `${value} is already that of endpoints[${first}] (${config.endpoints[first]!.name}); give each endpoint its own`,
+          );
+      };
+      once('name', e.name, ['endpoints', i, 'name']);
+      once('interface', e.interface, ['endpoints', i, 'interface']);
+      e.addresses.forEach((a, j) => {
+        once('address', a, ['endpoints', i, 'addresses', j]);
+      });
+      if (e.interface === config.node.underlay) {
+        issue(
+          ['endpoints', i, 'interface'],
+          `${e.interface} is the underlay; name the host side of the workload's veth`,
+        );
+      }
+    });
+    if (!config.encryption.enabled && !config.authentication.allowUnboundPath) {
+      issue(
+        ['encryption', 'enabled'],
+        'mutual authentication needs an encrypted path that binds packets to their node; enable encryption, or accept the risk with authentication.allowUnboundPath: true',
+      );
+    }
+  });
+export type AgentConfig = z.infer<typeof agentConfigSchema>;
