@@ -1,0 +1,101 @@
+/** The closed list of keys and signature algorithms: P-256, P-384 and RSA of 2048 bits or more, with SHA-256, SHA-384 or SHA-512. */
+import { verify as cryptoVerify, type KeyObject } from 'node:crypto';
+import { type DerReader, derOid, sequence, TAG } from './der.ts';
+import { OID, oidNames } from './oids.ts';
+
+export type KeyKind = 'p256' | 'p384' | 'rsa';
+export type SignatureAlgorithm =
+  | 'ecdsaSha256'
+  | 'ecdsaSha384'
+  | 'ecdsaSha512'
+  | 'rsaSha256'
+  | 'rsaSha384'
+  | 'rsaSha512';
+
+const HASH: Readonly<Record<SignatureAlgorithm, 'sha256' | 'sha384' | 'sha512'>> = {
+  ecdsaSha256: 'sha256',
+  ecdsaSha384: 'sha384',
+  ecdsaSha512: 'sha512',
+  rsaSha256: 'sha256',
+  rsaSha384: 'sha384',
+  rsaSha512: 'sha512',
+};
+
+const MIN_RSA_BITS = 2048;
+/** Above this a single verification costs an attacker nothing and us milliseconds. */
+const MAX_RSA_BITS = 8192;
+
+/** AlgorithmIdentifier of ecdsa-with-SHA256: parameters absent (RFC 5758, section 3.2). */
+export const ECDSA_SHA256_IDENTIFIER = sequence(derOid(OID.ecdsaSha256));
+
+/** Reads an AlgorithmIdentifier of a signature; undefined is a well-formed one that is not on the list. */
+export function readSignatureAlgorithm(reader: DerReader): SignatureAlgorithm | undefined {
+  const identifier = reader.enter(TAG.sequence);
+  const name = oidNames.get(identifier.oid());
+  const parameters = identifier.atEnd ? undefined : identifier.skip();
+  identifier.end();
+  switch (name) {
+    case 'ecdsaSha256':
+    case 'ecdsaSha384':
+    case 'ecdsaSha512':
+      return parameters === undefined ? name : undefined;
+    case 'rsaSha256':
+    case 'rsaSha384':
+    case 'rsaSha512':
+      // RFC 4055, section 5: NULL is written, absent is accepted
+      return parameters === undefined || parameters === TAG.null ? name : undefined;
+    default:
+      return undefined;
+  }
+}
+
+/** Reads a SubjectPublicKeyInfo; undefined is a well-formed one whose key is not on the list. */
+export function readKeyKind(reader: DerReader): KeyKind | undefined {
+  const info = reader.enter(TAG.sequence);
+  const identifier = info.enter(TAG.sequence);
+  const algorithm = oidNames.get(identifier.oid());
+  let curve: string | undefined;
+  if (algorithm === 'ecPublicKey' && identifier.peek() === TAG.oid) curve = oidNames.get(identifier.oid());
+  else if (!identifier.atEnd) identifier.skip();
+  identifier.end();
+  const key = info.bitStringBytes();
+  info.end();
+  // RFC 5480, section 2.2: uncompressed only; a compressed point has no place in certificates we take
+  if (curve === 'p256') return key.length === 65 && key[0] === 4 ? 'p256' : undefined;
+  if (curve === 'p384') return key.length === 97 && key[0] === 4 ? 'p384' : undefined;
+  if (algorithm !== 'rsaEncryption') return undefined;
+  return isStrongRsaKey(info, key) ? 'rsa' : undefined;
+}
+
+/** RFC 8017, A.1.1: SEQUENCE { modulus, publicExponent }. */
+function isStrongRsaKey(info: DerReader, key: Buffer): boolean {
+  const keyReader = info.within(key);
+  const rsa = keyReader.enter(TAG.sequence);
+  keyReader.end();
+  const modulus = rsa.unsignedInteger();
+  const exponent = rsa.unsignedInteger();
+  rsa.end();
+  const magnitude = modulus[0] === 0 ? modulus.subarray(1) : modulus;
+  const bits = magnitude.length === 0 ? 0 : magnitude.length * 8 - Math.clz32(magnitude[0]!) + 24;
+  if (bits < MIN_RSA_BITS || bits > MAX_RSA_BITS) return false;
+  if (exponent.length > 4) return false;
+  const e = exponent.readUIntBE(0, exponent.length);
+  return e >= 3 && (e & 1) === 1 && (magnitude[magnitude.length - 1]! & 1) === 1;
+}
+
+/** False also when the algorithm does not belong to the key. Never throws on a bad signature. */
+export function verifySignature(
+  algorithm: SignatureAlgorithm,
+  kind: KeyKind,
+  key: KeyObject,
+  data: Buffer,
+  signature: Buffer,
+): boolean {
+  const wantsRsa = algorithm.startsWith('rsa');
+  if (wantsRsa !== (kind === 'rsa')) return false;
+  try {
+    return cryptoVerify(HASH[algorithm], data, key, signature);
+  } catch {
+    return false;
+  }
+}
