@@ -1,0 +1,78 @@
+/** Who has which address, for how long that may be believed: own endpoints, and what other nodes vouch for. */
+import { addressBytes, addressFromBytes } from '../model/address.ts';
+import type { AddressEntry, AddressTable } from '../model/datapath.ts';
+import { type IpAddress, LOCAL_NODE, nodeId, securityIdentity } from '../model/ids.ts';
+import type { ConfigWriter } from './config.ts';
+import { IP_LOCAL, IP_RESERVED, NO_LEASE_END } from './layout.ts';
+import type { DatapathMaps } from './maps.ts';
+
+type Row = NonNullable<ReturnType<DatapathMaps['cs_ipcache']['get']>>;
+
+export function createAddressTable(maps: DatapathMaps, config: ConfigWriter): AddressTable {
+  return {
+    put(entry) {
+      const key = keyOf(entry.address);
+      const before = maps.cs_ipcache.get(key);
+      const after = rowOf(entry);
+      maps.cs_ipcache.put(key, after);
+      // A longer lease takes nothing away; anything else may.
+      if (before !== undefined && !isRenewal(before, after)) config.bumpRevision();
+    },
+    delete(address) {
+      const deleted = maps.cs_ipcache.delete(keyOf(address));
+      config.bumpRevision();
+      return deleted;
+    },
+    get(address) {
+      const row = maps.cs_ipcache.get(keyOf(address));
+      return row === undefined ? undefined : entryOf(address, row);
+    },
+    list: () => readAddresses(maps),
+  };
+}
+
+export function readAddresses(maps: DatapathMaps): AddressEntry[] {
+  return maps.cs_ipcache.entries().map(([key, row]) => entryOf(addressFromBytes(key.b), row));
+}
+
+function keyOf(address: IpAddress) {
+  return { b: addressBytes(address) };
+}
+
+function isRenewal(before: Row, after: Row): boolean {
+  return (
+    before.identity === after.identity &&
+    before.node === after.node &&
+    before.incarnation === after.incarnation &&
+    before.generation === after.generation &&
+    before.endpoint === after.endpoint &&
+    before.flags === after.flags &&
+    before.lease_ns <= after.lease_ns
+  );
+}
+
+function rowOf(entry: AddressEntry): Row {
+  const local = entry.node === LOCAL_NODE && entry.endpoint !== 0;
+  return {
+    incarnation: entry.incarnation,
+    generation: entry.generation,
+    lease_ns: entry.leaseEndNs ?? NO_LEASE_END,
+    identity: entry.identity,
+    node: entry.node,
+    endpoint: entry.endpoint,
+    flags: (local ? IP_LOCAL : 0) | (entry.reserved ? IP_RESERVED : 0),
+  };
+}
+
+function entryOf(address: IpAddress, row: Row): AddressEntry {
+  return {
+    address,
+    identity: securityIdentity(row.identity),
+    node: nodeId(row.node),
+    incarnation: row.incarnation,
+    generation: row.generation,
+    leaseEndNs: row.lease_ns === NO_LEASE_END ? undefined : row.lease_ns,
+    endpoint: row.endpoint,
+    reserved: (row.flags & IP_RESERVED) !== 0,
+  };
+}

@@ -1,0 +1,55 @@
+/** The proofs in force: which pair of identities has authenticated, until when. */
+
+import { AUTH_TYPE_CODE, type AuthEntry, type AuthKey, type AuthTable, type AuthType } from '../model/datapath.ts';
+import { nodeId, securityIdentity } from '../model/ids.ts';
+import type { ConfigWriter } from './config.ts';
+import type { DatapathMaps } from './maps.ts';
+
+export function createAuthTable(maps: DatapathMaps, config: ConfigWriter): AuthTable {
+  return {
+    get epoch() {
+      return config.current.epoch;
+    },
+    put(entry) {
+      maps.cs_auth.put(keyOf(entry), { expires_ns: entry.expiresAtNs, epoch: entry.epoch });
+    },
+    delete(keys) {
+      const deleted = maps.cs_auth.deleteBatch(keys.map(keyOf));
+      // After the deletion, and also when nothing was there: the entry may have gone by eviction while a flow lives on.
+      config.bumpRevision();
+      return deleted;
+    },
+    list: () => readAuthEntries(maps),
+  };
+}
+
+export function readAuthEntries(maps: DatapathMaps): AuthEntry[] {
+  return maps.cs_auth.entries().flatMap(([key, value]) => {
+    const authType = authTypeOf(key.auth_type);
+    if (authType === undefined) return [];
+    return [
+      {
+        local: securityIdentity(key.local),
+        remote: securityIdentity(key.remote),
+        remoteNode: nodeId(key.remote_node),
+        authType,
+        expiresAtNs: value.expires_ns,
+        epoch: value.epoch,
+      },
+    ];
+  });
+}
+
+export function authTypeOf(code: number): AuthType | undefined {
+  for (const [name, value] of Object.entries(AUTH_TYPE_CODE)) if (value === code) return name as AuthType;
+  return undefined;
+}
+
+function keyOf(key: AuthKey) {
+  return {
+    local: key.local,
+    remote: key.remote,
+    remote_node: key.remoteNode,
+    auth_type: AUTH_TYPE_CODE[key.authType],
+  };
+}

@@ -1,0 +1,267 @@
+/**
+ * The datapath of one node, wired up: what the agent says to the kernel goes through here. Everything pinned outlives
+ * it (proofs, addresses, endpoints, policy, flows, counters, attachments): a stopped agent fails closed for what is new and
+ * keeps what is proven until it expires, and the next one goes on from the same maps. Only what waited in the hold
+ * queue is lost with a process.
+ */
+import { join } from 'node:path';
+import { type Handle, type LoadedObject, native } from '../../native/index.ts';
+import type { Clock } from '../base/clock.ts';
+import { CountersignError } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { addressBytes } from '../model/address.ts';
+import type {
+  AddressTable,
+  AuthTable,
+  DatapathSignal,
+  DropCount,
+  EndpointAttachment,
+  HoldQueue,
+  PolicyEntry,
+} from '../model/datapath.ts';
+import { type IpAddress, securityIdentity } from '../model/ids.ts';
+import { createAddressTable } from './address-table.ts';
+import { type Attacher, type AttachMode, type AttachSetting, createAttacher, programNames } from './attach.ts';
+import { createAuthTable } from './auth-table.ts';
+import { ConfigWriter } from './config.ts';
+import { DropCounters } from './counters.ts';
+import { createEndpointTable, readEndpoints } from './endpoints.ts';
+import { HoldBudget } from './hold-budget.ts';
+import { openHoldDevice } from './hold-device.ts';
+import { PacketHold } from './hold-queue.ts';
+import { CFG_ALLOW_UNBOUND, CFG_OBSERVE, IP_LOCAL } from './layout.ts';
+import { type DatapathMaps, openMaps, pinnedMaps, programMaps } from './maps.ts';
+import { destroyPinned } from './pinned.ts';
+import { makePins, type Pins, unpin } from './pins.ts';
+import { PolicyTable } from './policy-table.ts';
+import { type PrefixEntry, writePrefixes } from './prefix-table.ts';
+import { decodeSignal } from './signals.ts';
+
+export interface DatapathFlags {
+  /** authentication.allowUnboundPath */
+  readonly allowUnboundPath: boolean;
+  /** enforcement: observe */
+  readonly observe: boolean;
+}
+
+export interface DatapathOptions extends DatapathFlags {
+  /** Node name; part of the pin path. */
+  readonly node: string;
+  /** Mount point of a bpffs, usually /sys/fs/bpf. */
+  readonly bpffs: string;
+  /** Compiled kernel programs (build/bpf/datapath.bpf.o). */
+  readonly objectPath: string;
+  readonly holdDevice: string;
+  readonly holdLimitPerIdentity: number;
+  readonly holdLimitTotal: number;
+  readonly holdDeadlineMs: number;
+  readonly signalIntervalMs: number;
+  readonly peerPort: number;
+  readonly attach: AttachSetting;
+  /** max_entries by map name. A size other than the pinned map's is refused. */
+  readonly mapSizes?: Readonly<Record<string, number>>;
+  readonly clock: Clock;
+  onSignal(signal: DatapathSignal): void;
+  readonly log: Logger;
+}
+
+export interface Datapath {
+  readonly auth: AuthTable;
+  readonly addresses: AddressTable;
+  readonly hold: HoldQueue;
+  readonly attachMode: AttachMode;
+  setPrefixes(prefixes: readonly PrefixEntry[]): void;
+  /** Replaces the policy as a whole. @throws Error E2BIG: too many entries; the policy in force stays. */
+  setPolicy(entries: readonly PolicyEntry[]): void;
+  /** Writes the maps, attaches the programs with the endpoint closed, then opens it if it is to be open. */
+  putEndpoint(attachment: EndpointAttachment): void;
+  /** Forgets it. Its programs stay as long as its interface does, and drop everything. */
+  removeEndpoint(endpoint: number): void;
+  listEndpoints(): EndpointAttachment[];
+  attachUnderlay(ifindex: number): void;
+  attachTunnel(ifindex: number): void;
+  detach(ifindex: number): void;
+  /** Every flow is judged anew. Call it after what it is for. */
+  bumpRevision(): void;
+  /** Makes every proof so far a miss. Returns the new epoch. */
+  raiseEpoch(): number;
+  drops(): DropCount[];
+  setFlags(flags: DatapathFlags): void;
+  /** Ends this process's part; all that is pinned stays and goes on enforcing. */
+  close(): void;
+  /** Uninstalls: detaches everywhere, removes the pins. */
+  destroy(): void;
+}
+
+/** @throws CountersignError unsupported (no bpffs, no BTF), bad-input (map sizes), already-exists (a second agent). */
+export function openDatapath(options: DatapathOptions): Datapath {
+  const pins = makePins(options.bpffs, options.node);
+  const object = load(options, pins);
+  const closers: (() => void)[] = [() => closeFds(object)];
+  try {
+    return start(options, pins, object, closers);
+  } catch (error) {
+    for (const close of closers.reverse()) close();
+    throw error;
+  }
+}
+
+function start(options: DatapathOptions, pins: Pins, object: LoadedObject, closers: (() => void)[]): Datapath {
+  const maps = openMaps(object.maps);
+  const config = new ConfigWriter(maps);
+  const counters = new DropCounters();
+  const policy = new PolicyTable(maps, config);
+  closers.push(() => policy.close());
+
+  // Until the new hold device is there a miss drops; the old one went with its process.
+  config.set({
+    hold_ifindex: 0,
+    hold_limit_identity: options.holdLimitPerIdentity,
+    hold_limit_total: options.holdLimitTotal,
+    signal_interval_ns: BigInt(options.signalIntervalMs) * 1_000_000n,
+    peer_port: options.peerPort,
+    flags: flagBits(options),
+  });
+  config.bumpRevision();
+  const attacher = createAttacher(pins, options.attach, object.programs);
+  pinPrograms(pins, object);
+  attacher.sweep();
+
+  const hold = startHold(options, maps, config, counters, attacher, closers);
+  const ring = openSignals(options, object);
+  closers.push(() => ring.close());
+  const endpoints = createEndpointTable(maps, config, attacher, (local) => hold.dropAddress(local));
+
+  let open = true;
+  const close = () => {
+    if (!open) return;
+    open = false;
+    for (const step of closers.reverse()) step();
+  };
+  return {
+    auth: createAuthTable(maps, config),
+    addresses: createAddressTable(maps, config),
+    hold,
+    attachMode: attacher.mode,
+    setPrefixes: (prefixes) => writePrefixes(maps, config, prefixes),
+    setPolicy: (entries) => policy.set(entries),
+    putEndpoint: (attachment) => endpoints.put(attachment),
+    removeEndpoint: (endpoint) => endpoints.remove(endpoint),
+    listEndpoints: () => readEndpoints(maps),
+    attachUnderlay(ifindex) {
+      attacher.attach('to_netdev', ifindex);
+      attacher.attach('from_netdev', ifindex);
+    },
+    attachTunnel(ifindex) {
+      attacher.attach('to_tunnel', ifindex);
+      attacher.attach('from_tunnel', ifindex);
+    },
+    detach: (ifindex) => attacher.detachInterface(ifindex),
+    bumpRevision: () => config.bumpRevision(),
+    raiseEpoch() {
+      config.set({ epoch: config.current.epoch + 1 });
+      config.bumpRevision();
+      return config.current.epoch;
+    },
+    drops: () => counters.merged(maps),
+    setFlags(flags) {
+      config.set({ flags: flagBits(flags) });
+      config.bumpRevision();
+    },
+    close,
+    destroy() {
+      close();
+      destroyPinned(options.bpffs, options.node);
+    },
+  };
+}
+
+function startHold(
+  options: DatapathOptions,
+  maps: DatapathMaps,
+  config: ConfigWriter,
+  counters: DropCounters,
+  attacher: Attacher,
+  closers: (() => void)[],
+): PacketHold {
+  const queueLength = options.holdLimitTotal;
+  const tun = openHoldDevice(options.holdDevice, queueLength, (packet) => hold.accept(packet));
+  closers.push(() => tun.close());
+  const budget = new HoldBudget(maps);
+  const hold: PacketHold = new PacketHold({
+    limitPerIdentity: options.holdLimitPerIdentity,
+    limitTotal: options.holdLimitTotal,
+    deadlineMs: options.holdDeadlineMs,
+    clock: options.clock,
+    identityOf: (local) => localIdentity(maps, local),
+    write: (packet) => tun.write(packet),
+    left: (identity, packets) => budget.left(identity, packets),
+    dropped: (reason, bytes) => counters.add(reason, 'egress', bytes),
+  });
+  closers.push(() => hold.close());
+  const writeOff = setInterval(() => budget.writeOffLost(hold.isEmpty()), options.holdDeadlineMs * 2);
+  writeOff.unref();
+  closers.push(() => clearInterval(writeOff));
+  // The program before the kernel knows the device: what comes back is judged from the first packet on.
+  attacher.attach('from_hold', tun.ifindex);
+  config.set({ hold_ifindex: tun.ifindex });
+  closers.push(() => config.set({ hold_ifindex: 0 }));
+  return hold;
+}
+
+function openSignals(options: DatapathOptions, object: LoadedObject): Handle {
+  const events = object.maps.cs_events;
+  if (events === undefined) throw new Error('the kernel programs have no map cs_events');
+  return native().ringbufOpen(events.fd, (record) => {
+    const signal = decodeSignal(record);
+    if (signal === undefined) options.log.warn({ bytes: record.length }, 'an event of the kernel was not understood');
+    else options.onSignal(signal);
+  });
+}
+
+function load(options: DatapathOptions, pins: Pins): LoadedObject {
+  const names = [...Object.keys(pinnedMaps), ...programMaps];
+  try {
+    return native().loadObject({
+      path: options.objectPath,
+      pins: Object.fromEntries(names.map((name) => [name, join(pins.maps, name)])),
+      ...(options.mapSizes === undefined ? {} : { maxEntries: options.mapSizes }),
+    });
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'EINVAL' && message.includes('parameter mismatch')) {
+      throw new CountersignError(
+        'bad-input',
+        `a map pinned in ${pins.maps} has another size or type than configured; go back to the earlier size, ` +
+          `or uninstall the datapath of this node first: ${message}`,
+        { cause: error },
+      );
+    }
+    throw error;
+  }
+}
+
+/** So that tools can find them, and their numbers, by name. */
+function pinPrograms(pins: Pins, object: LoadedObject): void {
+  for (const name of programNames) {
+    const fd = object.programs[name];
+    if (fd === undefined) continue;
+    const path = join(pins.progs, name);
+    unpin(path);
+    native().objPin(fd, path);
+  }
+}
+
+function localIdentity(maps: DatapathMaps, local: IpAddress) {
+  const row = maps.cs_ipcache.get({ b: addressBytes(local) });
+  return row === undefined || (row.flags & IP_LOCAL) === 0 ? undefined : securityIdentity(row.identity);
+}
+
+function flagBits(flags: DatapathFlags): number {
+  return (flags.allowUnboundPath ? CFG_ALLOW_UNBOUND : 0) | (flags.observe ? CFG_OBSERVE : 0);
+}
+
+function closeFds(object: LoadedObject): void {
+  for (const { fd } of Object.values(object.maps)) native().closeFd(fd);
+  for (const fd of Object.values(object.programs)) native().closeFd(fd);
+}

@@ -1,0 +1,248 @@
+/**
+ * Where a first packet waits while two nodes authenticate: after the kernel's redirect into the hold device, before
+ * src/auth says how it ended. Queued by the pair of addresses, bounded, each packet with a deadline. A released packet
+ * goes through the full check again, so nothing here can let anything pass that the kernel would not.
+ */
+import type { Clock } from '../base/clock.ts';
+import { unreachable } from '../base/errors.ts';
+import type { DropReason } from '../base/registry/drop-reasons.gen.ts';
+import type { HoldQueue } from '../model/datapath.ts';
+import type { IpAddress, SecurityIdentity } from '../model/ids.ts';
+import { packetAddresses } from './ip-header.ts';
+
+/** How long a pair's outcome also holds for packets that were still in the device when it was known. */
+const settledForNs = 100_000_000n;
+
+export interface HoldQueueOptions {
+  readonly limitPerIdentity: number;
+  readonly limitTotal: number;
+  readonly deadlineMs: number;
+  readonly clock: Clock;
+  /** Calls back once after `ms`; returns the way to cancel. Default: setTimeout, not keeping the process alive. */
+  readonly timer?: (ms: number, fire: () => void) => () => void;
+  /** Identity of an own endpoint's address; undefined: not (or no longer) one of ours. */
+  identityOf(local: IpAddress): SecurityIdentity | undefined;
+  /** Back into the device. False: it did not take it. */
+  write(packet: Buffer): boolean;
+  /** So many packets of this identity (undefined: not known) have left the queue, one way or the other. */
+  left(identity: SecurityIdentity | undefined, packets: number): void;
+  dropped(reason: DropReason, bytes: number): void;
+}
+
+interface Waiting {
+  readonly local: IpAddress;
+  readonly remote: IpAddress;
+  readonly identity: SecurityIdentity;
+  /** Oldest first. */
+  readonly packets: { readonly bytes: Buffer; readonly sinceNs: bigint }[];
+}
+
+type Fate =
+  | { readonly kind: 'drop'; readonly reason: DropReason; readonly identity: SecurityIdentity | undefined }
+  | { readonly kind: 'pass'; readonly identity: SecurityIdentity }
+  | {
+      readonly kind: 'wait';
+      readonly local: IpAddress;
+      readonly remote: IpAddress;
+      readonly identity: SecurityIdentity;
+    };
+
+interface Settled {
+  readonly outcome: 'release' | DropReason;
+  readonly untilNs: bigint;
+  /** Packets it still goes for: a pair whose proof is gone again must not circle without end. */
+  left: number;
+}
+
+export class PacketHold implements HoldQueue {
+  readonly #options: HoldQueueOptions;
+  readonly #pairs = new Map<string, Waiting>();
+  readonly #settled = new Map<string, Settled>();
+  #total = 0;
+  #cancelTimer: (() => void) | undefined;
+
+  constructor(options: HoldQueueOptions) {
+    this.#options = options;
+  }
+
+  /** One packet read from the hold device. */
+  accept(packet: Buffer): void {
+    const fate = this.#decide(packet);
+    switch (fate.kind) {
+      case 'drop':
+        this.#options.dropped(fate.reason, packet.length);
+        this.#options.left(fate.identity, 1);
+        break;
+      case 'pass':
+        this.#writeBack(fate.identity, [packet]);
+        break;
+      case 'wait': {
+        const name = pairName(fate.local, fate.remote);
+        const pair = this.#pairs.get(name) ?? {
+          local: fate.local,
+          remote: fate.remote,
+          identity: fate.identity,
+          packets: [],
+        };
+        pair.packets.push({ bytes: packet, sinceNs: this.#options.clock.bootNs() });
+        this.#pairs.set(name, pair);
+        this.#total++;
+        this.#arm();
+        break;
+      }
+      default:
+        unreachable(fate);
+    }
+  }
+
+  #decide(packet: Buffer): Fate {
+    const addresses = packetAddresses(packet);
+    if (addresses === undefined) return { kind: 'drop', reason: 'INVALID_PACKET', identity: undefined };
+    const { source: local, destination: remote } = addresses;
+    const identity = this.#options.identityOf(local);
+    // Either the endpoint went while its packet was on the way, or somebody routed a packet into the device.
+    if (identity === undefined) return { kind: 'drop', reason: 'NO_ENDPOINT', identity };
+    const settled = this.#takeSettled(pairName(local, remote));
+    if (settled === 'release') return { kind: 'pass', identity };
+    if (settled !== undefined) return { kind: 'drop', reason: settled, identity };
+    if (this.#total >= this.#options.limitTotal || this.#waitingOf(identity) >= this.#options.limitPerIdentity) {
+      return { kind: 'drop', reason: 'HOLD_FULL', identity };
+    }
+    return { kind: 'wait', local, remote, identity };
+  }
+
+  release(local: IpAddress, remote: IpAddress): number {
+    const pair = this.#take(local, remote);
+    this.#settle(local, remote, 'release');
+    if (pair === undefined) return 0;
+    this.#writeBack(
+      pair.identity,
+      pair.packets.map(({ bytes }) => bytes),
+    );
+    return pair.packets.length;
+  }
+
+  refuse(local: IpAddress, remote: IpAddress, reason: DropReason): number {
+    const pair = this.#take(local, remote);
+    this.#settle(local, remote, reason);
+    return pair === undefined ? 0 : this.#dropPair(pair, reason);
+  }
+
+  waiting(): { local: IpAddress; remote: IpAddress; packets: number; sinceNs: bigint }[] {
+    return [...this.#pairs.values()].map(({ local, remote, packets }) => ({
+      local,
+      remote,
+      packets: packets.length,
+      sinceNs: packets[0]!.sinceNs,
+    }));
+  }
+
+  /** Drops all that this endpoint address sent; also what was settled for it. */
+  dropAddress(local: IpAddress): void {
+    for (const name of this.#settled.keys()) if (name.startsWith(`${local} `)) this.#settled.delete(name);
+    for (const pair of [...this.#pairs.values()]) {
+      if (pair.local !== local) continue;
+      this.#take(pair.local, pair.remote);
+      this.#dropPair(pair, 'NO_ENDPOINT');
+    }
+  }
+
+  isEmpty(): boolean {
+    return this.#total === 0;
+  }
+
+  /** Drops everything: the agent ends. */
+  close(): void {
+    for (const pair of [...this.#pairs.values()]) {
+      this.#take(pair.local, pair.remote);
+      this.#dropPair(pair, 'HOLD_REFUSED');
+    }
+    this.#settled.clear();
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
+  }
+
+  #expire(): void {
+    const now = this.#options.clock.bootNs();
+    const deadline = now - BigInt(this.#options.deadlineMs) * 1_000_000n;
+    for (const [name, pair] of this.#pairs) {
+      let expired = 0;
+      while (expired < pair.packets.length && pair.packets[expired]!.sinceNs <= deadline) expired++;
+      if (expired === 0) continue;
+      const gone = pair.packets.splice(0, expired);
+      this.#total -= expired;
+      if (pair.packets.length === 0) this.#pairs.delete(name);
+      this.#dropPair({ ...pair, packets: gone }, 'HOLD_DEADLINE');
+    }
+    for (const [name, { untilNs }] of this.#settled) if (untilNs <= now) this.#settled.delete(name);
+    this.#arm();
+  }
+
+  #arm(): void {
+    if (this.#cancelTimer !== undefined || (this.#total === 0 && this.#settled.size === 0)) return;
+    let oldest = this.#options.clock.bootNs();
+    for (const { packets } of this.#pairs.values()) if (packets[0]!.sinceNs < oldest) oldest = packets[0]!.sinceNs;
+    const dueNs = oldest + BigInt(this.#options.deadlineMs) * 1_000_000n - this.#options.clock.bootNs();
+    // A millisecond more than due: timers fire early by rounding, and would then be armed once again for nothing.
+    const ms = Math.max(1, Number(dueNs / 1_000_000n) + 1);
+    const timer = this.#options.timer ?? unrefTimeout;
+    this.#cancelTimer = timer(ms, () => {
+      this.#cancelTimer = undefined;
+      this.#expire();
+    });
+  }
+
+  #settle(local: IpAddress, remote: IpAddress, outcome: 'release' | DropReason): void {
+    const untilNs = this.#options.clock.bootNs() + settledForNs;
+    this.#settled.set(pairName(local, remote), { outcome, untilNs, left: this.#options.limitPerIdentity });
+    this.#arm();
+  }
+
+  #takeSettled(name: string): 'release' | DropReason | undefined {
+    const settled = this.#settled.get(name);
+    if (settled === undefined) return undefined;
+    if (settled.untilNs <= this.#options.clock.bootNs() || settled.left-- <= 0) {
+      this.#settled.delete(name);
+      return undefined;
+    }
+    return settled.outcome;
+  }
+
+  #take(local: IpAddress, remote: IpAddress): Waiting | undefined {
+    const name = pairName(local, remote);
+    const pair = this.#pairs.get(name);
+    if (pair === undefined) return undefined;
+    this.#pairs.delete(name);
+    this.#total -= pair.packets.length;
+    return pair;
+  }
+
+  #writeBack(identity: SecurityIdentity, packets: readonly Buffer[]): void {
+    for (const packet of packets) {
+      if (!this.#options.write(packet)) this.#options.dropped('HOLD_FAILED', packet.length);
+    }
+    this.#options.left(identity, packets.length);
+  }
+
+  #dropPair(pair: Waiting, reason: DropReason): number {
+    for (const { bytes } of pair.packets) this.#options.dropped(reason, bytes.length);
+    this.#options.left(pair.identity, pair.packets.length);
+    return pair.packets.length;
+  }
+
+  #waitingOf(identity: SecurityIdentity): number {
+    let waiting = 0;
+    for (const pair of this.#pairs.values()) if (pair.identity === identity) waiting += pair.packets.length;
+    return waiting;
+  }
+}
+
+function pairName(local: IpAddress, remote: IpAddress): string {
+  return `${local} ${remote}`;
+}
+
+function unrefTimeout(ms: number, fire: () => void): () => void {
+  const timer = setTimeout(fire, ms);
+  timer.unref();
+  return () => clearTimeout(timer);
+}

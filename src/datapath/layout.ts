@@ -1,0 +1,147 @@
+/** bpf/abi/abi.h in TypeScript: the only place that knows where a field lies. A test compares it with the object's BTF. */
+import { byteArray, padding, struct, u8, u16, u32, u64 } from './record.ts';
+
+export const ABI_VERSION = 1;
+
+const addr = byteArray(16);
+
+export const CFG_ALLOW_UNBOUND = 1 << 0;
+export const CFG_OBSERVE = 1 << 1;
+
+export const configStruct = struct('cs_config', {
+  revision: u64,
+  signal_interval_ns: u64,
+  epoch: u32,
+  policy_slot: u32,
+  hold_ifindex: u32,
+  hold_limit_identity: u32,
+  hold_limit_total: u32,
+  flags: u32,
+  peer_port: u16,
+  pad: padding(6, 2),
+});
+
+export const EP_OPEN = 1 << 0;
+
+export const endpointStruct = struct('cs_endpoint', {
+  generation: u64,
+  endpoint: u32,
+  identity: u32,
+  flags: u32,
+  mac: byteArray(6),
+  pad: padding(2, 2),
+});
+
+export const IP_LOCAL = 1 << 0;
+export const IP_RESERVED = 1 << 1;
+export const NO_LEASE_END = 0xffff_ffff_ffff_ffffn;
+
+export const addressStruct = struct('cs_addr', { b: addr });
+
+export const ipcacheStruct = struct('cs_ipcache', {
+  incarnation: u64,
+  generation: u64,
+  lease_ns: u64,
+  identity: u32,
+  node: u32,
+  endpoint: u32,
+  flags: u32,
+});
+
+export const PREFIX_CLUSTER = 1 << 0;
+
+export const prefixKeyStruct = struct('cs_prefix_key', { prefixlen: u32, addr });
+export const prefixStruct = struct('cs_prefix', { identity: u32, flags: u32 });
+
+export const POLICY_ALLOW = 1;
+export const POLICY_DENY = 2;
+export const EGRESS = 0;
+export const INGRESS = 1;
+
+export const policyKeyStruct = struct('cs_policy_key', {
+  local: u32,
+  remote: u32,
+  dport: u16,
+  proto: u8,
+  direction: u8,
+  slot: u8,
+  pad: padding(3),
+});
+export const policyStruct = struct('cs_policy', { verdict: u8, auth_type: u8, pad: padding(2, 2), rule: u32 });
+
+export const authKeyStruct = struct('cs_auth_key', {
+  local: u32,
+  remote: u32,
+  remote_node: u32,
+  auth_type: u8,
+  pad: padding(3),
+});
+export const authStruct = struct('cs_auth', { expires_ns: u64, epoch: u32, pad: padding(4, 4) });
+
+export const flowKeyStruct = struct('cs_flow_key', {
+  local: addr,
+  remote: addr,
+  lport: u16,
+  rport: u16,
+  endpoint: u32,
+  proto: u8,
+  pad: padding(3),
+});
+export const flowStruct = struct('cs_flow', {
+  revision: u64,
+  valid_until_ns: u64,
+  last_ns: u64,
+  remote_identity: u32,
+  remote_node: u32,
+  direction: u8,
+  auth_type: u8,
+  flags: u8,
+  pad: padding(5),
+});
+
+export const counterStruct = struct('cs_counter', { packets: u64, bytes: u64 });
+
+export const EVENT_KINDS = { 1: 'vouch-miss', 2: 'auth-miss', 3: 'drop' } as const;
+
+export const eventStruct = struct('cs_event', {
+  time_ns: u64,
+  suppressed: u64,
+  local: addr,
+  remote: addr,
+  local_identity: u32,
+  remote_identity: u32,
+  remote_node: u32,
+  endpoint: u32,
+  rule: u32,
+  lport: u16,
+  rport: u16,
+  kind: u8,
+  reason: u8,
+  direction: u8,
+  proto: u8,
+  auth_type: u8,
+  held: u8,
+  length: u16,
+});
+
+/** Keys and values that are plain integers. */
+export const u32Key = struct('u32', { n: u32 });
+export const u64Value = struct('u64', { n: u64 });
+
+/** Every struct that stands in abi.h and here, for the test that compares both. */
+export const allStructs = [
+  configStruct,
+  endpointStruct,
+  addressStruct,
+  ipcacheStruct,
+  prefixKeyStruct,
+  prefixStruct,
+  policyKeyStruct,
+  policyStruct,
+  authKeyStruct,
+  authStruct,
+  flowKeyStruct,
+  flowStruct,
+  counterStruct,
+  eventStruct,
+] as const;
