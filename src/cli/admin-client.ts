@@ -1,0 +1,46 @@
+/** Calls to the agent or the server over its admin socket. A refusal becomes a CountersignError with the code it stands for. */
+import { existsSync } from 'node:fs';
+import { credentials, type ServiceError } from '@grpc/grpc-js';
+import { AgentAdminClient, ServerAdminClient } from '../../proto/gen/countersign/admin/v1/admin.ts';
+import { CountersignError } from '../base/errors.ts';
+import { errorCodeOfGrpcStatus } from '../base/exit-codes.ts';
+
+export const AGENT_SOCKET = '/run/countersign/agent-admin.sock';
+export const SERVER_SOCKET = '/run/countersign/server-admin.sock';
+
+const OPTIONS = { 'grpc.enable_http_proxy': 0, 'grpc.max_receive_message_length': 256 << 20 };
+
+function checkSocket(path: string, whose: string): void {
+  if (!existsSync(path)) {
+    throw new CountersignError(
+      'unavailable',
+      `no ${whose} listens on ${path}: start it, or name its socket with --socket`,
+    );
+  }
+}
+
+export function agentClient(socket: string): AgentAdminClient {
+  checkSocket(socket, 'agent');
+  return new AgentAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
+}
+
+export function serverClient(socket: string): ServerAdminClient {
+  checkSocket(socket, 'identity server');
+  return new ServerAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
+}
+
+type Unary<Q, R> = (request: Q, callback: (error: ServiceError | null, reply: R) => void) => unknown;
+
+export async function call<Q, R>(method: Unary<Q, R>, client: { close(): void }, request: Q): Promise<R> {
+  try {
+    return await new Promise<R>((resolve, reject) => {
+      method.call(client, request, (error, reply) => (error === null ? resolve(reply) : reject(fromGrpc(error))));
+    });
+  } finally {
+    client.close();
+  }
+}
+
+export function fromGrpc(error: ServiceError): CountersignError {
+  return new CountersignError(errorCodeOfGrpcStatus(error.code), error.details || error.message, { cause: error });
+}

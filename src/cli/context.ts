@@ -1,0 +1,35 @@
+/** Options that many commands share, and the one place where a command's outcome becomes an exit status. */
+import { type Command, Option } from 'commander';
+import { asError, CountersignError } from '../base/errors.ts';
+import { EXIT, exitCodeOf } from '../base/exit-codes.ts';
+import { AGENT_SOCKET, SERVER_SOCKET } from './admin-client.ts';
+import type { Format } from './output.ts';
+
+export interface CommonOptions {
+  readonly output: Format;
+  readonly socket: string;
+}
+
+const outputOption = () =>
+  new Option('-o, --output <format>', 'how to print').choices(['text', 'json']).default('text');
+
+export function withOutput(command: Command): Command {
+  return command.addOption(outputOption());
+}
+
+export function onAgent(command: Command): Command {
+  return withOutput(command).option('--socket <path>', "the agent's admin socket", AGENT_SOCKET);
+}
+
+export function onServer(command: Command): Command {
+  return withOutput(command).option('--socket <path>', "the server's admin socket", SERVER_SOCKET);
+}
+
+/** Prints the error as a sentence (as JSON on stderr it would help nobody) and sets the exit status of its code. */
+export function fail(thrown: unknown): void {
+  const error = asError(thrown);
+  process.stderr.write(`countersign: ${error.message}\n`);
+  process.exitCode = error instanceof CountersignError ? exitCodeOf(error.code) : EXIT.no;
+  if (!(error instanceof CountersignError) && process.env.COUNTERSIGN_DEBUG !== undefined)
+    process.stderr.write(`${error.stack}\n`);
+}
