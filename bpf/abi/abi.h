@@ -15,6 +15,7 @@ struct cs_addr {
 enum cs_direction { CS_EGRESS = 0, CS_INGRESS = 1 }; /* as seen by the local endpoint */
 
 /* ---- cs_config: array of one. User space writes whole values; each field is naturally aligned. ---- */
+#define CS_REVISION_STATELESS (~0ull) /* as revision: no flow is made or believed, each packet is judged in full */
 #define CS_CFG_ALLOW_UNBOUND (1u << 0) /* authentication.allowUnboundPath: pod traffic may cross the underlay in clear */
 #define CS_CFG_OBSERVE (1u << 1)       /* enforcement: observe. Drops become events, packets pass */
 

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Have both sides proved who they are? One exact entry for the pair and the node, alive, of this epoch. */
+#ifndef CS_AUTH_H
+#define CS_AUTH_H
+
+#include "case.h"
+#include "identity.h"
+
+static __always_inline __u8 auth_refusal(const struct cs_config *cfg, struct cs_case *c, const struct cs_owner *remote)
+{
+	struct cs_auth_key key = {
+		.local = c->local_identity,
+		.remote = remote->identity,
+		.remote_node = remote->node,
+		.auth_type = c->auth_type,
+	};
+	const struct cs_auth *proof;
+
+	if (c->auth_type == CS_AUTH_NONE)
+		return 0;
+	/* A host, a node, the world: nobody holds an SVID for these, waiting would not help. */
+	if (remote->kind != CS_OWNER_LOCAL && remote->kind != CS_OWNER_NODE)
+		return CS_DROP_AUTH_NOT_A_WORKLOAD;
+	if (c->auth_type != CS_AUTH_SPIFFE)
+		return CS_DROP_AUTH_ALWAYS_FAIL;
+	c->miss = CS_EVENT_AUTH_MISS;
+	proof = bpf_map_lookup_elem(&cs_auth, &key);
+	if (!proof)
+		return CS_DROP_AUTH_REQUIRED;
+	if (proof->epoch < cfg->epoch)
+		return CS_DROP_AUTH_EPOCH;
+	if (c->now >= proof->expires_ns)
+		return CS_DROP_AUTH_EXPIRED;
+	c->miss = 0;
+	if (proof->expires_ns < c->until_ns)
+		c->until_ns = proof->expires_ns;
+	return 0;
+}
+
+#endif

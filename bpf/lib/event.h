@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What happened, for whoever asks: a counter for every drop, and an event that a flood cannot multiply. */
+#ifndef CS_EVENT_H
+#define CS_EVENT_H
+
+#include "case.h"
+#include "maps.h"
+
+/* Different keys per endpoint and interval: a scan over addresses cannot fill the ring buffer for the others. */
+#define CS_EVENTS_PER_INTERVAL 256
+
+static __always_inline void count_drop(const struct __sk_buff *skb, __u8 reason, __u8 direction)
+{
+	__u32 index = reason * 2 + direction;
+	struct cs_counter *counter = bpf_map_lookup_elem(&cs_drops, &index);
+
+	if (!counter)
+		return;
+	counter->packets++;
+	counter->bytes += skb->len;
+}
+
+/* One per key and interval. Those left out are counted in the record. */
+static __always_inline bool signal_admit(const struct cs_signal_key *key, __u64 now, __u64 interval, __u64 *suppressed)
+{
+	struct cs_signal *seen = bpf_map_lookup_elem(&cs_signals, key);
+	struct cs_signal fresh = { .last_ns = now };
+
+	*suppressed = 0;
+	if (!seen) {
+		bpf_map_update_elem(&cs_signals, key, &fresh, BPF_ANY);
+		return true;
+	}
+	if (now - seen->last_ns < interval) {
+		__sync_fetch_and_add(&seen->suppressed, 1);
+		return false;
+	}
+	*suppressed = seen->suppressed;
+	seen->suppressed = 0;
+	seen->last_ns = now;
+	return true;
+}
+
+/* The endpoint's share: a record under a key that no event has (kind 0), its `suppressed` counts what was sent. */
+static __always_inline bool share_admit(__u32 endpoint, __u64 now, __u64 interval)
+{
+	struct cs_signal_key key = { .endpoint = endpoint };
+	struct cs_signal *share = bpf_map_lookup_elem(&cs_signals, &key);
+	struct cs_signal fresh = { .last_ns = now, .suppressed = 1 };
+
+	if (!share || now - share->last_ns >= interval) {
+		bpf_map_update_elem(&cs_signals, &key, &fresh, BPF_ANY);
+		return true;
+	}
+	return __sync_fetch_and_add(&share->suppressed, 1) < CS_EVENTS_PER_INTERVAL;
+}
+
+/* Counts the drop (reason != 0) and tells the agent (kind). Chatter on the link is counted only: every stack makes it. */
+static __noinline int report(struct __sk_buff *skb, const struct cs_case *c, __u8 kind, __u8 reason, __u8 held)
+{
+	const struct cs_config *cfg = config();
+	__u64 now = bpf_ktime_get_boot_ns(), suppressed;
+	struct cs_signal_key key = {};
+	struct cs_event *e;
+
+	if (reason)
+		count_drop(skb, reason, c->direction);
+	if (!cfg || addr_is_link_local_multicast(c->direction == CS_EGRESS ? &c->key.remote : &c->key.local))
+		return 0;
+	addr_copy(&key.remote, &c->key.remote);
+	key.endpoint = c->key.endpoint;
+	key.kind = kind;
+	key.reason = reason;
+	key.direction = c->direction;
+	key.proto = c->key.proto;
+	if (!signal_admit(&key, now, cfg->signal_interval_ns, &suppressed))
+		return 0;
+	if (!share_admit(c->key.endpoint, now, cfg->signal_interval_ns))
+		return 0;
+	e = bpf_ringbuf_reserve(&cs_events, sizeof(*e), 0);
+	if (!e)
+		return 0;
+	e->time_ns = now;
+	e->suppressed = suppressed;
+	addr_copy(&e->local, &c->key.local);
+	addr_copy(&e->remote, &c->key.remote);
+	e->local_identity = c->local_identity;
+	e->remote_identity = c->remote_identity;
+	e->remote_node = c->remote_node;
+	e->endpoint = c->key.endpoint;
+	e->rule = c->rule;
+	e->lport = bpf_ntohs(c->key.lport);
+	e->rport = bpf_ntohs(c->key.rport);
+	e->kind = kind;
+	e->reason = reason;
+	e->direction = c->direction;
+	e->proto = c->key.proto;
+	e->auth_type = c->auth_type;
+	e->held = held;
+	e->length = skb->len > 0xffff ? 0xffff : skb->len;
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+/* enforcement: observe lets pass what policy, proof or encryption would stop. What cannot be read, lies about where it
+ * comes from, or knocks at the control plane is stopped all the same: it is no one's traffic to try policies on. */
+static __always_inline bool observe_lets_pass(const struct cs_config *cfg, __u8 reason)
+{
+	if (!(cfg->flags & CS_CFG_OBSERVE))
+		return false;
+	switch (reason) {
+	case CS_DROP_UNKNOWN_L4:
+	case CS_DROP_FRAGMENT:
+	case CS_DROP_IPV6_EXTENSION:
+	case CS_DROP_ICMP_TYPE:
+	case CS_DROP_NO_VOUCH:
+	case CS_DROP_LEASE_EXPIRED:
+	case CS_DROP_POLICY_DENIED:
+	case CS_DROP_POLICY_DENY_RULE:
+	case CS_DROP_AUTH_REQUIRED:
+	case CS_DROP_AUTH_EXPIRED:
+	case CS_DROP_AUTH_EPOCH:
+	case CS_DROP_AUTH_ALWAYS_FAIL:
+	case CS_DROP_AUTH_NOT_A_WORKLOAD:
+	case CS_DROP_UNENCRYPTED:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Counted and told; true if the packet passes nevertheless. */
+static __always_inline bool refuse(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_case *c,
+				   __u8 reason)
+{
+	report(skb, c, c->miss ? c->miss : CS_EVENT_DROP, reason, 0);
+	return observe_lets_pass(cfg, reason);
+}
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Is this packet part of a flow that was judged already, and does that verdict still hold?
+ *
+ * A flow answers two questions. Its direction says whose policy counts, so that replies need no rule of their own. Its
+ * revision, validity and origin say whether the verdict may be taken over; else the packet is judged again, in the
+ * flow's direction. Losing an entry (LRU) therefore never allows anything: the next packet is judged in full. */
+#ifndef CS_FLOW_H
+#define CS_FLOW_H
+
+#include "case.h"
+#include "maps.h"
+
+#define CS_SECOND 1000000000ull
+#define CS_FLOW_IDLE_TCP (7200 * CS_SECOND)
+#define CS_FLOW_IDLE_CLOSING (60 * CS_SECOND)
+#define CS_FLOW_IDLE_UDP (60 * CS_SECOND)
+#define CS_FLOW_IDLE_ICMP (30 * CS_SECOND)
+/* last_ns may be this old: an established flow must not write its cache line for every packet */
+#define CS_FLOW_TOUCH CS_SECOND
+
+static __always_inline __u64 flow_idle_limit(__u8 proto, __u8 flags)
+{
+	if (proto == IPPROTO_TCP)
+		return flags & CS_FLOW_CLOSING ? CS_FLOW_IDLE_CLOSING : CS_FLOW_IDLE_TCP;
+	return proto == IPPROTO_UDP ? CS_FLOW_IDLE_UDP : CS_FLOW_IDLE_ICMP;
+}
+
+/* The flow the packet belongs to. A packet that opens against the flow's direction is no reply: it is judged as its
+ * sender's own, or a server could reach its clients' ports. */
+static __always_inline struct cs_flow *flow_find(const struct cs_case *c, const struct cs_flow_key *key, __u8 kind)
+{
+	struct cs_flow *flow = bpf_map_lookup_elem(&cs_flows, key);
+
+	if (!flow || c->now - flow->last_ns > flow_idle_limit(key->proto, flow->flags) + CS_FLOW_TOUCH)
+		return NULL;
+	if ((kind & CS_PKT_OPENS) && flow->direction != c->direction)
+		return NULL;
+	return flow;
+}
+
+/* What comes in must carry what vouched for the flow (stamp of the same sender, or the tunnel). */
+static __always_inline bool flow_holds(const struct cs_flow *flow, const struct cs_config *cfg, const struct cs_case *c)
+{
+	return flow->revision == cfg->revision && c->now < flow->valid_until_ns &&
+	       (c->direction == CS_EGRESS || flow->origin == c->mark >> 16);
+}
+
+static __always_inline void flow_touch(struct cs_flow *flow, const struct cs_case *c, __u8 kind)
+{
+	if (c->now - flow->last_ns > CS_FLOW_TOUCH)
+		flow->last_ns = c->now;
+	if ((kind & CS_PKT_CLOSES) && !(flow->flags & CS_FLOW_CLOSING))
+		flow->flags |= CS_FLOW_CLOSING;
+	else if ((kind & CS_PKT_OPENS) && (flow->flags & CS_FLOW_CLOSING))
+		flow->flags &= ~CS_FLOW_CLOSING;
+}
+
+/* The revision under which a verdict begins. User space changes a map first and raises the revision after it; here the
+ * revision is read first and the maps after it. So a flow that carries the new revision was judged by the new maps, and
+ * a verdict that raced with the change carries the old one and is judged again with the next packet. The fetching
+ * atomic keeps that order on CPUs that would not (it is a full barrier); x86 has it anyway. */
+static __always_inline __u64 flow_revision(const struct cs_config *cfg)
+{
+	__u64 revision = *(const volatile __u64 *)&cfg->revision, zero = 0;
+
+	return revision + __sync_fetch_and_add(&zero, 1);
+}
+
+/* A failed or evicted store costs the next packet a full verdict, nothing else. */
+static __always_inline void flow_store(const struct cs_case *c, __u16 origin, __u8 kind)
+{
+	struct cs_flow flow = {
+		.revision = c->revision,
+		.valid_until_ns = c->until_ns,
+		.last_ns = c->now,
+		.remote_identity = c->remote_identity,
+		.remote_node = c->remote_node,
+		.direction = c->begun,
+		.auth_type = c->auth_type,
+		.flags = kind & CS_PKT_CLOSES ? CS_FLOW_CLOSING : 0,
+		.origin = origin,
+	};
+
+	if (c->revision != CS_REVISION_STATELESS)
+		bpf_map_update_elem(&cs_flows, &c->key, &flow, BPF_ANY);
+}
+
+#endif

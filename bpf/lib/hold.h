@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Hold a packet instead of dropping it: into the TUN that the agent reads, until the proof is there.
+ * Bounded per identity and in all, before the redirect: the TUN's own queue is one for everybody. */
+#ifndef CS_HOLD_H
+#define CS_HOLD_H
+
+#include "case.h"
+#include "event.h"
+#include "maps.h"
+
+/* Packets of a flow queue behind held ones no longer than this after the last miss: the agent may have dropped those. */
+#define CS_WAITING_LIMIT 1000000000ull
+
+static __always_inline bool hold_take(__u32 identity, __u32 limit)
+{
+	__u64 *taken = bpf_map_lookup_elem(&cs_hold_taken, &identity);
+	__u64 none = 0, *returned;
+
+	if (!taken) {
+		bpf_map_update_elem(&cs_hold_taken, &identity, &none, BPF_NOEXIST);
+		taken = bpf_map_lookup_elem(&cs_hold_taken, &identity);
+		if (!taken)
+			return false;
+	}
+	returned = bpf_map_lookup_elem(&cs_hold_returned, &identity);
+	/* Take first, look after: two CPUs at once may both be refused, never both be let in. */
+	if (__sync_fetch_and_add(taken, 1) - (returned ? *returned : 0) < limit)
+		return true;
+	__sync_fetch_and_add(taken, -1);
+	return false;
+}
+
+static __always_inline void hold_give_back(__u32 identity)
+{
+	__u64 *taken = bpf_map_lookup_elem(&cs_hold_taken, &identity);
+
+	if (taken)
+		__sync_fetch_and_add(taken, -1);
+}
+
+static __always_inline bool hold_budget(const struct cs_config *cfg, __u32 identity)
+{
+	if (!hold_take(0, cfg->hold_limit_total))
+		return false;
+	if (hold_take(identity, cfg->hold_limit_identity))
+		return true;
+	hold_give_back(0);
+	return false;
+}
+
+static __always_inline struct cs_waiting *hold_waiting(const struct cs_case *c)
+{
+	struct cs_waiting *w = bpf_map_lookup_elem(&cs_waiting, &c->key);
+
+	return w && w->packets && c->now - w->held_ns < CS_WAITING_LIMIT ? w : NULL;
+}
+
+/* A miss starts (or goes on with) the flow's queue; a packet that only queues behind does not prolong it. */
+static __always_inline void hold_enqueue(const struct cs_case *c)
+{
+	struct cs_waiting *w = hold_waiting(c);
+	struct cs_waiting fresh = { .held_ns = c->now, .packets = 1 };
+
+	if (!w) {
+		bpf_map_update_elem(&cs_waiting, &c->key, &fresh, BPF_ANY);
+		return;
+	}
+	__sync_fetch_and_add(&w->packets, 1);
+	if (c->miss)
+		w->held_ns = c->now;
+}
+
+/* A held packet came back. True if others of its flow still wait. */
+static __always_inline bool hold_dequeue(const struct cs_case *c)
+{
+	struct cs_waiting *w = hold_waiting(c);
+
+	if (!w)
+		return false;
+	if (__sync_fetch_and_add(&w->packets, -1) > 1)
+		return true;
+	bpf_map_delete_elem(&cs_waiting, &c->key);
+	return false;
+}
+
+/* Only what leaves a workload is held: its sender is here and can wait. reason: what it would be dropped for. */
+static __always_inline int hold(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_case *c,
+				__u8 reason)
+{
+	__u8 kind = c->miss ? c->miss : CS_EVENT_AUTH_MISS;
+
+	if (!hold_budget(cfg, c->local_identity)) {
+		report(skb, c, kind, CS_DROP_HOLD_FULL, 0);
+		return CS_SHOT;
+	}
+	hold_enqueue(c);
+	report(skb, c, kind, 0, 1);
+	/* Strips the MAC header: the TUN takes bare IP packets. Our mark bits go with it; from_hold judges and stamps anew. */
+	return bpf_redirect(cfg->hold_ifindex, 0);
+}
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The paths between nodes: what may go into the tunnel or onto the underlay, and what came out of which. */
+#ifndef CS_PATH_H
+#define CS_PATH_H
+
+#include "event.h"
+#include "identity.h"
+#include "origin.h"
+
+/* A refusal outside of any endpoint. */
+static __always_inline int path_refuse(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
+				       __u8 direction, __u8 reason)
+{
+	struct cs_case c = {};
+
+	case_open(&c, p, NULL, skb->mark, direction);
+	return refuse(skb, cfg, &c, reason) ? CS_PASS : CS_SHOT;
+}
+
+/* What the node chatters on its own devices (router solicitations, MLD) has no business in a tunnel between workloads:
+ * it is no stamped packet, so it falls here too. */
+static __always_inline int enter_tunnel(struct __sk_buff *skb)
+{
+	const struct cs_config *cfg = config();
+	struct cs_packet p = {};
+	struct cs_owner source;
+	__u8 reason;
+
+	if (!cfg)
+		return CS_SHOT;
+	reason = parse(skb, 0, &p);
+	if (!reason) {
+		owner_of(&p.src, &source);
+		reason = stamp_refusal(skb->mark, &source);
+	}
+	return reason ? path_refuse(skb, cfg, &p, CS_EGRESS, reason) : CS_PASS;
+}
+
+/* Which node it came from is the tunnel's word: a peer's allowed addresses are exactly those its node vouches for. */
+static __always_inline int leave_tunnel(struct __sk_buff *skb)
+{
+	mark_write(skb, CS_MARK_TUNNEL, 0);
+	return CS_PASS;
+}
+
+static __always_inline bool is_ip(const struct __sk_buff *skb)
+{
+	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
+}
+
+/* Addresses only: the node's own traffic may have fragments and extension headers. A VLAN tag hides nothing here. */
+static __always_inline __u8 parse_addresses(struct __sk_buff *skb, struct cs_packet *p)
+{
+	parse_linearise(skb, ETH_HLEN + CS_HEADERS_MAX);
+	return skb->protocol == bpf_htons(ETH_P_IP) ? parse_ipv4(skb, ETH_HLEN, p) : parse_ipv6(skb, ETH_HLEN, p);
+}
+
+static __always_inline int leave_underlay(struct __sk_buff *skb)
+{
+	const struct cs_config *cfg = config();
+	struct cs_packet p = {};
+	struct cs_owner source;
+	__u8 reason;
+
+	if (!cfg)
+		return CS_SHOT;
+	mark_write(skb, CS_MARK_NONE, 0);
+	if (!is_ip(skb))
+		return CS_PASS;
+	reason = parse_addresses(skb, &p);
+	if (reason)
+		return path_refuse(skb, cfg, &p, CS_INGRESS, reason);
+	owner_of(&p.src, &source);
+	/* Addresses of this node and its workloads do not come from outside. */
+	if (source.kind == CS_OWNER_LOCAL || (source.kind == CS_OWNER_RESERVED && source.identity == CS_ID_HOST))
+		return path_refuse(skb, cfg, &p, CS_INGRESS, CS_DROP_NOT_STAMPED);
+	if (!owner_is_workload(&source))
+		return CS_PASS;
+	mark_write(skb, CS_MARK_UNDERLAY, 0);
+	if (cfg->flags & CS_CFG_ALLOW_UNBOUND)
+		return CS_PASS;
+	return path_refuse(skb, cfg, &p, CS_INGRESS, CS_DROP_UNENCRYPTED);
+}
+
+static __always_inline int enter_underlay(struct __sk_buff *skb)
+{
+	const struct cs_config *cfg = config();
+	struct cs_owner source, destination;
+	struct cs_packet p = {};
+	__u8 reason;
+
+	if (!cfg)
+		return CS_SHOT;
+	if (!is_ip(skb))
+		return CS_PASS;
+	reason = parse_addresses(skb, &p);
+	if (reason)
+		return path_refuse(skb, cfg, &p, CS_EGRESS, reason);
+	owner_of(&p.src, &source);
+	if (owner_is_workload(&source)) {
+		reason = stamp_refusal(skb->mark, &source);
+		if (reason)
+			return path_refuse(skb, cfg, &p, CS_EGRESS, reason);
+	}
+	owner_of(&p.dst, &destination);
+	if (owner_is_workload(&destination) && !(cfg->flags & CS_CFG_ALLOW_UNBOUND))
+		return path_refuse(skb, cfg, &p, CS_EGRESS, CS_DROP_UNENCRYPTED);
+	return CS_PASS;
+}
+
+#endif

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* ICMP errors: they pass with the flow whose packet they quote (RFC 792, RFC 4443), so that path MTU discovery works,
+ * and with nothing else. */
+#ifndef CS_RELATED_H
+#define CS_RELATED_H
+
+#include "flow.h"
+#include "identity.h"
+#include "origin.h"
+
+struct cs_quote {
+	struct cs_addr src, dst;
+	__be16 sport, dport;
+	__u8 proto;
+} __attribute__((aligned(8)));
+
+/* The first 8 bytes of the quoted transport header: ports, or type and identifier of an echo. */
+static __always_inline bool quote_ports(const struct __sk_buff *skb, __u32 off, struct cs_quote *q)
+{
+	__be16 words[4];
+
+	if (bpf_skb_load_bytes(skb, off, words, sizeof(words)))
+		return false;
+	if (q->proto == IPPROTO_TCP || q->proto == IPPROTO_UDP) {
+		q->sport = words[0];
+		q->dport = words[1];
+		return true;
+	}
+	q->sport = words[2];
+	q->dport = words[2];
+	return q->proto == IPPROTO_ICMP || q->proto == IPPROTO_ICMPV6;
+}
+
+static __always_inline bool quote_read(const struct __sk_buff *skb, const struct cs_packet *p, struct cs_quote *q)
+{
+	__u32 off = p->transport + 8;
+
+	if (p->proto == IPPROTO_ICMP) {
+		struct cs_ipv4 ip;
+
+		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.version_ihl >> 4 != 4 ||
+		    (ip.version_ihl & 0xf) < 5 || (ip.fragment & bpf_htons(0x1fff)))
+			return false;
+		addr_from_ipv4(&q->src, ip.src);
+		addr_from_ipv4(&q->dst, ip.dst);
+		q->proto = ip.protocol;
+		off += (ip.version_ihl & 0xf) * 4;
+	} else {
+		struct cs_ipv6 ip;
+
+		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.version_class >> 4 != 6)
+			return false;
+		addr_copy(&q->src, &ip.src);
+		addr_copy(&q->dst, &ip.dst);
+		if (addr_is_mapped(&q->src) || addr_is_mapped(&q->dst))
+			return false;
+		q->proto = ip.next_header;
+		off += sizeof(ip);
+	}
+	return quote_ports(skb, off, q);
+}
+
+/* The sender of an error to the endpoint: the flow's other side, whose packets carry the flow's origin; this host, which
+ * routes; or, for a flow that needed no proof, any router that is not a workload. */
+static __always_inline bool error_origin_ok(const struct cs_config *cfg, const struct cs_case *c, const struct cs_flow *flow,
+					    const struct cs_owner *sender, bool other_side)
+{
+	if (other_side)
+		return flow->origin == c->mark >> 16;
+	if (CS_MARK_KIND(c->mark) != CS_MARK_NONE || owner_is_workload(sender))
+		return false;
+	return flow->auth_type == CS_AUTH_NONE || sender->identity == CS_ID_HOST;
+}
+
+/* An error needs a flow whose verdict holds now; it never makes the flow be judged, held or kept alive. */
+static __noinline int related_refusal(struct __sk_buff *skb, const struct cs_packet *p, const struct cs_case *c)
+{
+	const struct cs_config *cfg = config();
+	struct cs_flow_key key = {};
+	struct cs_quote q = {};
+	struct cs_owner sender;
+	struct cs_flow *flow;
+	bool out = c->direction == CS_EGRESS;
+
+	if (!cfg || !quote_read(skb, p, &q))
+		return CS_DROP_ICMP_TYPE;
+	/* Coming in, it quotes what the endpoint sent; going out, what the endpoint received. */
+	addr_copy(&key.local, out ? &q.dst : &q.src);
+	addr_copy(&key.remote, out ? &q.src : &q.dst);
+	key.lport = out ? q.dport : q.sport;
+	key.rport = out ? q.sport : q.dport;
+	key.proto = q.proto;
+	key.endpoint = c->key.endpoint;
+	if (!addr_equal(&key.local, &c->key.local) || (out && !addr_equal(&key.remote, &c->key.remote)))
+		return CS_DROP_ICMP_TYPE;
+	flow = flow_find(c, &key, 0);
+	if (!flow || flow->revision != cfg->revision || c->now >= flow->valid_until_ns)
+		return CS_DROP_ICMP_TYPE;
+	if (out)
+		return 0;
+	owner_of(&c->key.remote, &sender);
+	return error_origin_ok(cfg, c, flow, &sender, addr_equal(&key.remote, &c->key.remote)) ? 0 : CS_DROP_ICMP_TYPE;
+}
+
+#endif

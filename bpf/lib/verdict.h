@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The verdict, in the order in which it is reached. What it costs does not grow with rules, identities or nodes. */
+#ifndef CS_VERDICT_H
+#define CS_VERDICT_H
+
+#include "auth.h"
+#include "flow.h"
+#include "hold.h"
+#include "identity.h"
+#include "origin.h"
+#include "policy.h"
+#include "related.h"
+
+/* The endpoint's side of the packet must be its own address. */
+static __always_inline __u8 local_refusal(const struct cs_case *c)
+{
+	struct cs_owner local;
+
+	owner_of(&c->key.local, &local);
+	if (owner_is_endpoint(&local, c->key.endpoint))
+		return 0;
+	return c->direction == CS_EGRESS ? CS_DROP_INVALID_SOURCE_IP : CS_DROP_INVALID_DESTINATION_IP;
+}
+
+/* Judges what no valid flow covers, in the direction in which the flow began; remembers an allow. */
+static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
+					  struct cs_case *c, bool part_of_flow)
+{
+	struct cs_owner remote;
+	__u8 reason;
+
+	c->revision = flow_revision(cfg);
+	reason = local_refusal(c);
+	if (reason)
+		return reason;
+	if (p->reason)
+		return p->reason;
+	if (p->kind & CS_PKT_ERROR)
+		return related_refusal(skb, p, c);
+	if (!part_of_flow && (p->kind & (CS_PKT_ANSWERS | CS_PKT_NEIGHBOUR)))
+		return CS_DROP_ICMP_TYPE;
+
+	owner_of(&c->key.remote, &remote);
+	c->remote_identity = remote.identity;
+	c->remote_node = remote.node;
+	if (c->direction == CS_INGRESS) {
+		reason = origin_refusal(cfg, c->mark, &remote);
+		if (reason)
+			return reason;
+	}
+	reason = vouch_refusal(&remote, c->now);
+	if (reason) {
+		c->miss = CS_EVENT_VOUCH_MISS;
+		return reason;
+	}
+	c->until_ns = remote.lease_ns;
+	reason = policy_refusal(cfg, c, &remote);
+	if (reason)
+		return reason;
+	reason = auth_refusal(cfg, c, &remote);
+	if (reason)
+		return reason;
+
+	/* While packets of the flow wait, none may overtake them: no flow is made yet, and each comes this way. */
+	if (c->direction == CS_EGRESS && hold_waiting(c))
+		c->behind = 1;
+	else
+		flow_store(c, c->direction == CS_INGRESS ? c->mark >> 16 : origin_expected(cfg, &remote), p->kind);
+	return 0;
+}
+
+/* Returns 0 for allow, else the drop reason. */
+static __always_inline __u8 judge(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
+				  struct cs_case *c)
+{
+	struct cs_flow *flow = NULL;
+
+	if (!p->reason && !(p->kind & CS_PKT_ERROR))
+		flow = flow_find(c, &c->key, p->kind);
+	if (flow) {
+		if (flow_holds(flow, cfg, c)) {
+			flow_touch(flow, c, p->kind);
+			return 0;
+		}
+		c->begun = flow->direction;
+	}
+	return judge_in_full(skb, cfg, p, c, flow != NULL);
+}
+
+#endif

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The two sides of a workload's veth, and the way back from the hold queue. */
+#ifndef CS_WORKLOAD_H
+#define CS_WORKLOAD_H
+
+#include "event.h"
+#include "neighbour.h"
+#include "verdict.h"
+
+/* Every way out of the workload ends here: judged, then stamped, held or dropped. */
+static __always_inline int leave(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
+				 struct cs_case *c, bool may_hold)
+{
+	__u8 reason = judge(skb, cfg, p, c);
+
+	may_hold = may_hold && cfg->hold_ifindex;
+	if (!reason && !(c->behind && may_hold)) {
+		mark_write(skb, CS_MARK_STAMPED, c->key.endpoint);
+		return CS_PASS;
+	}
+	if ((c->behind || c->miss) && may_hold && !(cfg->flags & CS_CFG_OBSERVE))
+		return hold(skb, cfg, c, reason);
+	if (reason && !refuse(skb, cfg, c, reason))
+		return CS_SHOT;
+	mark_write(skb, CS_MARK_STAMPED, c->key.endpoint);
+	return CS_PASS;
+}
+
+/* Refusals before the packet has become a case. Nothing of this is let through to observe. */
+static __always_inline int shoot(struct __sk_buff *skb, struct cs_case *c, __u8 reason)
+{
+	report(skb, c, CS_EVENT_DROP, reason, 0);
+	return CS_SHOT;
+}
+
+static __always_inline bool source_mac_ok(const struct __sk_buff *skb, const struct cs_endpoint *ep)
+{
+	const struct ethhdr *eth = packet_start(skb);
+
+	if ((void *)(eth + 1) > packet_end(skb))
+		return false;
+	return mac_is_unset(ep->mac) || mac_equal(eth->h_source, ep->mac);
+}
+
+static __always_inline int leave_workload(struct __sk_buff *skb)
+{
+	const struct cs_config *cfg = config();
+	const struct cs_endpoint *ep = endpoint_of_interface(skb->ifindex);
+	struct cs_packet p = {};
+	struct cs_case c = {};
+	__u8 reason;
+
+	if (!cfg)
+		return CS_SHOT;
+	/* What neighbour messages keep: nothing. Nobody gets a mark of ours from outside. */
+	mark_write(skb, CS_MARK_NONE, 0);
+	reason = parse(skb, ETH_HLEN, &p);
+	case_open(&c, &p, ep, 0, CS_EGRESS);
+	if (!ep)
+		return shoot(skb, &c, CS_DROP_NO_ENDPOINT);
+	endpoint_remember(ep, skb->ifindex);
+	if (!(ep->flags & CS_EP_OPEN))
+		return shoot(skb, &c, CS_DROP_FENCED);
+	if (!source_mac_ok(skb, ep))
+		return shoot(skb, &c, CS_DROP_INVALID_SOURCE_MAC);
+	if (skb->protocol == bpf_htons(ETH_P_ARP) && !skb->vlan_present) {
+		reason = arp_refusal(skb, ep, &c);
+		return reason ? shoot(skb, &c, reason) : CS_PASS;
+	}
+	if (reason)
+		return shoot(skb, &c, reason);
+	if (p.kind & CS_PKT_NEIGHBOUR) {
+		reason = nd_egress_refusal(skb, &p, ep);
+		return reason ? shoot(skb, &c, reason) : CS_PASS;
+	}
+	return leave(skb, cfg, &p, &c, true);
+}
+
+/* A held packet comes back. It has waited: everything is judged again, by the state of now; and it never waits twice. */
+static __always_inline int leave_hold(struct __sk_buff *skb)
+{
+	const struct cs_config *cfg = config();
+	const struct cs_endpoint *ep = NULL;
+	struct cs_packet p = {};
+	struct cs_case c = {};
+	struct cs_owner source;
+	__u8 reason;
+
+	if (!cfg)
+		return CS_SHOT;
+	reason = parse(skb, 0, &p);
+	if (!reason) {
+		owner_of(&p.src, &source);
+		if (source.kind == CS_OWNER_LOCAL)
+			ep = endpoint_by_id(source.endpoint);
+	}
+	case_open(&c, &p, ep, 0, CS_EGRESS);
+	if (reason)
+		return shoot(skb, &c, reason);
+	if (!ep)
+		return shoot(skb, &c, CS_DROP_INVALID_SOURCE_IP);
+	if (!(ep->flags & CS_EP_OPEN))
+		return shoot(skb, &c, CS_DROP_FENCED);
+	hold_dequeue(&c);
+	return leave(skb, cfg, &p, &c, false);
+}
+
+static __always_inline int enter_workload(struct __sk_buff *skb)
+{
+	const struct cs_config *cfg = config();
+	const struct cs_endpoint *ep = endpoint_of_interface(skb->ifindex);
+	struct cs_packet p = {};
+	struct cs_case c = {};
+	__u8 reason;
+
+	if (!cfg)
+		return CS_SHOT;
+	reason = parse(skb, ETH_HLEN, &p);
+	case_open(&c, &p, ep, skb->mark, CS_INGRESS);
+	if (!ep)
+		return shoot(skb, &c, CS_DROP_NO_ENDPOINT);
+	if (!(ep->flags & CS_EP_OPEN))
+		return shoot(skb, &c, CS_DROP_FENCED);
+	/* Only this host's own stack sends ARP here: what is forwarded is IP. */
+	if (skb->protocol == bpf_htons(ETH_P_ARP) && !skb->vlan_present)
+		return CS_MARK_KIND(skb->mark) == CS_MARK_NONE ? CS_PASS : shoot(skb, &c, CS_DROP_NOT_STAMPED);
+	if (reason)
+		return shoot(skb, &c, reason);
+	if (p.kind & CS_PKT_NEIGHBOUR) {
+		reason = nd_ingress_refusal(skb, &p, skb->mark);
+		return reason ? shoot(skb, &c, reason) : CS_PASS;
+	}
+	reason = judge(skb, cfg, &p, &c);
+	return !reason || refuse(skb, cfg, &c, reason) ? CS_PASS : CS_SHOT;
+}
+
+#endif
