@@ -10,8 +10,11 @@ import type { HoldQueue } from '../model/datapath.ts';
 import type { IpAddress, SecurityIdentity } from '../model/ids.ts';
 import { packetAddresses } from './ip-header.ts';
 
-/** How long a pair's outcome also holds for packets that were still in the device when it was known. */
-const settledForNs = 100_000_000n;
+/** How long a refusal also goes for packets that were still in the device when it was known. */
+const refusedForNs = 100_000_000n;
+/** The same for a release; longer than the kernel lets packets queue behind earlier ones of their flow (CS_WAITING_LIMIT).
+ *  A released packet is judged again and never held twice, so a release of too much lets nothing pass and cannot circle. */
+const releasedForNs = 1_200_000_000n;
 
 export interface HoldQueueOptions {
   readonly limitPerIdentity: number;
@@ -50,8 +53,6 @@ type Fate =
 interface Settled {
   readonly outcome: 'release' | DropReason;
   readonly untilNs: bigint;
-  /** Packets it still goes for: a pair whose proof is gone again must not circle without end. */
-  left: number;
 }
 
 export class PacketHold implements HoldQueue {
@@ -102,7 +103,7 @@ export class PacketHold implements HoldQueue {
     const identity = this.#options.identityOf(local);
     // Either the endpoint went while its packet was on the way, or somebody routed a packet into the device.
     if (identity === undefined) return { kind: 'drop', reason: 'NO_ENDPOINT', identity };
-    const settled = this.#takeSettled(pairName(local, remote));
+    const settled = this.#outcomeOf(pairName(local, remote));
     if (settled === 'release') return { kind: 'pass', identity };
     if (settled !== undefined) return { kind: 'drop', reason: settled, identity };
     if (this.#total >= this.#options.limitTotal || this.#waitingOf(identity) >= this.#options.limitPerIdentity) {
@@ -193,15 +194,15 @@ export class PacketHold implements HoldQueue {
   }
 
   #settle(local: IpAddress, remote: IpAddress, outcome: 'release' | DropReason): void {
-    const untilNs = this.#options.clock.bootNs() + settledForNs;
-    this.#settled.set(pairName(local, remote), { outcome, untilNs, left: this.#options.limitPerIdentity });
+    const untilNs = this.#options.clock.bootNs() + (outcome === 'release' ? releasedForNs : refusedForNs);
+    this.#settled.set(pairName(local, remote), { outcome, untilNs });
     this.#arm();
   }
 
-  #takeSettled(name: string): 'release' | DropReason | undefined {
+  #outcomeOf(name: string): 'release' | DropReason | undefined {
     const settled = this.#settled.get(name);
     if (settled === undefined) return undefined;
-    if (settled.untilNs <= this.#options.clock.bootNs() || settled.left-- <= 0) {
+    if (settled.untilNs <= this.#options.clock.bootNs()) {
       this.#settled.delete(name);
       return undefined;
     }

@@ -96,7 +96,9 @@ export const flowStruct = struct('cs_flow', {
   direction: u8,
   auth_type: u8,
   flags: u8,
-  pad: padding(5),
+  pad: padding(1),
+  origin: u16,
+  pad2: padding(2, 2),
 });
 
 export const counterStruct = struct('cs_counter', { packets: u64, bytes: u64 });

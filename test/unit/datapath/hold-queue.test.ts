@@ -1,0 +1,255 @@
+/** The hold queue under a clock that stands still and leaps: order, bounds, deadlines, and nothing read loosely. */
+import fc from 'fast-check';
+import { beforeEach, describe, expect, test } from 'vitest';
+import type { DropReason } from '../../../src/base/registry/drop-reasons.gen.ts';
+import { PacketHold } from '../../../src/datapath/hold-queue.ts';
+import { packetAddresses } from '../../../src/datapath/ip-header.ts';
+import { addressWireBytes, isIpv4, parseAddress } from '../../../src/model/address.ts';
+import { type IpAddress, type SecurityIdentity, securityIdentity } from '../../../src/model/ids.ts';
+
+const ip = (text: string) => parseAddress(text)!;
+const [frontend, backend, other] = [ip('10.0.1.2'), ip('10.0.2.2'), ip('10.0.1.3')];
+const [frontend6, backend6] = [ip('fd00:1::2'), ip('fd00:2::2')];
+const identities = new Map<IpAddress, SecurityIdentity>([
+  [frontend, securityIdentity(300)],
+  [frontend6, securityIdentity(300)],
+  [other, securityIdentity(301)],
+]);
+
+function packet(source: IpAddress, destination: IpAddress, payload = 'x'): Buffer {
+  const body = Buffer.from(payload);
+  const four = isIpv4(source);
+  const header = Buffer.alloc(four ? 20 : 40);
+  if (four) {
+    header[0] = 0x45;
+    header.writeUInt16BE(20 + body.length, 2);
+  } else {
+    header[0] = 0x60;
+    header.writeUInt16BE(body.length, 4);
+  }
+  header.set(addressWireBytes(source), four ? 12 : 8);
+  header.set(addressWireBytes(destination), four ? 16 : 24);
+  return Buffer.concat([header, body]);
+}
+
+function world(limits: { limitTotal?: number; limitPerIdentity?: number } = {}) {
+  let nowNs = 1_000_000_000n;
+  let due: { atNs: bigint; fire: () => void } | undefined;
+  const written: Buffer[] = [];
+  const dropped: DropReason[] = [];
+  const left = new Map<number | undefined, number>();
+  let writable = true;
+  const hold = new PacketHold({
+    limitTotal: 100,
+    limitPerIdentity: 10,
+    ...limits,
+    deadlineMs: 500,
+    clock: { nowMs: () => Number(nowNs / 1_000_000n), bootNs: () => nowNs },
+    timer: (ms, fire) => {
+      due = { atNs: nowNs + BigInt(ms) * 1_000_000n, fire };
+      return () => {
+        due = undefined;
+      };
+    },
+    identityOf: (local) => identities.get(local),
+    write: (bytes) => {
+      if (writable) written.push(bytes);
+      return writable;
+    },
+    left: (identity, packets) => void left.set(identity, (left.get(identity) ?? 0) + packets),
+    dropped: (reason) => void dropped.push(reason),
+  });
+  return {
+    hold,
+    written,
+    dropped,
+    left,
+    jam: () => {
+      writable = false;
+    },
+    advance(ms: number) {
+      const until = nowNs + BigInt(ms) * 1_000_000n;
+      while (due !== undefined && due.atNs <= until) {
+        nowNs = due.atNs;
+        const { fire } = due;
+        due = undefined;
+        fire();
+      }
+      nowNs = until;
+    },
+    armed: () => due !== undefined,
+  };
+}
+
+describe('hold queue', () => {
+  let w: ReturnType<typeof world>;
+  beforeEach(() => {
+    w = world();
+  });
+
+  test('a pair’s packets wait, and go on in the order they came', () => {
+    const sent = ['1', '2', '3'].map((n) => packet(frontend, backend, n));
+    w.hold.accept(sent[0]!);
+    w.hold.accept(packet(other, backend, 'not this pair'));
+    w.hold.accept(sent[1]!);
+    w.hold.accept(sent[2]!);
+    expect(w.written).toEqual([]);
+    expect(w.hold.waiting()).toEqual([
+      { local: frontend, remote: backend, packets: 3, sinceNs: 1_000_000_000n },
+      { local: other, remote: backend, packets: 1, sinceNs: 1_000_000_000n },
+    ]);
+    expect(w.hold.release(frontend, backend)).toBe(3);
+    expect(w.written).toEqual(sent);
+    expect(w.left.get(300)).toBe(3);
+    expect(w.hold.waiting()).toHaveLength(1);
+  });
+
+  test('IPv6 pairs wait and are released like IPv4 pairs', () => {
+    w.hold.accept(packet(frontend6, backend6));
+    expect(w.hold.release(frontend6, backend6)).toBe(1);
+    expect(w.written).toHaveLength(1);
+  });
+
+  test('a refused pair is dropped under the reason that was given', () => {
+    w.hold.accept(packet(frontend, backend));
+    w.hold.accept(packet(frontend, backend));
+    expect(w.hold.refuse(frontend, backend, 'HOLD_REFUSED')).toBe(2);
+    expect(w.dropped).toEqual(['HOLD_REFUSED', 'HOLD_REFUSED']);
+    expect(w.left.get(300)).toBe(2);
+    expect(w.written).toEqual([]);
+  });
+
+  test('a packet still in the device when its pair was settled shares the outcome, but not for long', () => {
+    w.hold.release(frontend, backend);
+    w.advance(1199); // as long as the kernel may let others queue behind it
+    w.hold.accept(packet(frontend, backend, 'late'));
+    expect(w.written).toHaveLength(1);
+    w.advance(1);
+    w.hold.accept(packet(frontend, backend, 'later'));
+    expect(w.hold.waiting()).toHaveLength(1);
+    w.hold.refuse(frontend, backend, 'HOLD_REFUSED');
+    w.hold.accept(packet(frontend, backend, 'late'));
+    expect(w.dropped).toEqual(['HOLD_REFUSED', 'HOLD_REFUSED']);
+    w.advance(101);
+    w.hold.accept(packet(frontend, backend, 'new'));
+    expect(w.hold.waiting()).toHaveLength(1);
+  });
+
+  test('a packet that waited to its deadline is dropped then, younger ones are not', () => {
+    w.hold.accept(packet(frontend, backend, 'old'));
+    w.advance(300);
+    w.hold.accept(packet(frontend, backend, 'young'));
+    w.advance(199);
+    expect(w.dropped).toEqual([]);
+    w.advance(2);
+    expect(w.dropped).toEqual(['HOLD_DEADLINE']);
+    expect(w.hold.release(frontend, backend)).toBe(1);
+    expect(w.written.map((p) => p.subarray(20).toString())).toEqual(['young']);
+    expect(w.left.get(300)).toBe(2);
+  });
+
+  test('with nothing waiting no timer runs', () => {
+    w.hold.accept(packet(frontend, backend));
+    w.advance(2000);
+    expect(w.dropped).toEqual(['HOLD_DEADLINE']);
+    expect(w.armed()).toBe(false);
+  });
+
+  test('neither one identity nor all together wait beyond their bounds', () => {
+    for (let i = 0; i < 12; i++) w.hold.accept(packet(frontend, backend));
+    expect(w.dropped).toEqual(['HOLD_FULL', 'HOLD_FULL']);
+    w.hold.accept(packet(other, backend));
+    expect(w.hold.waiting().map((p) => p.packets)).toEqual([10, 1]);
+    const small = world({ limitTotal: 2 });
+    for (let i = 0; i < 3; i++) small.hold.accept(packet(i === 0 ? other : frontend, backend));
+    expect(small.dropped).toEqual(['HOLD_FULL']);
+  });
+
+  test('a packet of nobody on this node is dropped', () => {
+    w.hold.accept(packet(backend, frontend));
+    expect(w.dropped).toEqual(['NO_ENDPOINT']);
+    expect(w.left).toEqual(new Map([[undefined, 1]]));
+  });
+
+  test('what an endpoint sent dies with it, and so does a release that was for it', () => {
+    w.hold.accept(packet(frontend, backend));
+    w.hold.release(frontend, other);
+    w.hold.dropAddress(frontend);
+    expect(w.dropped).toEqual(['NO_ENDPOINT']);
+    w.hold.accept(packet(frontend, other)); // of the successor on this address
+    expect(w.written).toEqual([]);
+  });
+
+  test('a device that takes nothing more is a drop, and is counted', () => {
+    w.hold.accept(packet(frontend, backend));
+    w.jam();
+    w.hold.release(frontend, backend);
+    expect(w.dropped).toEqual(['HOLD_FAILED']);
+    expect(w.left.get(300)).toBe(1);
+  });
+
+  test('every packet that came in leaves exactly once, whatever happens', () => {
+    const pair = fc.constantFrom([frontend, backend], [other, backend], [frontend, other], [frontend6, backend6]);
+    const step = fc.oneof(
+      pair.map(([a, b]) => ({ kind: 'accept', a: a!, b: b! }) as const),
+      pair.map(([a, b]) => ({ kind: 'release', a: a!, b: b! }) as const),
+      pair.map(([a, b]) => ({ kind: 'refuse', a: a!, b: b! }) as const),
+      fc.integer({ min: 0, max: 700 }).map((ms) => ({ kind: 'advance', ms }) as const),
+    );
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 200 }), (steps) => {
+        const v = world({ limitTotal: 12, limitPerIdentity: 8 });
+        let accepted = 0;
+        for (const s of steps) {
+          if (s.kind === 'accept') {
+            v.hold.accept(packet(s.a, s.b));
+            accepted++;
+          } else if (s.kind === 'release') v.hold.release(s.a, s.b);
+          else if (s.kind === 'refuse') v.hold.refuse(s.a, s.b, 'HOLD_REFUSED');
+          else v.advance(s.ms);
+          const waiting = v.hold.waiting().reduce((n, p) => n + p.packets, 0);
+          const gone = [...v.left.values()].reduce((n, c) => n + c, 0);
+          expect(waiting).toBeLessThanOrEqual(12);
+          expect(gone + waiting).toBe(accepted);
+          expect(v.written.length + v.dropped.length + waiting).toBe(accepted);
+        }
+        v.advance(2000);
+        expect(v.hold.isEmpty()).toBe(true);
+      }),
+    );
+  });
+});
+
+describe('addresses of a packet', () => {
+  test('a header that contradicts the packet is refused', () => {
+    const good = packet(frontend, backend, 'payload');
+    expect(packetAddresses(good)).toEqual({ source: frontend, destination: backend });
+    expect(packetAddresses(good.subarray(0, 19))).toBeUndefined();
+    expect(packetAddresses(good.subarray(0, good.length - 1))).toBeUndefined();
+    expect(packetAddresses(Buffer.concat([good, Buffer.alloc(1)]))).toBeUndefined();
+    for (const first of [0x35, 0x44, 0x4f, 0x55, 0x00]) {
+      const bad = Buffer.from(good);
+      bad[0] = first;
+      expect(packetAddresses(bad), first.toString(16)).toBeUndefined();
+    }
+    const six = packet(frontend6, backend6, 'payload');
+    expect(packetAddresses(six)).toEqual({ source: frontend6, destination: backend6 });
+    expect(packetAddresses(six.subarray(0, six.length - 1))).toBeUndefined();
+  });
+
+  test('an IPv4-mapped address inside IPv6 does not pass for the IPv4 endpoint', () => {
+    const spoofed = packet(frontend6, backend6);
+    spoofed.fill(0, 8, 24);
+    spoofed.fill(0xff, 18, 20);
+    addressWireBytes(frontend).copy(spoofed, 20);
+    expect(packetAddresses(spoofed)).toBeUndefined();
+  });
+
+  test('no bytes make it throw', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 100 }), (bytes) => {
+        packetAddresses(Buffer.from(bytes));
+      }),
+    );
+  });
+});
