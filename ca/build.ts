@@ -1,0 +1,124 @@
+/** Writes a to-be-signed certificate from its plan. Everything that does not change stands ready as DER. */
+import { hash } from 'node:crypto';
+import { ECDSA_SHA256_IDENTIFIER } from '../src/pki/algorithms.ts';
+import {
+  contextConstructed,
+  contextPrimitive,
+  der,
+  derBitString,
+  derOid,
+  derTime,
+  derUnsignedInteger,
+  sequence,
+  TAG,
+} from '../src/pki/der.ts';
+import { OID } from '../src/pki/oids.ts';
+import type { CertificatePlan } from './profile.ts';
+
+/** What the issuing authority lends to each certificate it signs. */
+export interface IssuerNames {
+  /** Name, DER. */
+  readonly subjectDer: Buffer;
+  readonly subjectKeyId: Buffer;
+}
+
+const VERSION_3 = Buffer.from([0xa0, 0x03, TAG.integer, 0x01, 0x02]);
+const CRITICAL = Buffer.from([TAG.boolean, 1, 0xff]);
+
+/** The subject of an SVID says nothing: its SPIFFE ID is the name. It is there for software that prints subjects. */
+const SVID_SUBJECT = name([OID.organizationName, 'Countersign']);
+
+const AUTHORITY_BASIC_CONSTRAINTS = extension(OID.basicConstraints, sequence(CRITICAL), true);
+const LEAF_BASIC_CONSTRAINTS = extension(OID.basicConstraints, sequence(), true);
+/** keyCertSign and cRLSign: bits 5 and 6. */
+const AUTHORITY_KEY_USAGE = extension(OID.keyUsage, Buffer.from([TAG.bitString, 2, 1, 0x06]), true);
+/** digitalSignature: bit 0. */
+const LEAF_KEY_USAGE = extension(OID.keyUsage, Buffer.from([TAG.bitString, 2, 7, 0x80]), true);
+const LEAF_KEY_PURPOSES = extension(OID.extKeyUsage, sequence(derOid(OID.serverAuth), derOid(OID.clientAuth)), false);
+
+/**
+ * @param issuer undefined: self-signed.
+ * @param spki SubjectPublicKeyInfo, DER, of an allowed kind.
+ * @param serial 16 random bytes.
+ */
+export function buildTbs(plan: CertificatePlan, issuer: IssuerNames | undefined, spki: Buffer, serial: Buffer): Buffer {
+  const subjectKeyId = keyIdentifier(spki);
+  const isAuthority = plan.profile === 'authority';
+  const subject = isAuthority ? authoritySubject(subjectKeyId) : SVID_SUBJECT;
+  return sequence(
+    VERSION_3,
+    derUnsignedInteger(serial),
+    ECDSA_SHA256_IDENTIFIER,
+    issuer?.subjectDer ?? subject,
+    sequence(derTime(plan.notBeforeMs), derTime(plan.notAfterMs)),
+    subject,
+    spki,
+    der(
+      contextConstructed(3),
+      sequence(...(isAuthority ? authorityExtensions(plan) : leafExtensions(plan)), ...keyIds(subjectKeyId, issuer)),
+    ),
+  );
+}
+
+function authorityExtensions(plan: CertificatePlan): Buffer[] {
+  return [AUTHORITY_BASIC_CONSTRAINTS, AUTHORITY_KEY_USAGE, subjectAltName(plan)];
+}
+
+function leafExtensions(plan: CertificatePlan): Buffer[] {
+  const out = [LEAF_BASIC_CONSTRAINTS, LEAF_KEY_USAGE, LEAF_KEY_PURPOSES, subjectAltName(plan)];
+  if (plan.nodeBinding !== undefined) out.push(extension(OID.nodeBinding, utf8(plan.nodeBinding), false));
+  if (plan.nodeIncarnation !== undefined) {
+    out.push(extension(OID.nodeIncarnation, utf8(plan.nodeIncarnation.toString()), false));
+  }
+  return out;
+}
+
+function keyIds(subjectKeyId: Buffer, issuer: IssuerNames | undefined): Buffer[] {
+  const authorityKeyId = sequence(der(contextPrimitive(0), issuer?.subjectKeyId ?? subjectKeyId));
+  return [
+    extension(OID.subjectKeyIdentifier, der(TAG.octetString, subjectKeyId), false),
+    extension(OID.authorityKeyIdentifier, authorityKeyId, false),
+  ];
+}
+
+function subjectAltName(plan: CertificatePlan): Buffer {
+  const uri = der(contextPrimitive(6), Buffer.from(plan.spiffeId, 'latin1'));
+  const dns = plan.dnsNames.map((dnsName) => der(contextPrimitive(2), Buffer.from(dnsName, 'latin1')));
+  return extension(OID.subjectAltName, sequence(uri, ...dns), false);
+}
+
+/** Each authority has a name of its own, so that two of them in one bundle are told apart by name, as RFC 5280 wants. */
+function authoritySubject(subjectKeyId: Buffer): Buffer {
+  return name(
+    [OID.organizationName, 'Countersign'],
+    [OID.commonName, 'Countersign root'],
+    [OID.serialNumber, subjectKeyId.toString('hex')],
+  );
+}
+
+/** The leftmost 160 bits of SHA-256 over the SubjectPublicKeyInfo (RFC 7093, section 2, methods 1 and 4). */
+function keyIdentifier(spki: Buffer): Buffer {
+  return hash('sha256', spki, 'buffer').subarray(0, 20);
+}
+
+function extension(oid: string, value: Buffer, critical: boolean): Buffer {
+  const content = der(TAG.octetString, value);
+  return critical ? sequence(derOid(oid), CRITICAL, content) : sequence(derOid(oid), content);
+}
+
+function name(...attributes: readonly [oid: string, value: string][]): Buffer {
+  return sequence(
+    ...attributes.map(([oid, value]) =>
+      der(TAG.set, sequence(derOid(oid), der(TAG.printableString, Buffer.from(value, 'latin1')))),
+    ),
+  );
+}
+
+function utf8(text: string): Buffer {
+  return der(TAG.utf8String, Buffer.from(text, 'utf8'));
+}
+
+/** Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue }. */
+export function assembleCertificate(tbs: Buffer, signature: Buffer): Buffer {
+  return sequence(tbs, ECDSA_SHA256_IDENTIFIER, derBitString(signature));
+}
