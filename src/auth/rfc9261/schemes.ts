@@ -1,0 +1,34 @@
+/** Signature schemes an authenticator may use (RFC 8446, section 4.2.3): what they are called in node:crypto and which keys fit. */
+import { constants, type KeyObject, type SigningOptions } from 'node:crypto';
+
+export interface SignatureScheme {
+  readonly code: number;
+  readonly hash: 'sha256' | 'sha384' | 'sha512';
+  readonly options: SigningOptions & { readonly dsaEncoding?: 'der' };
+  fits(key: KeyObject): boolean;
+}
+
+/** RSA moduli below this are refused (NIST SP 800-131A, revision 2). */
+const MIN_RSA_BITS = 2048;
+
+function ecdsa(code: number, hash: 'sha256' | 'sha384', curve: string): SignatureScheme {
+  const fits = (key: KeyObject) => key.asymmetricKeyType === 'ec' && key.asymmetricKeyDetails?.namedCurve === curve;
+  return { code, hash, options: { dsaEncoding: 'der' }, fits };
+}
+
+function rsaPss(code: number, hash: SignatureScheme['hash']): SignatureScheme {
+  const fits = (key: KeyObject) =>
+    key.asymmetricKeyType === 'rsa' && (key.asymmetricKeyDetails?.modulusLength ?? 0) >= MIN_RSA_BITS;
+  // RFC 8446, section 4.2.3: the salt is as long as the digest.
+  const options = { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: constants.RSA_PSS_SALTLEN_DIGEST };
+  return { code, hash, options, fits };
+}
+
+/** In order of preference; also what a request offers. */
+export const SIGNATURE_SCHEMES: readonly SignatureScheme[] = [
+  ecdsa(0x0403, 'sha256', 'prime256v1'), // ecdsa_secp256r1_sha256
+  ecdsa(0x0503, 'sha384', 'secp384r1'), // ecdsa_secp384r1_sha384
+  rsaPss(0x0804, 'sha256'), // rsa_pss_rsae_sha256
+  rsaPss(0x0805, 'sha384'), // rsa_pss_rsae_sha384
+  rsaPss(0x0806, 'sha512'), // rsa_pss_rsae_sha512
+];
