@@ -56,6 +56,7 @@ function flattenIssues(issues: readonly z.core.$ZodIssue[], prefix: (string | nu
 
 function messageOf(issue: Issue): string {
   const given = shown(issue.input);
+  if (issue.message.includes(';')) return issue.message; // the schema's own words, with the fix
   switch (issue.code) {
     case 'invalid_type':
       if (issue.input === undefined) return `missing; set it to ${article(issue.expected)}`;
@@ -79,7 +80,7 @@ function messageOf(issue: Issue): string {
     case 'invalid_format':
       return `${given} is malformed: ${lowerFirst(issue.message)}; correct it`;
     default:
-      return issue.message.includes(';') ? issue.message : `${lowerFirst(issue.message)}; correct it`;
+      return `${lowerFirst(issue.message)}; correct it`;
   }
 }
 
