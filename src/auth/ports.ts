@@ -1,0 +1,61 @@
+/** What the authentication of pairs needs from outside its own files and src/model: policy, the tunnel, the settings. */
+import type { Result } from '../base/errors.ts';
+import type { ReasonCode } from '../base/registry/reason-codes.ts';
+import type { AuthType } from '../model/datapath.ts';
+import type { NodeInfo } from '../model/identity.ts';
+import type { IpAddress, NodeId, SecurityIdentity } from '../model/ids.ts';
+
+export interface PolicyDecision {
+  readonly allowed: boolean;
+  readonly authType: AuthType;
+  /** Index into the compiled policy's rules; 0: none. */
+  readonly rule: number;
+}
+
+/** The policies in force, of both sides together. */
+export interface PolicyDecisions {
+  /** A new flow between these: egress policy of `from` and ingress policy of `to`, the stronger auth type of both. */
+  decide(from: SecurityIdentity, to: SecurityIdentity, protocol: number, port: number): PolicyDecision;
+  /** The strongest auth type that any rule demands between the two, whoever begins. 'none': nothing does. */
+  between(a: SecurityIdentity, b: SecurityIdentity): AuthType;
+  /** "file:line rule", for people. */
+  describe(rule: number): string | undefined;
+}
+
+/**
+ * The tunnel as far as a vouch needs it. Without encryption (authentication.allowUnboundPath): always ready, nothing to bind.
+ * The same calls as Tunnel in src/model/tunnel.ts.
+ */
+export interface TunnelBinding {
+  /** Resolves when the authenticated tunnel to the node is up, or with why it is not. Bounded in time. */
+  whenReady(node: NodeInfo): Promise<Result<void, ReasonCode>>;
+  allow(node: NodeId, address: IpAddress): Promise<void>;
+  disallow(address: IpAddress): Promise<void>;
+}
+
+/** Times in ms. */
+export interface AuthSettings {
+  /** Lease this node gives, and the longest it takes from others. */
+  readonly leaseMs: number;
+  /** Rule 6: a successor on an address is not opened before this has passed since the earlier owner closed. */
+  readonly drainMs: number;
+  readonly vouchTimeoutMs: number;
+  readonly authTimeoutMs: number;
+  /** A proof, and an auth entry, lives no longer. */
+  readonly maxAuthAgeMs: number;
+  readonly backoffMinMs: number;
+  readonly backoffMaxMs: number;
+  /** Authentications and vouch requests under way, each. */
+  readonly queueSize: number;
+}
+
+export const DEFAULT_AUTH_SETTINGS: AuthSettings = {
+  leaseMs: 30_000,
+  drainMs: 100,
+  vouchTimeoutMs: 2_000,
+  authTimeoutMs: 5_000,
+  maxAuthAgeMs: 3_600_000,
+  backoffMinMs: 1_000,
+  backoffMaxMs: 30_000,
+  queueSize: 1024,
+};
