@@ -70,6 +70,13 @@ describe('a configuration file', () => {
     ]);
   });
 
+  it('uses the schema’s own words where it has them, fix included', () => {
+    const own = z.object({ path: z.string().regex(/^\//, 'must be absolute; begin it with /') });
+    expect(messageOf(() => parseConfig('a.yaml', 'path: x', own))).toBe(
+      'a.yaml:1: path: must be absolute; begin it with /',
+    );
+  });
+
   it('refuses a key that stands twice, by line', () => {
     expect(problemsOf('kind: AgentConfig\nmode: enforce\nmode: observe\n')).toEqual([
       'a.yaml:3: the same key stands twice; keep one of them',

@@ -210,7 +210,7 @@ describe('the Workload API', () => {
   it('stays up for others when a client sends garbage, or nothing and goes', async () => {
     stage.feed.add('web', OWN);
     const garbage = connect(stage.socketPath, () => garbage.write('GET / HTTP/1.1\r\n\r\n'));
-    garbage.on('error', () => {});
+    garbage.on('error', () => {}).resume();
     await new Promise((resolve) => garbage.once('close', resolve));
     connect(stage.socketPath).on('connect', function (this: { destroy(): void }) {
       this.destroy();
