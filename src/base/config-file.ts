@@ -7,7 +7,6 @@ import { parseYamlDocuments, problemsError } from './yaml-document.ts';
 
 export {
   type FieldPath,
-  formatPath,
   formatProblems,
   type Problem,
   parseYamlDocuments,

@@ -100,7 +100,7 @@ interface Resolved {
 }
 
 function resolve(policies: readonly Policy[], identities: readonly IdentityRow[]): Resolved {
-  const labelled = identities.map(({ identity, labels }) => ({ identity, labels: plainLabels(labels) }));
+  const labelled = indexLabels(identities);
   const known = new Set<number>(identities.map(({ identity }) => identity));
   const rules: PolicyRule[] = [{ file: '', line: 0, policy: '', direction: 'egress', description: '' }];
   const selected = { egress: new Map<number, ResolvedRule[]>(), ingress: new Map<number, ResolvedRule[]>() };
@@ -126,7 +126,29 @@ function resolve(policies: readonly Policy[], identities: readonly IdentityRow[]
   };
 }
 
-type Labelled = readonly { identity: SecurityIdentity; labels: Labels }[];
+interface Labelled {
+  readonly all: readonly LabelledIdentity[];
+  /** By "key=value". */
+  readonly by: ReadonlyMap<string, readonly LabelledIdentity[]>;
+}
+
+interface LabelledIdentity {
+  readonly identity: SecurityIdentity;
+  readonly labels: Labels;
+}
+
+function indexLabels(identities: readonly IdentityRow[]): Labelled {
+  const all = identities.map(({ identity, labels }) => ({ identity, labels: plainLabels(labels) }));
+  const by = new Map<string, LabelledIdentity[]>();
+  for (const row of all) {
+    for (const [key, value] of Object.entries(row.labels)) {
+      const list = by.get(`${key}=${value}`);
+      if (list === undefined) by.set(`${key}=${value}`, [row]);
+      else list.push(row);
+    }
+  }
+  return { all, by };
+}
 
 function resolveRule(rule: Rule, index: number, labelled: Labelled): ResolvedRule {
   const peers = rule.peers === 'any' ? ('any' as const) : identitiesOf(rule.peers, labelled);
@@ -134,9 +156,13 @@ function resolveRule(rule: Rule, index: number, labelled: Labelled): ResolvedRul
 }
 
 function identitiesOf(selectors: readonly Selector[], labelled: Labelled): Set<SecurityIdentity> {
-  return new Set(
-    labelled.filter(({ labels }) => selectors.some((s) => selects(s, labels))).map(({ identity }) => identity),
-  );
+  const found = new Set<SecurityIdentity>();
+  for (const selector of selectors) {
+    const [first] = Object.entries(selector.labels);
+    const candidates = first === undefined ? labelled.all : (labelled.by.get(first.join('=')) ?? []);
+    for (const { identity, labels } of candidates) if (selects(selector, labels)) found.add(identity);
+  }
+  return found;
 }
 
 const OPPOSITE: Readonly<Record<Direction, Direction>> = { egress: 'ingress', ingress: 'egress' };

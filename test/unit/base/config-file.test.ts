@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
-import { loadConfigFile, parseConfig, parseYamlDocuments } from '../../../src/base/config-file.ts';
+import { formatProblems, loadConfigFile, parseConfig, parseYamlDocuments } from '../../../src/base/config-file.ts';
 import { CountersignError } from '../../../src/base/errors.ts';
 import { EXIT, errorCodeOfGrpcStatus, exitCodeOf, grpcStatusOf } from '../../../src/base/exit-codes.ts';
 
@@ -126,6 +126,22 @@ describe('a configuration file', () => {
     const good = join(directory, 'good.yaml');
     writeFileSync(good, 'kind: AgentConfig\n');
     expect(loadConfigFile(good, schema).mode).toBe('enforce');
+  });
+});
+
+describe('problems', () => {
+  it('are one line each, with what is known of the place', () => {
+    const at = (line: number | undefined, ...path: (string | number)[]) => ({
+      file: 'f',
+      line,
+      path,
+      message: 'm; fix',
+    });
+    expect(formatProblems([at(undefined), at(3), at(4, 'a', 0, 'b-c', 'd/e', 'f')]).split('\n')).toEqual([
+      'f: m; fix',
+      'f:3: m; fix',
+      'f:4: a[0].b-c["d/e"].f: m; fix',
+    ]);
   });
 });
 
