@@ -5,21 +5,17 @@ import type { AuthType } from '../model/datapath.ts';
 import type { NodeInfo } from '../model/identity.ts';
 import type { IpAddress, NodeId, SecurityIdentity } from '../model/ids.ts';
 
-export interface PolicyDecision {
-  readonly allowed: boolean;
-  readonly authType: AuthType;
-  /** Index into the compiled policy's rules; 0: none. */
-  readonly rule: number;
-}
-
-/** The policies in force, of both sides together. */
+/** The policies in force, of both sides together; CompiledPolicy in src/policy is one. */
 export interface PolicyDecisions {
-  /** A new flow between these: egress policy of `from` and ingress policy of `to`, the stronger auth type of both. */
-  decide(from: SecurityIdentity, to: SecurityIdentity, protocol: number, port: number): PolicyDecision;
-  /** The strongest auth type that any rule demands between the two, whoever begins. 'none': nothing does. */
-  between(a: SecurityIdentity, b: SecurityIdentity): AuthType;
-  /** "file:line rule", for people. */
-  describe(rule: number): string | undefined;
+  /** `from` opens a flow to `to`: verdict of both sides' hooks, the stronger auth type of both, index of the rule (0: none). */
+  decide(
+    from: SecurityIdentity,
+    to: SecurityIdentity,
+    protocol: number,
+    port: number,
+  ): { readonly verdict: 'allow' | 'deny'; readonly authType: AuthType; readonly rule: number };
+  /** What traffic between the two, in either direction, needs. Empty: policy denies it all or requires no proof. */
+  authTypesOf(a: SecurityIdentity, b: SecurityIdentity): readonly AuthType[];
 }
 
 /**

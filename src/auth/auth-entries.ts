@@ -1,0 +1,131 @@
+/**
+ * Auth entries with what they rest on, beside the kernel's table: so that a revocation, a lost vouch or a changed policy deletes exactly
+ * the entries it concerns, at once. Entries found in the table at the start (an earlier life of the agent) rest on proofs that
+ * nobody remembers: they live on to their end, and any revocation takes them all.
+ */
+import type { ReasonCode } from '../base/registry/reason-codes.ts';
+import type { AuthEntry, AuthKey, AuthTable } from '../model/datapath.ts';
+import type { RevocationSubject } from '../model/identity.ts';
+import type { NodeId } from '../model/ids.ts';
+import type { OwnProof } from './own-proof.ts';
+import { type Proof, revocationSubject } from './verify-proof.ts';
+
+export interface AuthRecord extends AuthEntry {
+  readonly own: OwnProof | undefined;
+  readonly remoteProof: Proof | undefined;
+  /** Did this node begin the exchange? It renews first. */
+  readonly initiated: boolean;
+  /** CLOCK_BOOTTIME. */
+  readonly writtenAtNs: bigint;
+  readonly correlation: string;
+}
+
+export type WhyGone = { readonly kind: 'auth.revoked' | 'auth.expired'; readonly reason: ReasonCode };
+
+export interface AuthEntriesOptions {
+  readonly table: AuthTable;
+  written(record: AuthRecord): void;
+  gone(record: AuthRecord, why: WhyGone): void;
+}
+
+export class AuthEntries {
+  readonly #options: AuthEntriesOptions;
+  readonly #records = new Map<string, AuthRecord>();
+  readonly #byCertificate = new Map<string, { subject: RevocationSubject; keys: Set<string> }>();
+  readonly #byNode = new Map<NodeId, Set<string>>();
+
+  constructor(options: AuthEntriesOptions) {
+    this.#options = options;
+  }
+
+  adopt(nowNs: bigint): void {
+    for (const entry of this.#options.table.list()) {
+      this.#add({
+        ...entry,
+        own: undefined,
+        remoteProof: undefined,
+        initiated: false,
+        writtenAtNs: nowNs,
+        correlation: 'adopted',
+      });
+    }
+  }
+
+  get(key: AuthKey): AuthRecord | undefined {
+    return this.#records.get(authKeyText(key));
+  }
+
+  list(): AuthRecord[] {
+    return [...this.#records.values()];
+  }
+
+  ofNode(node: NodeId): AuthRecord[] {
+    return [...(this.#byNode.get(node) ?? [])].map((key) => this.#records.get(key)!);
+  }
+
+  /** The kernel's table first: once this returns, packets pass. */
+  write(record: AuthRecord): void {
+    const { local, remote, remoteNode, authType, expiresAtNs, epoch } = record;
+    this.#options.table.put({ local, remote, remoteNode, authType, expiresAtNs, epoch });
+    this.#unlink(authKeyText(record));
+    this.#add(record);
+  }
+
+  /** Deletes what `concerned` says in one batch. When this returns, the kernel has none of them. Returns how many records. */
+  remove(concerned: readonly AuthRecord[], why: WhyGone): number {
+    const present = concerned.filter((record) => this.#records.get(authKeyText(record)) === record);
+    if (present.length === 0) return 0;
+    this.#options.table.delete(present);
+    for (const record of present) this.#unlink(authKeyText(record));
+    for (const record of present) this.#options.gone(record, why);
+    return present.length;
+  }
+
+  /** Costs one question for each certificate, not for each entry. */
+  restingOnRevoked(isRevoked: (subject: RevocationSubject) => boolean): AuthRecord[] {
+    const keys = new Set<string>();
+    for (const { subject, keys: resting } of this.#byCertificate.values()) {
+      if (isRevoked(subject)) for (const key of resting) keys.add(key);
+    }
+    return [...keys].map((key) => this.#records.get(key)!);
+  }
+
+  #add(record: AuthRecord): void {
+    const key = authKeyText(record);
+    this.#records.set(key, record);
+    for (const [digest, subject] of certificatesOf(record)) {
+      const resting = this.#byCertificate.get(digest) ?? { subject, keys: new Set<string>() };
+      resting.keys.add(key);
+      this.#byCertificate.set(digest, resting);
+    }
+    const ofNode = this.#byNode.get(record.remoteNode) ?? new Set<string>();
+    this.#byNode.set(record.remoteNode, ofNode.add(key));
+    this.#options.written(record);
+  }
+
+  #unlink(key: string): void {
+    const record = this.#records.get(key);
+    if (record === undefined) return;
+    this.#records.delete(key);
+    for (const [digest] of certificatesOf(record)) {
+      const resting = this.#byCertificate.get(digest);
+      resting?.keys.delete(key);
+      if (resting?.keys.size === 0) this.#byCertificate.delete(digest);
+    }
+    const ofNode = this.#byNode.get(record.remoteNode);
+    ofNode?.delete(key);
+    if (ofNode?.size === 0) this.#byNode.delete(record.remoteNode);
+  }
+}
+
+export function authKeyText(key: AuthKey): string {
+  return `${key.local}/${key.remote}/${key.remoteNode}/${key.authType}`;
+}
+
+function certificatesOf(record: AuthRecord): [string, RevocationSubject][] {
+  const certificates: [string, RevocationSubject][] = [];
+  if (record.own !== undefined) certificates.push([record.own.digest, record.own.subject]);
+  const remote = record.remoteProof;
+  if (remote !== undefined) certificates.push([remote.leaf.digest, revocationSubject(remote.leaf, remote.spiffeId)]);
+  return certificates;
+}
