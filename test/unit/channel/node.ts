@@ -29,6 +29,8 @@ export class TestClock implements Clock {
   }
 }
 
+const issued = new WeakMap<TestAuthority, Map<string, Svid>>();
+
 /** Nodes that all know each other. */
 export class TestCluster {
   readonly authority: TestAuthority;
@@ -69,8 +71,15 @@ export class TestCluster {
     return info;
   }
 
+  /** The same one for the same node and incarnation of one authority: issuing takes its time. */
   svidOf(info: NodeInfo): Svid {
-    return this.authority.issue({ spiffeId: info.spiffeId, incarnation: info.incarnation.toString() });
+    const key = `${info.spiffeId} ${info.incarnation}`;
+    const known = issued.get(this.authority) ?? new Map<string, Svid>();
+    issued.set(this.authority, known);
+    const svid =
+      known.get(key) ?? this.authority.issue({ spiffeId: info.spiffeId, incarnation: info.incarnation.toString() });
+    known.set(key, svid);
+    return svid;
   }
 
   /** Starts a listed node, or lists it first. */
