@@ -88,7 +88,7 @@ export interface Native {
   mapDeleteBatch(fd: number, keys: Uint8Array, count: number): number;
   /** The whole map, records back to back (per-CPU maps: values of all CPUs, each rounded up to 8 bytes). */
   mapDump(fd: number): { keys: Buffer; values: Buffer; count: number };
-  /** Called on the event loop with each record; a batch is delivered in one turn. */
+  /** Called on the event loop with each record, at most 512 in one turn. What the callback throws is an uncaught exception. */
   ringbufOpen(fd: number, onRecord: (record: Buffer) => void): Handle;
   /** Structs of the BTF of an object file (or of the kernel when path is undefined) by name. */
   btfStructs(path: string | undefined, names: readonly string[]): BtfStruct[];
@@ -107,15 +107,18 @@ export interface Native {
   clsactDetach(ifindex: number, direction: TcDirection, priority: number, handle: number): boolean;
 
   // --- devices, sockets, namespaces ---
-  /** IFF_TUN | IFF_NO_PI | IFF_TUN_EXCL device; packets read are delivered on the event loop. */
+  /** IFF_TUN | IFF_NO_PI | IFF_TUN_EXCL device; packets read are delivered on the event loop. It ends with `close`. */
   tunOpen(name: string, onPacket: (packet: Buffer) => void): Tun;
   ifIndex(name: string): number;
   ifName(ifindex: number): string | undefined;
   /** One netlink request and its whole answer (until NLMSG_DONE, the ACK, or a single non-multi message): raw messages
-   *  back to back, headers included. A negative NLMSG_ERROR throws with its errno. */
+   *  back to back, headers included. A negative NLMSG_ERROR throws with its errno and the kernel's words; ETIMEDOUT after
+   *  5 s without an answer; EAGAIN when the table changed while it was dumped: ask again. */
   netlinkRequest(protocol: number, request: Uint8Array): Buffer;
-  /** Joins groups (bit mask of the first 32) and delivers each datagram. */
+  /** Joins groups (bit mask of the first 32) and delivers each datagram of the kernel's. When messages were lost it delivers
+   *  a bare NLMSG_OVERRUN (type 4) header: dump the table again. */
   netlinkSubscribe(protocol: number, groups: number, onMessage: (message: Buffer) => void): Handle;
+  /** SO_PEERCRED. @throws Error ENOTCONN when no process is behind the socket. */
   peerCredentials(fd: number): PeerCredentials;
   /** pidfd_open(2). */
   pidfdOpen(pid: number): number;

@@ -8,18 +8,23 @@ import type { DatapathMaps } from './maps.ts';
 
 type Row = NonNullable<ReturnType<DatapathMaps['cs_ipcache']['get']>>;
 
+/** Own endpoints' rows belong to the endpoint table: whatever a peer vouches for or withdraws, they stay as they are. */
 export function createAddressTable(maps: DatapathMaps, config: ConfigWriter): AddressTable {
   return {
     put(entry) {
       const key = keyOf(entry.address);
       const before = maps.cs_ipcache.get(key);
       const after = rowOf(entry);
+      if (before !== undefined && isOwn(before) && !isOwn(after)) return;
       maps.cs_ipcache.put(key, after);
       // A longer lease takes nothing away; anything else may.
       if (before !== undefined && !isRenewal(before, after)) config.bumpRevision();
     },
     delete(address) {
-      const deleted = maps.cs_ipcache.delete(keyOf(address));
+      const key = keyOf(address);
+      const row = maps.cs_ipcache.get(key);
+      if (row !== undefined && isOwn(row)) return false;
+      const deleted = maps.cs_ipcache.delete(key);
       config.bumpRevision();
       return deleted;
     },
@@ -37,6 +42,10 @@ export function readAddresses(maps: DatapathMaps): AddressEntry[] {
 
 function keyOf(address: IpAddress) {
   return { b: addressBytes(address) };
+}
+
+function isOwn(row: Row): boolean {
+  return (row.flags & IP_LOCAL) !== 0;
 }
 
 function isRenewal(before: Row, after: Row): boolean {

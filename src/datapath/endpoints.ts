@@ -21,6 +21,8 @@ export function createEndpointTable(
   attacher: Attacher,
   dropHeld: (local: IpAddress) => void,
 ): EndpointTable {
+  // Read once: nobody else writes them, and a dump of all addresses for each endpoint would be dear.
+  const table = new Map(readEndpoints(maps).map((attachment) => [attachment.ifindex, attachment]));
   const write = (attachment: EndpointAttachment, open: boolean) =>
     maps.cs_endpoints.put(
       { n: attachment.ifindex },
@@ -43,17 +45,18 @@ export function createEndpointTable(
   };
   const removeFromMaps = (known: EndpointAttachment) => {
     maps.cs_endpoints.delete({ n: known.ifindex });
+    table.delete(known.ifindex);
     forget(known.addresses, known.endpoint);
   };
 
   return {
     put(attachment) {
       checkAttachment(attachment);
-      const known = readEndpoints(maps);
-      const same = known.find((k) => isSame(k, attachment));
+      const found = table.get(attachment.ifindex);
+      const same = found !== undefined && isSame(found, attachment) ? found : undefined;
       if (same === undefined) {
         // Another owner of the number, the interface or an address gives way first.
-        for (const other of known) {
+        for (const other of [...table.values()]) {
           const clash = other.endpoint === attachment.endpoint || other.ifindex === attachment.ifindex;
           if (clash) removeFromMaps(other);
           else
@@ -82,13 +85,14 @@ export function createEndpointTable(
       attacher.attach('to_workload', attachment.ifindex);
       attacher.attach('from_workload', attachment.ifindex);
       write(attachment, attachment.open);
+      table.set(attachment.ifindex, attachment);
       if (same?.open === true && !attachment.open) {
         config.bumpRevision();
         for (const address of attachment.addresses) dropHeld(address);
       }
     },
     remove(endpoint) {
-      const known = readEndpoints(maps).find((k) => k.endpoint === endpoint);
+      const known = [...table.values()].find((k) => k.endpoint === endpoint);
       if (known === undefined) return;
       removeFromMaps(known);
       config.bumpRevision();

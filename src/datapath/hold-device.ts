@@ -1,11 +1,13 @@
 /** The TUN that held packets go through: opened, and made quiet enough that only held packets are ever in it. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { native, type Tun } from '../../native/index.ts';
 import { CountersignError } from '../base/errors.ts';
-import { setLinkUp } from './rtnetlink.ts';
+import { addHostAddress, setLinkUp } from './rtnetlink.ts';
 
 /** The largest a TUN takes: a packet was admitted to the veth, the hold device must not be what refuses it. */
 const MTU = 65_535;
+/** 192.0.0.8, the IPv4 dummy address (RFC 7600, section 4.8): a device without any address passes no loose rp_filter. */
+const DUMMY_ADDRESS = Buffer.from([192, 0, 0, 8]);
 const IN6_ADDR_GEN_MODE_NONE = 1;
 
 /** @param queueLength packets; must not be less than the budget, or the device drops what the budget admitted. */
@@ -28,6 +30,7 @@ export function openHoldDevice(name: string, queueLength: number, onPacket: (pac
   try {
     configure(name);
     setLinkUp(tun.ifindex, { txQueueLength: queueLength, mtu: MTU });
+    addHostAddress(tun.ifindex, DUMMY_ADDRESS);
   } catch (error) {
     tun.close();
     throw error;
@@ -41,12 +44,9 @@ function configure(name: string): void {
   setSysctl(`ipv6/conf/${name}/accept_ra`, 0);
   setSysctl(`ipv6/conf/${name}/forwarding`, 1);
   setSysctl(`ipv4/conf/${name}/forwarding`, 1);
-  // What comes back has a workload's source address, whose route leads to its veth. The stricter of `all` and the
-  // device's own value counts, except that 2 (any route will do) beats 1: so 2 where `all` says 1.
-  setSysctl(
-    `ipv4/conf/${name}/rp_filter`,
-    Number(readFileSync('/proc/sys/net/ipv4/conf/all/rp_filter', 'utf8')) === 0 ? 0 : 2,
-  );
+  // What comes back has a workload's source address, whose route leads to its veth. The greater of `all` and the device's
+  // own value counts, so 2 (any route will do) beats a 1 in `all`; 0 would not.
+  setSysctl(`ipv4/conf/${name}/rp_filter`, 2);
 }
 
 function setSysctl(path: string, value: number): void {
