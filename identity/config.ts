@@ -1,0 +1,101 @@
+/** The identity server's settings: one schema, checked whole before anything starts. */
+import { isIP } from 'node:net';
+import { z } from 'zod';
+import { type Prefix, parsePrefix, prefixContains } from '../src/model/address.ts';
+import type { NodeName, TrustDomain } from '../src/model/ids.ts';
+import { parseNodeName, parseTrustDomain } from '../src/model/spiffe-id.ts';
+
+/** A string that a parser of ours turns into its own form; the parser's sentence is the error. */
+export function parsed<T>(parse: (text: string) => { ok: true; value: T } | { ok: false; error: string }) {
+  return z.string().transform((text, context): T => {
+    const result = parse(text);
+    if (result.ok) return result.value;
+    context.addIssue({ code: 'custom', message: `${result.error}; correct it`, input: text });
+    return z.NEVER;
+  });
+}
+
+const absolutePath = z.string().regex(/^\//, 'must be an absolute path; begin it with /');
+const prefix = parsed<Prefix>((text) => {
+  const value = parsePrefix(text);
+  return value === undefined
+    ? { ok: false, error: `"${text}" is not a prefix with zero host bits, such as 10.0.1.0/24 or 2001:db8:1::/64` }
+    : { ok: true, value };
+});
+
+const units = { s: 1, m: 60, h: 3600, d: 86_400 } as const;
+
+/** "90s", "10m", "1h", "7d" to seconds, within bounds. */
+function ttl(fallback: string, minSeconds: number, maxSeconds: number, bounds: string) {
+  return parsed<number>((text) => {
+    const match = /^(\d{1,9})([smhd])$/.exec(text);
+    if (match === null) return { ok: false, error: `"${text}" is not a duration such as 90s, 10m, 1h or 7d` };
+    const seconds = Number(match[1]) * units[match[2] as keyof typeof units];
+    return seconds >= minSeconds && seconds <= maxSeconds
+      ? { ok: true, value: seconds }
+      : { ok: false, error: `must be from ${bounds}` };
+  }).prefault(fallback);
+}
+
+export const serverConfigSchema = z
+  .strictObject({
+    apiVersion: z.literal('countersign.dev/v1alpha1'),
+    kind: z.literal('ServerConfig'),
+    trustDomain: parsed<TrustDomain>(parseTrustDomain),
+    /** CA keys, database and bundle.pem. Made if it does not exist. */
+    dataDir: absolutePath,
+    listen: z.strictObject({
+      address: z.string().refine((text) => isIP(text) !== 0, 'must be an IPv4 or IPv6 address; correct it'),
+      port: z.number().int().min(0).max(65_535).default(8443),
+    }),
+    adminSocket: absolutePath.default('/run/countersign/server-admin.sock'),
+    ca: z
+      .strictObject({
+        workloadTtl: ttl('1h', 60, 86_400, '60s to 24h'),
+        nodeTtl: ttl('1h', 60, 7 * 86_400, '60s to 7d'),
+        serverTtl: ttl('24h', 120, 7 * 86_400, '2m to 7d'),
+      })
+      .prefault({}),
+    /** Registration entries, read anew when the file changes. */
+    entriesFile: absolutePath.optional(),
+    /** Every node that may join, and the addresses it may vouch for. */
+    nodes: z
+      .array(z.strictObject({ name: parsed<NodeName>(parseNodeName), prefixes: z.array(prefix).max(64).default([]) }))
+      .max(10_000)
+      .default([]),
+    limits: z
+      .strictObject({
+        connections: z.number().int().min(1).max(100_000).default(10_000),
+        /** Connections that have not ended their TLS handshake. */
+        handshakes: z.number().int().min(1).max(10_000).default(256),
+      })
+      .prefault({}),
+    audit: z.strictObject({ dir: absolutePath }),
+    logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  })
+  .superRefine((config, context) => {
+    const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });
+    const names = new Map<string, number>();
+    const taken: { prefix: Prefix; node: string }[] = [];
+    config.nodes.forEach((node, i) => {
+      const first = names.get(node.name);
+      if (first !== undefined) {
+        issue(['nodes', i, 'name'], `${node.name} is already that of nodes[${first}]; list each node once`);
+        return;
+      }
+      names.set(node.name, i);
+      node.prefixes.forEach((candidate, j) => {
+        const other = taken.find((t) => t.node !== node.name && overlap(t.prefix, candidate));
+        if (other !== undefined) {
+          const message = `overlaps a prefix of ${other.node}; two nodes may not vouch for one address`;
+          issue(['nodes', i, 'prefixes', j], message);
+        }
+        taken.push({ prefix: candidate, node: node.name });
+      });
+    });
+  });
+export type ServerConfig = z.infer<typeof serverConfigSchema>;
+
+function overlap(a: Prefix, b: Prefix): boolean {
+  return a.length <= b.length ? prefixContains(a, b.address) : prefixContains(b, a.address);
+}

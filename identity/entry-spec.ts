@@ -1,0 +1,75 @@
+/** What an administrator writes of a registration entry, in entries.yaml or through the admin API, and every rule it must keep. */
+import { z } from 'zod';
+import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
+import { parseNodeName, parseSpiffeId, pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
+import { parsed } from './config.ts';
+
+/** As in Kubernetes: what policies select by must be writable there. */
+const labelKey = z
+  .string()
+  .regex(
+    /^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$/,
+    'must be a label key as in Kubernetes; correct it',
+  );
+const labelValue = z
+  .string()
+  .regex(/^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$/, 'must be a label value as in Kubernetes; correct it');
+const dnsName = z
+  .string()
+  .max(253)
+  .regex(
+    /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$/,
+    'must be a lower-case DNS name; correct it',
+  );
+
+export const entrySchema = z.strictObject({
+  id: z
+    .string()
+    .regex(/^[A-Za-z0-9][-A-Za-z0-9_.]{0,127}$/, 'must be 1 to 128 letters, digits, dashes, dots; correct it'),
+  spiffeId: parsed<SpiffeId>((text) => {
+    const result = parseSpiffeId(text);
+    return result.ok ? { ok: true, value: result.value.id } : result;
+  }),
+  /** The node on which the workload runs. */
+  node: parsed<NodeName>(parseNodeName),
+  selectors: z
+    .array(
+      z
+        .string()
+        .max(512)
+        .regex(/^[a-z0-9_-]+:[\x21-\x7e]+$/, 'must be "type:value", such as unix:uid:1001; correct it'),
+    )
+    .min(1, 'must name at least one selector; without one every process on the node would match')
+    .max(32),
+  labels: z.record(labelKey, labelValue).default({}),
+  hint: z.string().max(256).default(''),
+  ttlSeconds: z.number().int().min(60).max(86_400).optional(),
+  dnsNames: z.array(dnsName).max(16).default([]),
+});
+export type EntrySpec = z.infer<typeof entrySchema>;
+
+export const entriesFileSchema = z.strictObject({
+  apiVersion: z.literal('countersign.dev/v1alpha1'),
+  kind: z.literal('RegistrationEntries'),
+  entries: z.array(entrySchema).max(100_000).default([]),
+});
+
+/** Paths under which the trust domain's own parts are named: an entry there could be taken for one of them. */
+const reserved = ['/node', '/countersign'];
+
+/** The rules that need to know the trust domain and its nodes. A sentence with its fix, or undefined. */
+export function problemOf(
+  spec: EntrySpec,
+  trustDomain: TrustDomain,
+  isNode: (name: string) => boolean,
+): string | undefined {
+  if (trustDomainOf(spec.spiffeId) !== trustDomain) {
+    return `spiffeId: ${spec.spiffeId} is not of the trust domain ${trustDomain}; correct it`;
+  }
+  const path = pathOf(spec.spiffeId);
+  if (path === '') return 'spiffeId: a workload needs a path; add one';
+  const taken = reserved.find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
+  if (taken !== undefined) return `spiffeId: the path ${taken} is kept for nodes and the server; choose another`;
+  if (!isNode(spec.node)) return `node: ${spec.node} is not a node of the server's configuration; list it there first`;
+  return undefined;
+}
