@@ -39,7 +39,9 @@ export type AuditKind =
   | 'tunnel.refused'
   | 'endpoint.opened'
   | 'endpoint.closed'
-  | 'admin.action';
+  | 'admin.action'
+  | 'audit.repaired'
+  | 'audit.lost';
 
 export interface AuditParty {
   readonly spiffeId?: string;
