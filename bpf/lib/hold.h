@@ -48,11 +48,21 @@ static __always_inline bool hold_budget(const struct cs_config *cfg, __u32 ident
 	return false;
 }
 
+static __always_inline __u64 hold_length(__u32 identity)
+{
+	const __u64 *taken = bpf_map_lookup_elem(&cs_hold_taken, &identity);
+	const __u64 *returned = bpf_map_lookup_elem(&cs_hold_returned, &identity);
+
+	return taken ? *taken - (returned ? *returned : 0) : 0;
+}
+
+/* The agent does not say which packets it dropped, only how many of an identity left its queue: an empty queue and an old
+ * miss both mean that nothing waits. */
 static __always_inline struct cs_waiting *hold_waiting(const struct cs_case *c)
 {
 	struct cs_waiting *w = bpf_map_lookup_elem(&cs_waiting, &c->key);
 
-	return w && w->packets && c->now - w->held_ns < CS_WAITING_LIMIT ? w : NULL;
+	return w && w->packets && c->now - w->held_ns < CS_WAITING_LIMIT && hold_length(c->local_identity) ? w : NULL;
 }
 
 /* A miss starts (or goes on with) the flow's queue; a packet that only queues behind does not prolong it. */
@@ -83,18 +93,17 @@ static __always_inline bool hold_dequeue(const struct cs_case *c)
 	return false;
 }
 
-/* Only what leaves a workload is held: its sender is here and can wait. reason: what it would be dropped for. */
-static __always_inline int hold(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_case *c,
-				__u8 reason)
+/* Only what leaves a workload is held: its sender is here and can wait. */
+static __always_inline int hold(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_case *c)
 {
-	__u8 kind = c->miss ? c->miss : CS_EVENT_AUTH_MISS;
-
 	if (!hold_budget(cfg, c->local_identity)) {
-		report(skb, c, kind, CS_DROP_HOLD_FULL, 0);
+		report(skb, c, c->miss ? c->miss : CS_EVENT_DROP, CS_DROP_HOLD_FULL, 0);
 		return CS_SHOT;
 	}
 	hold_enqueue(c);
-	report(skb, c, kind, 0, 1);
+	/* One that only queues behind others asks for nothing. */
+	if (c->miss)
+		report(skb, c, c->miss, 0, 1);
 	/* Strips the MAC header: the TUN takes bare IP packets. Our mark bits go with it; from_hold judges and stamps anew. */
 	return bpf_redirect(cfg->hold_ifindex, 0);
 }

@@ -19,7 +19,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct cs_config *
 		return CS_PASS;
 	}
 	if ((c->behind || c->miss) && may_hold && !(cfg->flags & CS_CFG_OBSERVE))
-		return hold(skb, cfg, c, reason);
+		return hold(skb, cfg, c);
 	if (reason && !refuse(skb, cfg, c, reason))
 		return CS_SHOT;
 	mark_write(skb, CS_MARK_STAMPED, c->key.endpoint);

@@ -1,0 +1,276 @@
+/** The real programs, loaded but attached to nothing: maps filled by the test, packets judged by BPF_PROG_TEST_RUN. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Handle, type LoadedObject, native } from '../../../native/index.ts';
+import { type DropReason, dropReasonName } from '../../../src/base/registry/drop-reasons.gen.ts';
+import * as layout from '../../../src/datapath/layout.ts';
+import type { Codec } from '../../../src/datapath/record.ts';
+import { addressBytes } from '../../../src/model/address.ts';
+import type { IpAddress } from '../../../src/model/ids.ts';
+import { ip, udp } from './packets.ts';
+
+export type Program =
+  | 'from_workload'
+  | 'to_workload'
+  | 'from_hold'
+  | 'from_tunnel'
+  | 'to_tunnel'
+  | 'from_netdev'
+  | 'to_netdev'
+  | 'parse_only';
+export type Action = 'pass' | 'drop' | 'hold';
+
+/** The only interface a test can count on: lo. Every endpoint whose programs run lives there. */
+export const IFINDEX = 1;
+
+const ACTIONS: Readonly<Record<number, Action>> = { [-1]: 'pass', 2: 'drop', 7: 'hold' };
+
+export const objectPath = join(import.meta.dirname, '../../../build/bpf/datapath.bpf.o');
+/** Why this tier cannot run here, or undefined. */
+export const unavailable =
+  process.getuid?.() !== 0 ? 'needs root' : existsSync(objectPath) ? undefined : 'build/bpf is not built';
+
+type Decoded<C> = C extends Codec<infer T> ? T : never;
+export type Config = Decoded<typeof layout.configStruct>;
+export type Event = Decoded<typeof layout.eventStruct>;
+export type Flow = Decoded<typeof layout.flowStruct>;
+
+export interface Verdict {
+  readonly action: Action;
+  readonly mark: number;
+  /** Drop reasons counted by this run, in both directions. */
+  readonly reasons: readonly DropReason[];
+}
+
+const smallMaps = {
+  cs_flows: 4096,
+  cs_waiting: 1024,
+  cs_signals: 1024,
+  cs_ipcache: 4096,
+  cs_policy: 4096,
+  cs_auth: 4096,
+};
+
+export class Kernel {
+  readonly object: LoadedObject;
+  readonly events: Event[] = [];
+  #ring: Handle;
+  #drains = 0;
+  #config: Config = {
+    revision: 1n,
+    signal_interval_ns: 0n,
+    epoch: 1,
+    policy_slot: 0,
+    hold_ifindex: IFINDEX,
+    hold_limit_identity: 100,
+    hold_limit_total: 1000,
+    flags: 0,
+    peer_port: 4250,
+  };
+
+  constructor() {
+    this.object = native().loadObject({ path: objectPath, maxEntries: smallMaps });
+    this.#ring = native().ringbufOpen(this.#fd('cs_events'), (record) => {
+      this.events.push(layout.eventStruct.decode(record));
+    });
+    this.config({});
+  }
+
+  close(): void {
+    this.#ring.close();
+    for (const map of Object.values(this.object.maps)) native().closeFd(map.fd);
+    for (const fd of Object.values(this.object.programs)) native().closeFd(fd);
+  }
+
+  #fd(map: string): number {
+    const info = this.object.maps[map];
+    if (info === undefined) throw new Error(`no map ${map}`);
+    return info.fd;
+  }
+
+  put<K, V>(map: string, keyCodec: Codec<K>, key: K, valueCodec: Codec<V>, value: V): void {
+    native().mapUpdate(this.#fd(map), keyCodec.encode(key), valueCodec.encode(value));
+  }
+
+  config(change: Partial<Config>): void {
+    this.#config = { ...this.#config, ...change };
+    this.put('cs_config', layout.u32Key, { n: 0 }, layout.configStruct, this.#config);
+  }
+
+  get revision(): bigint {
+    return this.#config.revision;
+  }
+
+  /** What every change that can take a verdict away ends with. */
+  bump(): void {
+    this.config({ revision: this.#config.revision + 1n });
+  }
+
+  endpoint(e: { endpoint: number; identity: number; ifindex?: number; open?: boolean; mac?: Buffer }): void {
+    const ifindex = e.ifindex ?? IFINDEX;
+    this.put('cs_endpoints', layout.u32Key, { n: ifindex }, layout.endpointStruct, {
+      generation: 1n,
+      endpoint: e.endpoint,
+      identity: e.identity,
+      flags: e.open === false ? 0 : layout.EP_OPEN,
+      mac: e.mac ?? Buffer.alloc(6),
+    });
+    this.put('cs_endpoints_by_id', layout.u32Key, { n: e.endpoint }, layout.u32Key, { n: ifindex });
+  }
+
+  removeEndpoint(ifindex = IFINDEX): void {
+    native().mapDelete(this.#fd('cs_endpoints'), layout.u32Key.encode({ n: ifindex }));
+  }
+
+  address(
+    address: IpAddress,
+    entry: { identity: number; node?: number; endpoint?: number; lease?: bigint; flags?: number },
+  ): void {
+    this.put('cs_ipcache', layout.addressStruct, { b: addressBytes(address) }, layout.ipcacheStruct, {
+      incarnation: 1n,
+      generation: 1n,
+      lease_ns: entry.lease ?? layout.NO_LEASE_END,
+      identity: entry.identity,
+      node: entry.node ?? 0,
+      endpoint: entry.endpoint ?? 0,
+      flags: entry.flags ?? (entry.endpoint === undefined ? 0 : layout.IP_LOCAL),
+    });
+  }
+
+  removeAddress(address: IpAddress): void {
+    native().mapDelete(this.#fd('cs_ipcache'), layout.addressStruct.encode({ b: addressBytes(address) }));
+  }
+
+  prefix(address: IpAddress, length: number, entry: { identity?: number; cluster?: boolean }): void {
+    const prefixlen = address.includes(':') ? length : length + 96;
+    this.put('cs_prefixes', layout.prefixKeyStruct, { prefixlen, addr: addressBytes(address) }, layout.prefixStruct, {
+      identity: entry.identity ?? 0,
+      flags: entry.cluster ? layout.PREFIX_CLUSTER : 0,
+    });
+  }
+
+  policy(
+    key: { local: number; remote?: number; dport?: number; proto?: number; direction: number; slot?: number },
+    value: { deny?: boolean; auth?: number; rule?: number } = {},
+  ): void {
+    this.put(
+      'cs_policy',
+      layout.policyKeyStruct,
+      { remote: 0, dport: 0, proto: 0, slot: 0, ...key },
+      layout.policyStruct,
+      {
+        verdict: value.deny ? layout.POLICY_DENY : layout.POLICY_ALLOW,
+        auth_type: value.auth ?? 0,
+        rule: value.rule ?? 0,
+      },
+    );
+  }
+
+  auth(key: { local: number; remote: number; node?: number }, value: { expires?: bigint; epoch?: number } = {}): void {
+    this.put(
+      'cs_auth',
+      layout.authKeyStruct,
+      { local: key.local, remote: key.remote, remote_node: key.node ?? 0, auth_type: 1 },
+      layout.authStruct,
+      { expires_ns: value.expires ?? this.now() + 3_600_000_000_000n, epoch: value.epoch ?? 1 },
+    );
+  }
+
+  hold(map: 'cs_hold_taken' | 'cs_hold_returned', identity: number): bigint {
+    const value = native().mapLookup(this.#fd(map), layout.u32Key.encode({ n: identity }));
+    return value === undefined ? 0n : layout.u64Value.decode(value).n;
+  }
+
+  returnHeld(identity: number, packets: bigint): void {
+    this.put('cs_hold_returned', layout.u32Key, { n: identity }, layout.u64Value, { n: packets });
+  }
+
+  /** Empties a map of the programs' own making. */
+  clear(map: string): void {
+    const fd = this.#fd(map);
+    const { keys, count } = native().mapDump(fd);
+    if (count > 0) native().mapDeleteBatch(fd, keys, count);
+  }
+
+  flows(): Flow[] {
+    const { values, count } = native().mapDump(this.#fd('cs_flows'));
+    return Array.from({ length: count }, (_, i) => layout.flowStruct.decode(values, i * layout.flowStruct.size));
+  }
+
+  /** Makes all flows look as if their last packet had come that long ago. */
+  ageFlows(ns: bigint): void {
+    const fd = this.#fd('cs_flows');
+    const dump = native().mapDump(fd);
+    const { size } = layout.flowStruct;
+    const at = layout.flowStruct.members.find((m) => m.name === 'last_ns')!.offset;
+    for (let i = 0; i < dump.count; i++) {
+      const last = dump.values.readBigUInt64LE(i * size + at);
+      // The machine may be younger than that: the kernel's arithmetic wraps as this does.
+      dump.values.writeBigUInt64LE(BigInt.asUintN(64, last - ns), i * size + at);
+    }
+    if (dump.count > 0) native().mapUpdateBatch(fd, dump.keys, dump.values, dump.count);
+  }
+
+  now(): bigint {
+    return native().bootTimeNs();
+  }
+
+  /** Packets counted per reason, summed over CPUs and directions. */
+  drops(): Map<DropReason, bigint> {
+    const { keys, values, count } = native().mapDump(this.#fd('cs_drops'));
+    const perKey = values.length / count;
+    const out = new Map<DropReason, bigint>();
+    for (let i = 0; i < count; i++) {
+      let packets = 0n;
+      for (let at = 0; at < perKey; at += layout.counterStruct.size) {
+        packets += layout.counterStruct.decode(values, i * perKey + at).packets;
+      }
+      if (packets === 0n) continue;
+      const code = layout.u32Key.decode(keys, i * 4).n >> 1;
+      const name = dropReasonName(code);
+      if (name === undefined) throw new Error(`drop reason ${code} has no name`);
+      out.set(name, (out.get(name) ?? 0n) + packets);
+    }
+    return out;
+  }
+
+  /** @param packet from the Ethernet header on; bare IP for the hold and tunnel programs. */
+  run(program: Program, packet: Buffer, options: { mark?: number; ifindex?: number } = {}): Verdict {
+    const fd = this.object.programs[program];
+    if (fd === undefined) throw new Error(`no program ${program}`);
+    const before = this.drops();
+    const result = native().progTestRun(fd, { packet, mark: options.mark ?? 0, ifindex: options.ifindex ?? IFINDEX });
+    const action = ACTIONS[result.retval | 0];
+    if (action === undefined) throw new Error(`${program} returned ${result.retval}`);
+    const reasons: DropReason[] = [];
+    for (const [reason, packets] of this.drops()) {
+      for (let n = before.get(reason) ?? 0n; n < packets; n++) reasons.push(reason);
+    }
+    return { action, mark: result.mark >>> 0, reasons };
+  }
+
+  /** Runs a packet without looking at what came of it. */
+  fire(program: Program, packet: Buffer, repeat = 1): void {
+    native().progTestRun(this.object.programs[program]!, { packet, ifindex: IFINDEX, repeat });
+  }
+
+  /** All events up to now: the ring keeps order, so one that is made on purpose ends the wait. */
+  async drainEvents(): Promise<Event[]> {
+    const remote = ip(`8.254.${this.#drains >> 8}.${this.#drains & 255}`);
+    this.#drains++;
+    const packet = udp(SENTINEL, remote, 1, 1);
+    native().progTestRun(this.object.programs.to_tunnel!, { packet, ifindex: IFINDEX });
+    for (;;) {
+      const at = this.events.findIndex((e) => e.remote.equals(addressBytes(remote)));
+      if (at >= 0) return this.events.splice(0, at + 1).slice(0, at);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+}
+
+/** Nothing else in the tests has this source; without a stamp the tunnel refuses it. */
+const SENTINEL = ip('8.0.255.255');
+
+export const stamped = (endpoint: number): number => ((1 << 28) | (endpoint << 16)) >>> 0;
+export const MARK_TUNNEL = (2 << 28) >>> 0;
+export const MARK_UNDERLAY = (3 << 28) >>> 0;
