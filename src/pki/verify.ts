@@ -36,6 +36,8 @@ type Refusal = ReasonCode | undefined;
 
 const svids = new CertificateCache(4096);
 const authorities = new CertificateCache(1024);
+/** Parsed, proven by nothing: bridges the moment between an authenticator's signature and its chain. Small, as anybody can fill it. */
+const unproven = new CertificateCache(64);
 
 /**
  * @param chain DER, leaf first, each followed by its issuer; the root may be left out or sent.
@@ -75,16 +77,25 @@ function parseChain(chain: readonly Buffer[]): Result<Certificate[], ReasonCode>
   if (chain.length > MAX_CHAIN_LENGTH) return err('CERT_CHAIN_TOO_LONG');
   const certificates: Certificate[] = [];
   for (const der of chain) {
-    if (der.length > MAX_CERTIFICATE_BYTES) return err('CERT_MALFORMED');
-    const cached = svids.get(certificateDigest(der));
-    if (cached !== undefined) certificates.push(cached);
-    else {
-      const parsed = parseCertificate(der);
-      if (!parsed.ok) return parsed;
-      certificates.push(parsed.value);
-    }
+    const certificate = readChainCertificate(der);
+    if (!certificate.ok) return certificate;
+    certificates.push(certificate.value);
   }
   return ok(certificates);
+}
+
+/**
+ * A certificate of a peer's chain, parsed once however often it is shown. CERT_MALFORMED as parseCertificate. It proves nothing: for
+ * the key that an authenticator is to be checked with, before verifyX509Svid says whose it is.
+ */
+export function readChainCertificate(der: Buffer): Result<Certificate, ReasonCode> {
+  if (der.length > MAX_CERTIFICATE_BYTES) return err('CERT_MALFORMED');
+  const digest = certificateDigest(der);
+  const known = svids.get(digest) ?? unproven.get(digest);
+  if (known !== undefined) return ok(known);
+  const parsed = parseCertificate(der);
+  if (parsed.ok) unproven.add(parsed.value);
+  return parsed;
 }
 
 /**
