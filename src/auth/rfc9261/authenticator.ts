@@ -7,7 +7,8 @@ import { err, ok, type Result } from '../../base/errors.ts';
 import type { ReasonCode } from '../../base/registry/reason-codes.ts';
 import type { ChannelRole } from '../../channel/peer-channel.ts';
 import type { Svid } from '../../model/identity.ts';
-import { parseCertificate, publicKeyOf } from '../../pki/certificate.ts';
+import { publicKeyOf } from '../../pki/certificate.ts';
+import { readChainCertificate } from '../../pki/verify.ts';
 import { type AuthenticatorHash, type AuthenticatorKeys, HASH_LENGTH, type SenderKeys } from './keys.ts';
 import { type AuthenticatorRequest, parseRequest } from './request.ts';
 import { SIGNATURE_SCHEMES, type SignatureScheme } from './schemes.ts';
@@ -39,7 +40,7 @@ export function createAuthenticator(keys: AuthenticatorKeys, request: Buffer, sv
   const certificate = certificateMessage(asked.value.context, svid.chain);
   const transcript = Buffer.concat([keys.own.handshakeContext, request, certificate]);
   const content = signedContent(digest(keys.hash, transcript, 'buffer'));
-  const signature = sign(scheme.hash, content, { key: svid.privateKey, ...scheme.options });
+  const signature = sign(scheme.hash, content, scheme.input(svid.privateKey));
   const certificateVerify = handshakeMessage(
     HANDSHAKE_TYPE.certificateVerify,
     lengthField(2, scheme.code),
@@ -91,7 +92,7 @@ export function verifyAuthenticator(
   const expected = finishedMac(keys.hash, keys.peer, Buffer.concat([transcript, parsed.certificateVerify]));
   if (!timingSafeEqual(expected, parsed.finished)) return err('AUTH_BAD_FINISHED');
 
-  const leaf = parseCertificate(parsed.chain[0]!);
+  const leaf = readChainCertificate(parsed.chain[0]!);
   if (!leaf.ok) return leaf;
   const key = publicKeyOf(leaf.value);
   if (key === undefined) return err('CERT_WEAK_KEY');
@@ -100,7 +101,7 @@ export function verifyAuthenticator(
     return err('AUTH_BAD_SIGNATURE');
   }
   const content = signedContent(digest(keys.hash, transcript, 'buffer'));
-  if (!verify(scheme.hash, content, { key, ...scheme.options }, parsed.signature)) return err('AUTH_BAD_SIGNATURE');
+  if (!verify(scheme.hash, content, scheme.input(key), parsed.signature)) return err('AUTH_BAD_SIGNATURE');
   return ok({ kind: 'proved', chain: parsed.chain });
 }
 
