@@ -94,6 +94,7 @@ export const reasonCodes = {
   POLICY_INVALID: 'a policy document is not supported or not valid; the policies in force stay',
   POLICY_DENIED: 'policy denies it',
   REVOKED_BY_ADMIN: 'revoked by an administrator',
+  AUDIT_ROLLED_BACK: 'an audit checkpoint covers less than an earlier one of the same log, or contradicts it',
 } as const;
 
 export type ReasonCode = keyof typeof reasonCodes;

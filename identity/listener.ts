@@ -1,0 +1,201 @@
+/**
+ * The server's door: TCP to TLS 1.3 to a caller whose certificate chain was verified, or who showed none, and only then
+ * gRPC. Whatever goes wrong before that ends one connection and nothing else.
+ */
+import { constants, type X509Certificate } from 'node:crypto';
+import { createServer, type Server, type Socket } from 'node:net';
+import { createSecureContext, type SecureContext, TLSSocket } from 'node:tls';
+import type { Clock } from '../src/base/clock.ts';
+import { CountersignError, err, ok, type Result } from '../src/base/errors.ts';
+import type { Logger } from '../src/base/log.ts';
+import type { ReasonCode } from '../src/base/registry/reason-codes.ts';
+import { systemTimers } from '../src/base/timers.ts';
+import type { AuditSink } from '../src/model/audit-event.ts';
+import type { TrustBundle } from '../src/model/identity.ts';
+import { privateKeyPem } from '../src/pki/keys.ts';
+import { encodePem } from '../src/pki/pem.ts';
+import { type VerifiedSvid, verifyX509Svid } from '../src/pki/verify.ts';
+import type { ServerSvid } from './signer.ts';
+
+const HANDSHAKE_MS = 5_000;
+/** Who shows no certificate came to attest; that does not take longer. */
+const ANONYMOUS_MS = 30_000;
+/** A chain with more than this is not looked at further. */
+const MAX_PRESENTED = 16;
+
+/** The other end of an accepted connection. */
+export interface Caller {
+  /** Unique in this process; what gRPC calls the peer. */
+  readonly id: string;
+  /** IP address. */
+  readonly remote: string;
+  /** undefined: no certificate was shown. */
+  readonly svid: VerifiedSvid | undefined;
+}
+
+export interface ListenerOptions {
+  readonly address: string;
+  readonly port: number;
+  readonly limits: { readonly connections: number; readonly handshakes: number };
+  readonly bundle: () => TrustBundle;
+  readonly svid: () => ServerSvid;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly audit: AuditSink;
+  /** Takes the connection over. */
+  readonly accept: (socket: TLSSocket) => void;
+}
+
+export class Listener {
+  readonly #options: ListenerOptions;
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+  readonly #callers = new Map<string, Caller>();
+  #context: { svid: ServerSvid; context: SecureContext } | undefined;
+  #handshakes = 0;
+  #accepted = 0;
+
+  constructor(options: ListenerOptions) {
+    this.#options = options;
+    this.#server = createServer({ noDelay: true }, (socket) => this.#connected(socket));
+  }
+
+  /** The port it listens on. @throws CountersignError unavailable */
+  async listen(): Promise<number> {
+    const { address, port } = this.#options;
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once('error', (error: NodeJS.ErrnoException) => {
+        const where = `listen: ${address} port ${port}`;
+        const message = `${where}: cannot listen (${error.code}); is another server running, is the address this host's?`;
+        reject(new CountersignError('unavailable', message, { cause: error }));
+      });
+      this.#server.listen({ host: address, port }, resolve);
+    });
+    const bound = this.#server.address();
+    return typeof bound === 'object' && bound !== null ? bound.port : port;
+  }
+
+  /** By gRPC's getPeer(). */
+  caller(id: string): Caller | undefined {
+    return this.#callers.get(id);
+  }
+
+  get connections(): number {
+    return this.#sockets.size;
+  }
+
+  close(): void {
+    this.#server.close();
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  #connected(raw: Socket): void {
+    const { limits } = this.#options;
+    const remote = raw.remoteAddress ?? '';
+    if (this.#sockets.size >= limits.connections || this.#handshakes >= limits.handshakes) {
+      raw.destroy();
+      this.#refused(remote, 'PEER_TOO_MANY_CONNECTIONS');
+      return;
+    }
+    this.#sockets.add(raw);
+    raw.once('close', () => this.#sockets.delete(raw));
+    this.#handshakes += 1;
+    const socket = new TLSSocket(raw, {
+      isServer: true,
+      secureContext: this.#secureContext(),
+      requestCert: true,
+      // OpenSSL's verdict is not ours: TLS still proves possession of the leaf's key, the chain is judged below
+      rejectUnauthorized: false,
+      ALPNProtocols: ['h2'],
+    });
+    let pending = true;
+    const settle = () => {
+      if (!pending) return;
+      pending = false;
+      this.#handshakes -= 1;
+      cancelDeadline();
+    };
+    const fail = (reason: ReasonCode) => {
+      if (!pending) return;
+      settle();
+      this.#refused(remote, reason);
+      raw.destroy();
+    };
+    // node's own handshake timeout does not end the connection
+    const cancelDeadline = systemTimers.set(HANDSHAKE_MS, () => fail('PEER_HANDSHAKE_TIMEOUT'));
+    socket.on('error', () => fail('PEER_HANDSHAKE_FAILED'));
+    socket.once('close', () => fail('PEER_HANDSHAKE_FAILED'));
+    socket.once('secure', () => {
+      const proven = this.#prove(socket);
+      if (!proven.ok) return fail(proven.error);
+      settle();
+      this.#admit(socket, remote, proven.value);
+    });
+  }
+
+  /** The named steps between a TLS handshake and the first byte of HTTP. */
+  #prove(socket: TLSSocket): Result<VerifiedSvid | undefined, ReasonCode> {
+    // 1. TLS 1.3, whatever the options say.
+    if (socket.getProtocol() !== 'TLSv1.3') return err('PEER_HANDSHAKE_FAILED');
+    // 2. A full handshake: a resumed session shows no certificate.
+    if (socket.isSessionReused()) return err('PEER_RESUMPTION_REFUSED');
+    // 3. HTTP/2 was agreed on; a client that offers nothing connects all the same.
+    if (socket.alpnProtocol !== 'h2') return err('PEER_ALPN_MISMATCH');
+    // 4. A certificate that is shown verifies. To show none is to be nobody, which is enough to attest.
+    const chain = presentedChain(socket);
+    if (chain.length === 0) return ok(undefined);
+    return verifyX509Svid(chain, this.#options.bundle(), this.#options.clock.nowMs());
+  }
+
+  #admit(socket: TLSSocket, remote: string, svid: VerifiedSvid | undefined): void {
+    const { clock, accept } = this.#options;
+    this.#accepted += 1;
+    const id = `connection-${this.#accepted}`;
+    this.#callers.set(id, { id, remote, svid });
+    const lifeMs = svid === undefined ? ANONYMOUS_MS : svid.validUntilMs - clock.nowMs();
+    const cancelEnd = systemTimers.set(lifeMs, () => socket.destroy());
+    socket.once('close', () => {
+      cancelEnd();
+      this.#callers.delete(id);
+    });
+    // gRPC tells handlers the remote address and nothing else of a connection: make it the caller's id
+    Object.defineProperty(socket, 'remoteAddress', { value: id });
+    Object.defineProperty(socket, 'remotePort', { value: undefined });
+    accept(socket);
+  }
+
+  #secureContext(): SecureContext {
+    const svid = this.#options.svid();
+    if (this.#context?.svid !== svid) {
+      const context = createSecureContext({
+        key: privateKeyPem(svid.privateKey),
+        cert: svid.chain.map((der) => encodePem('CERTIFICATE', der)).join(''),
+        ca: [],
+        minVersion: 'TLSv1.3',
+        maxVersion: 'TLSv1.3',
+        ecdhCurve: 'X25519MLKEM768',
+        secureOptions: constants.SSL_OP_NO_TICKET,
+      });
+      this.#context = { svid, context };
+    }
+    return this.#context.context;
+  }
+
+  #refused(remote: string, reason: ReasonCode): void {
+    const { log, audit } = this.#options;
+    log.debug({ remote, reason }, 'connection refused');
+    // a connection that never spoke TLS is noise; one that claimed to be somebody is an event
+    if (reason.startsWith('CERT_')) audit.emit({ kind: 'peer.refused', reason, source: { address: remote } });
+  }
+}
+
+/** All certificates that were presented, in their order, DER. Read once: Node takes the list out of the connection. */
+function presentedChain(socket: TLSSocket): Buffer[] {
+  const chain: Buffer[] = [];
+  let certificate: X509Certificate | undefined = socket.getPeerX509Certificate();
+  while (certificate !== undefined && chain.length < MAX_PRESENTED) {
+    chain.push(certificate.raw);
+    certificate = certificate.issuerCertificate;
+  }
+  return chain;
+}

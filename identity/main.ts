@@ -1,0 +1,22 @@
+/** The identity server as a process: settings, clock and log in; an orderly end when it is told to stop. */
+import type { Clock } from '../src/base/clock.ts';
+import { loadConfigFile } from '../src/base/config-file.ts';
+import { createLogger } from '../src/base/log.ts';
+import { serverConfigSchema } from './config.ts';
+import { startServer } from './server.ts';
+
+/** Nothing here is compared with a kernel's clock, so that the server needs no native code. */
+const clock: Clock = { nowMs: () => Date.now(), bootNs: () => process.hrtime.bigint() };
+
+/** Runs until `signal` is aborted. @throws CountersignError if it cannot start; then nothing is left running. */
+export async function runServer(configPath: string, signal: AbortSignal): Promise<void> {
+  const config = loadConfigFile(configPath, serverConfigSchema);
+  const log = createLogger('server', config.logLevel);
+  const server = await startServer(config, clock, log);
+  await new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+  log.info('stopping');
+  await server.close();
+}

@@ -1,0 +1,125 @@
+/** Nodes: who may be one, ids and incarnations, and whether a node certificate is still that of the node. */
+import type { CertificateAuthority } from '../ca/api.ts';
+import { err, ok, type Result } from '../src/base/errors.ts';
+import type { ReasonCode } from '../src/base/registry/reason-codes.ts';
+import type { Prefix } from '../src/model/address.ts';
+import type { NodeName } from '../src/model/ids.ts';
+import { nodeNameOf, nodeSpiffeId } from '../src/model/spiffe-id.ts';
+import type { VerifiedSvid } from '../src/pki/verify.ts';
+import type { Feed } from './feed.ts';
+import { formatPrefix } from './prefix.ts';
+import type { NodeRecord, Store } from './store.ts';
+
+export interface NodesOptions {
+  readonly store: Store;
+  readonly feed: Feed;
+  readonly ca: CertificateAuthority;
+  readonly configured: readonly { readonly name: NodeName; readonly prefixes: readonly Prefix[] }[];
+}
+
+export class Nodes {
+  readonly #options: NodesOptions;
+  readonly #prefixes: ReadonlyMap<string, readonly string[]>;
+
+  constructor(options: NodesOptions) {
+    this.#options = options;
+    this.#prefixes = new Map(options.configured.map((node) => [node.name, node.prefixes.map(formatPrefix)]));
+  }
+
+  get names(): ReadonlySet<string> {
+    return new Set(this.#prefixes.keys());
+  }
+
+  isConfigured(name: string): boolean {
+    return this.#prefixes.has(name);
+  }
+
+  prefixesOf(name: NodeName): readonly string[] {
+    return this.#prefixes.get(name) ?? [];
+  }
+
+  node(name: string): NodeRecord | undefined {
+    return this.#options.store.node(name);
+  }
+
+  /** Those that are attested, configured and not taken back. */
+  members(): NodeRecord[] {
+    return this.#options.store.nodes().filter((node) => !node.evicted && this.isConfigured(node.name));
+  }
+
+  /** All that ever attested. */
+  all(): NodeRecord[] {
+    return this.#options.store.nodes();
+  }
+
+  /**
+   * Records an attestation: the id stays a name's own for ever, the incarnation rises, so that every certificate of an
+   * earlier one is barred. On disk before the certificate is made.
+   */
+  attest(name: NodeName, peerAddresses: readonly string[], nowMs: number): NodeRecord {
+    const { store } = this.#options;
+    return store.transaction(() => {
+      const known = store.node(name);
+      const node: NodeRecord = {
+        name,
+        nodeId: known?.nodeId ?? store.next('node_id'),
+        incarnation: (known?.incarnation ?? 0) + 1,
+        attestedAtMs: nowMs,
+        notAfterMs: 0,
+        evicted: false,
+        peerAddresses,
+      };
+      store.putNode(node);
+      return node;
+    });
+  }
+
+  /** The node got a certificate: it is one of the cluster from now on. */
+  admit(node: NodeRecord, notAfterMs: number): void {
+    const admitted = { ...node, notAfterMs };
+    this.#options.store.putNode(admitted);
+    this.#options.feed.publish({ nodes: [admitted] });
+  }
+
+  setNotAfter(name: NodeName, notAfterMs: number): void {
+    const node = this.node(name);
+    if (node !== undefined) this.#options.store.putNode({ ...node, notAfterMs });
+  }
+
+  setPeerAddresses(name: NodeName, peerAddresses: readonly string[]): void {
+    const node = this.node(name);
+    if (node === undefined || JSON.stringify(node.peerAddresses) === JSON.stringify(peerAddresses)) return;
+    const moved = { ...node, peerAddresses };
+    this.#options.store.putNode(moved);
+    this.#options.feed.publish({ nodes: [moved] });
+  }
+
+  /** Only a fresh join token lets it in again. Does not tell anyone: the revocation that follows does. */
+  evict(name: NodeName): void {
+    const node = this.node(name);
+    if (node !== undefined) this.#options.store.putNode({ ...node, evicted: true });
+  }
+
+  /** Whose certificate is this, and does the node still stand by it? Asked at every call, not once per connection. */
+  verify(svid: VerifiedSvid, nowMs: number): Result<NodeRecord, ReasonCode> {
+    const { spiffeId, leaf, validUntilMs } = svid;
+    const { ca } = this.#options;
+    if (nowMs > validUntilMs) return err('CERT_EXPIRED');
+    const name = nodeNameOf(spiffeId);
+    // an SVID that is bound to a node is a workload's, whatever its name
+    if (name === undefined || leaf.nodeIncarnation === undefined || leaf.nodeBinding !== undefined) {
+      return err('PEER_UNKNOWN_NODE');
+    }
+    const node = this.node(name);
+    if (node === undefined || !this.isConfigured(name)) return err('PEER_UNKNOWN_NODE');
+    if (node.evicted) return err('ATTEST_NODE_BANNED');
+    if (leaf.nodeIncarnation !== BigInt(node.incarnation)) return err('PEER_INCARNATION_BARRED');
+    const subject = { spiffeId, serial: leaf.serial, node: spiffeId, notBeforeMs: leaf.notBeforeMs };
+    if (ca.isRevoked(subject)) return err('AUTH_REVOKED');
+    return ok(node);
+  }
+
+  spiffeIdOf(name: NodeName) {
+    return nodeSpiffeId(this.#options.ca.trustDomain, name);
+  }
+}

@@ -1,0 +1,32 @@
+/** How a call is refused: a gRPC status for programs, and in its message a reason code with its sentence for both. */
+import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
+import { asError, CountersignError } from '../src/base/errors.ts';
+import { grpcStatusOf } from '../src/base/exit-codes.ts';
+import type { Logger } from '../src/base/log.ts';
+import { type ReasonCode, reasonCodes } from '../src/base/registry/reason-codes.ts';
+
+/** Thrown by handlers to refuse. */
+export class Refusal extends Error {
+  readonly reason: ReasonCode;
+  readonly status: number;
+
+  constructor(reason: ReasonCode, grpcStatus: number, advice?: string) {
+    super(`${reason}: ${reasonCodes[reason]}${advice === undefined ? '' : `; ${advice}`}`);
+    this.name = 'Refusal';
+    this.reason = reason;
+    this.status = grpcStatus;
+  }
+}
+
+/** Everything a handler may throw, as what gRPC sends. Of a bug only the log learns more than that there was one. */
+export function toServiceError(thrown: unknown, log: Logger): ServiceError {
+  const error = asError(thrown);
+  if (error instanceof Refusal) return serviceError(error.status, error.message);
+  if (error instanceof CountersignError) return serviceError(grpcStatusOf(error.code), error.message);
+  log.error({ err: error }, 'a call failed');
+  return serviceError(status.INTERNAL, 'internal error; the server log says more');
+}
+
+export function serviceError(code: number, details: string): ServiceError {
+  return Object.assign(new Error(details), { code, details, metadata: new Metadata() });
+}

@@ -1,0 +1,181 @@
+/** An identity server, put together: everything but the process around it. */
+import { chmodSync, existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { openCertificateAuthority } from '../ca/api.ts';
+import { openAuditLog } from '../src/audit/log.ts';
+import type { Clock } from '../src/base/clock.ts';
+import { asError } from '../src/base/errors.ts';
+import type { Logger } from '../src/base/log.ts';
+import { systemTimers } from '../src/base/timers.ts';
+import { encodePem } from '../src/pki/pem.ts';
+import { serveAdmin } from './admin.ts';
+import { joinTokenAttestor } from './attest.ts';
+import type { ServerConfig } from './config.ts';
+import { loadEntriesFile, watchEntriesFile } from './entries-file.ts';
+import { Feed } from './feed.ts';
+import { Listener } from './listener.ts';
+import { Nodes } from './nodes.ts';
+import { Registry } from './registry.ts';
+import { createService } from './service.ts';
+import { Signer } from './signer.ts';
+import { Store } from './store.ts';
+import { SyncHub } from './sync.ts';
+
+export interface IdentityServer {
+  /** The port it listens on. */
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+/** Starts it; what was opened is closed again if something fails. @throws CountersignError */
+export async function startServer(config: ServerConfig, clock: Clock, log: Logger): Promise<IdentityServer> {
+  const closers: (() => unknown)[] = [];
+  const close = async () => {
+    for (const closer of closers.splice(0).reverse()) await closer();
+  };
+  try {
+    return { port: await start(config, clock, log, closers), close };
+  } catch (thrown) {
+    await close();
+    throw thrown;
+  }
+}
+
+async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (() => unknown)[]): Promise<number> {
+  const { trustDomain, dataDir } = config;
+  const limits = (seconds: number) => ({ defaultTtlSeconds: seconds, maxTtlSeconds: Math.max(seconds, 86_400) });
+  makeDataDir(dataDir);
+
+  const ca = await openCertificateAuthority({
+    directory: join(dataDir, 'ca'),
+    trustDomain,
+    clock,
+    workloadTtl: limits(config.ca.workloadTtl),
+    nodeTtl: limits(config.ca.nodeTtl),
+    serverTtl: limits(config.ca.serverTtl),
+  });
+  closers.push(() => ca.close());
+  const store = new Store(join(dataDir, 'identity.db'));
+  closers.push(() => store.close());
+  const signer = await Signer.create(ca);
+
+  const origin = `${trustDomain}/countersign/server`;
+  const certify = (bytes: Buffer) => signer.certify(bytes);
+  const audit = openAuditLog({ dir: config.audit.dir, origin, clock, log, certify });
+  closers.push(() => audit.close());
+
+  const feed = new Feed(store);
+  const nodes = new Nodes({ store, feed, ca, configured: config.nodes });
+  const registry = new Registry({ store, feed, trustDomain, nodeNames: nodes.names, audit });
+  if (config.entriesFile !== undefined) {
+    loadEntriesFile(registry, config.entriesFile);
+    closers.push(watchEntriesFile(registry, config.entriesFile, log));
+  }
+  const hub = new SyncHub({ feed, registry, nodes, ca, signer, clock, log });
+  closers.push(() => hub.close());
+
+  const service = createService({
+    nodes,
+    hub,
+    attest: {
+      attestors: [joinTokenAttestor(store, clock)],
+      nodes,
+      ca,
+      clock,
+      audit,
+      isLive: (name) => hub.isLive(name),
+      hold: (name) => hub.expect(name),
+    },
+    issue: { ca, registry, nodes, clock, audit },
+    checkpoints: { store, trustDomain, clock, audit },
+    callerOf: (peer) => listener.caller(peer),
+    clock,
+    log,
+  });
+  closers.push(() => service.close());
+  const listener = new Listener({
+    address: config.listen.address,
+    port: config.listen.port,
+    limits: config.limits,
+    bundle: () => ({ trustDomain, authorities: ca.bundle().authorities }),
+    svid: () => signer.svid,
+    clock,
+    log,
+    audit,
+    accept: service.accept,
+  });
+  writePublic(
+    join(dataDir, 'bundle.pem'),
+    ca
+      .bundle()
+      .authorities.map((der) => encodePem('CERTIFICATE', der))
+      .join(''),
+  );
+  const port = await listener.listen();
+  closers.push(() => listener.close());
+
+  const startedAt = new Date(clock.nowMs()).toISOString();
+  const status = () => ({
+    trustDomain,
+    address: `${config.listen.address}:${port}`,
+    startedAt,
+    version: feed.version,
+    nodes: { configured: config.nodes.length, attested: nodes.members().length, connected: hub.live().length },
+    entries: registry.entries().length,
+    identities: registry.rows().length,
+    revocations: ca.revocations().length,
+    connections: listener.connections,
+    serverSvidNotAfter: new Date(signer.svid.notAfterMs).toISOString(),
+    audit: { size: audit.size, lost: audit.lost },
+  });
+  const adminOptions = { ca, store, registry, nodes, feed, hub, clock, log, audit, status };
+  closers.push(await serveAdmin(config.adminSocket, adminOptions));
+
+  closers.push(
+    keepRenewed(signer, clock, log, () => {
+      audit.certify(certify);
+      feed.publish({ signer: true });
+    }),
+  );
+  audit.emit({ kind: 'server.started', detail: { port, entries: registry.entries().length } });
+  closers.push(() => audit.emit({ kind: 'server.stopped' }));
+  log.info({ address: config.listen.address, port, trustDomain }, 'identity server ready');
+  return port;
+}
+
+/** The server's own SVID is renewed at half its life; after a failure again in a while. */
+function keepRenewed(signer: Signer, clock: Clock, log: Logger, renewed: () => void): () => void {
+  const RETRY_MS = 10_000;
+  let cancel = () => {};
+  const plan = (waitMs: number) => {
+    cancel = systemTimers.set(waitMs, () => void renewal());
+  };
+  const half = () => (signer.svid.notBeforeMs + signer.svid.notAfterMs) / 2 - clock.nowMs();
+  const renewal = async () => {
+    try {
+      if (half() <= 0) {
+        await signer.renew();
+        renewed();
+      }
+      plan(Math.max(half(), 1000));
+    } catch (thrown) {
+      log.error({ err: asError(thrown) }, 'the server could not renew its own SVID');
+      plan(RETRY_MS);
+    }
+  };
+  plan(Math.max(half(), 1000));
+  return () => cancel();
+}
+
+/** Others may pass through it to bundle.pem; everything else in it keeps itself private. */
+function makeDataDir(path: string): void {
+  if (existsSync(path)) return;
+  mkdirSync(path, { recursive: true, mode: 0o711 });
+  chmodSync(path, 0o711);
+}
+
+function writePublic(path: string, text: string): void {
+  writeFileSync(`${path}.new`, text, { mode: 0o644 });
+  chmodSync(`${path}.new`, 0o644);
+  renameSync(`${path}.new`, path);
+}

@@ -1,0 +1,75 @@
+/** The server's own SVID, and with its key the signatures of the identity table. It renews itself at half its life. */
+import { type KeyObject, sign } from 'node:crypto';
+import type { CertificateAuthority } from '../ca/api.ts';
+import { IdentityRow, type SignedIdentity } from '../proto/gen/countersign/server/v1/server.ts';
+import { CountersignError } from '../src/base/errors.ts';
+import { nodeSpiffeId } from '../src/model/spiffe-id.ts';
+import { createCsr } from '../src/pki/csr.ts';
+import { generateKey } from '../src/pki/keys.ts';
+import type { TableRow } from './feed.ts';
+
+/** What a signature of a row is over, before the row's bytes: it can be taken for nothing else that this key signs. */
+const ROW_CONTEXT = Buffer.from('countersign identity row v1\n');
+
+export interface ServerSvid {
+  readonly chain: readonly Buffer[];
+  readonly privateKey: KeyObject;
+  readonly notBeforeMs: number;
+  readonly notAfterMs: number;
+}
+
+export class Signer {
+  readonly #ca: CertificateAuthority;
+  #svid: ServerSvid;
+  #signed = new WeakMap<TableRow, SignedIdentity>();
+
+  private constructor(ca: CertificateAuthority, svid: ServerSvid) {
+    this.#ca = ca;
+    this.#svid = svid;
+  }
+
+  static async create(ca: CertificateAuthority): Promise<Signer> {
+    return new Signer(ca, await issueServerSvid(ca));
+  }
+
+  get svid(): ServerSvid {
+    return this.#svid;
+  }
+
+  async renew(): Promise<void> {
+    this.#svid = await issueServerSvid(this.#ca);
+    this.#signed = new WeakMap();
+  }
+
+  /** The certify callback of the server's audit log. */
+  certify(bytes: Buffer): { chain: readonly Buffer[]; signature: Buffer } {
+    return { chain: this.#svid.chain, signature: sign('sha256', bytes, this.#svid.privateKey) };
+  }
+
+  /** Signed once for each row and SVID. */
+  sign(row: TableRow): SignedIdentity {
+    const known = this.#signed.get(row);
+    if (known !== undefined) return known;
+    const bytes = Buffer.from(
+      IdentityRow.encode({
+        securityIdentity: row.identity,
+        spiffeId: row.spiffeId,
+        labels: { ...row.labels },
+        sequence: BigInt(row.sequence),
+        nodes: row.nodes.map((name) => nodeSpiffeId(this.#ca.trustDomain, name)),
+      }).finish(),
+    );
+    const signature = sign('sha256', Buffer.concat([ROW_CONTEXT, bytes]), this.#svid.privateKey);
+    const signed = { row: bytes, signature };
+    this.#signed.set(row, signed);
+    return signed;
+  }
+}
+
+async function issueServerSvid(ca: CertificateAuthority): Promise<ServerSvid> {
+  const privateKey = generateKey();
+  const issued = await ca.issueServerSvid({ csr: createCsr(privateKey), requester: 'server' });
+  if (!issued.ok) throw new CountersignError('internal', `no SVID for the server itself: ${issued.error}`);
+  const { chain, notBeforeMs, notAfterMs } = issued.value;
+  return { chain, privateKey, notBeforeMs, notAfterMs };
+}
