@@ -15,6 +15,8 @@ export interface AuthRecord extends AuthEntry {
   readonly remoteProof: Proof | undefined;
   /** Did this node begin the exchange? It renews first. */
   readonly initiated: boolean;
+  /** It took the place of an entry that still lived. */
+  readonly renews: boolean;
   /** CLOCK_BOOTTIME. */
   readonly writtenAtNs: bigint;
   readonly correlation: string;
@@ -45,6 +47,7 @@ export class AuthEntries {
         own: undefined,
         remoteProof: undefined,
         initiated: false,
+        renews: false,
         writtenAtNs: nowNs,
         correlation: 'adopted',
       });

@@ -48,9 +48,13 @@ export class Backoff {
     const { backoffMinMs, backoffMaxMs } = this.#limits;
     const full = Math.min(backoffMaxMs, backoffMinMs * 2 ** Math.min(count - 1, 30));
     const waitMs = full * (0.8 + 0.2 * this.#random());
-    this.#failures.delete(key);
-    this.#failures.set(key, { reason, atMs: nowMs, count, retryAtNs: nowNs + nsOfMs(waitMs) });
-    if (this.#failures.size > MAX_KEYS) this.#failures.delete(this.#failures.keys().next().value!);
+    this.#remember(key, { reason, atMs: nowMs, count, retryAtNs: nowNs + nsOfMs(waitMs) });
+  }
+
+  /** For `explain` alone: the peer's try failed, ours need not wait. */
+  note(key: string, reason: ReasonCode, nowMs: number): void {
+    if (!this.#failures.has(key)) this.#remember(key, { reason, atMs: nowMs, count: 0, retryAtNs: 0n });
+    else this.#failures.set(key, { ...this.#failures.get(key)!, reason, atMs: nowMs });
   }
 
   succeeded(key: string): void {
@@ -62,5 +66,11 @@ export class Backoff {
     for (const [key, failure] of this.#failures) {
       if (concerns(key)) this.#failures.set(key, { ...failure, retryAtNs: 0n, count: 0 });
     }
+  }
+
+  #remember(key: string, failure: Failure): void {
+    this.#failures.delete(key);
+    this.#failures.set(key, failure);
+    if (this.#failures.size > MAX_KEYS) this.#failures.delete(this.#failures.keys().next().value!);
   }
 }

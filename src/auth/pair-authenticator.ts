@@ -1,0 +1,391 @@
+/**
+ * Pairs of identities and their auth entries: one authentication for each key at a time, across nodes by exchange.ts or on this node by
+ * local-pair.ts; entries written with the least of all ends; renewed before that with jitter; taken back when what they rest on goes.
+ */
+import { FrameType } from '../../proto/gen/countersign/peer/v1/peer.ts';
+import type { Clock } from '../base/clock.ts';
+import { err, ok, type Result } from '../base/errors.ts';
+import type { ReasonCode } from '../base/registry/reason-codes.ts';
+import type { Timers } from '../base/timers.ts';
+import type { PeerChannel } from '../channel/peer-channel.ts';
+import type { AuditParty, AuditSink } from '../model/audit-event.ts';
+import type { AuthKey, AuthTable } from '../model/datapath.ts';
+import type { NodeInfo } from '../model/identity.ts';
+import { LOCAL_NODE, type NodeId, type SecurityIdentity, type SpiffeId } from '../model/ids.ts';
+import { trustDomainOf } from '../model/spiffe-id.ts';
+import { verifyX509Svid } from '../pki/verify.ts';
+import { AuthEntries, type AuthRecord, authKeyText, type WhyGone } from './auth-entries.ts';
+import type { Backoff } from './backoff.ts';
+import { type ExchangeHost, Exchanges, type Pair, type ProvenPair } from './exchange.ts';
+import { type LocalProof, proveLocally } from './local-pair.ts';
+import type { OwnProofs } from './own-proof.ts';
+import type { AuthSettings, PolicyDecisions } from './ports.ts';
+import { msOfNs, nsOfMs } from './units.ts';
+import { checkStanding, type ProofFacts } from './verify-proof.ts';
+
+export interface PairAuthenticatorOptions {
+  readonly self: { readonly name: string; readonly spiffeId: SpiffeId };
+  readonly table: AuthTable;
+  readonly facts: ProofFacts;
+  readonly owns: OwnProofs;
+  hosts(identity: SecurityIdentity): boolean;
+  policy(): PolicyDecisions;
+  settled(node: NodeId, identity: SecurityIdentity): Promise<unknown> | undefined;
+  channelTo(node: NodeId): PeerChannel | undefined;
+  nodeName(node: NodeId): string | undefined;
+  readonly backoff: Backoff;
+  readonly settings: AuthSettings;
+  /** Uniform in [0, 1). */
+  readonly random: () => number;
+  readonly audit: AuditSink;
+  readonly clock: Clock;
+  readonly timers: Timers;
+}
+
+export interface Success {
+  /** Unix ms. */
+  readonly atMs: number;
+  readonly handshakeMs: number;
+  readonly correlation: string;
+}
+
+type Outcome = Result<AuthRecord, ReasonCode>;
+
+/** Successes remembered for `explain`. */
+const MAX_SUCCESSES = 16_384;
+
+export class PairAuthenticator {
+  readonly entries: AuthEntries;
+  readonly #options: PairAuthenticatorOptions;
+  readonly #exchanges = new Map<PeerChannel, Exchanges>();
+  readonly #pending = new Map<string, Promise<Outcome>>();
+  readonly #timers = new Map<string, (() => void)[]>();
+  readonly #successes = new Map<string, Success>();
+
+  constructor(options: PairAuthenticatorOptions) {
+    this.#options = options;
+    this.entries = new AuthEntries({
+      table: options.table,
+      written: (record) => this.#arm(record),
+      gone: (record, why) => this.#gone(record, why),
+    });
+    this.entries.adopt(options.clock.bootNs());
+  }
+
+  /** For `explain`. */
+  successesOf(concerns: (local: number, remote: number) => boolean): Success[] {
+    return [...this.#successes].flatMap(([key, success]) => {
+      const [local, remote] = key.split('/').map(Number) as [number, number];
+      return concerns(local, remote) ? [success] : [];
+    });
+  }
+
+  /**
+   * Proves a pair, or joins the authentication of this key that is under way. `sinceNs`: when its packet met the miss.
+   * On a failure the key is left alone for a while (AUTH_BACKOFF).
+   */
+  authenticate(key: AuthKey, sinceNs: bigint): Promise<Outcome> {
+    const text = authKeyText(key);
+    const pending = this.#pending.get(text);
+    if (pending !== undefined) return pending;
+    const { backoff, clock, settings } = this.#options;
+    if (backoff.isWaiting(text, clock.bootNs())) return Promise.resolve(err('AUTH_BACKOFF'));
+    if (this.#pending.size >= settings.queueSize) {
+      this.#auditFailure(key, 'AUTH_QUEUE_FULL', undefined);
+      return Promise.resolve(err('AUTH_QUEUE_FULL'));
+    }
+    const attempt = this.#attempt(key).then((outcome) => {
+      this.#pending.delete(text);
+      if (outcome.ok) this.#succeeded(key, outcome.value, sinceNs);
+      else this.#failed(key, outcome.error);
+      return outcome;
+    });
+    this.#pending.set(text, attempt);
+    return attempt;
+  }
+
+  /** The reason of the last failure is gone: the next try need not wait. */
+  forgive(key: AuthKey): void {
+    this.#options.backoff.relent((text) => text === authKeyText(key));
+  }
+
+  channelOpened(channel: PeerChannel): void {
+    this.#exchanges.set(channel, new Exchanges(channel, this.#exchangeHost(channel.peer)));
+  }
+
+  channelClosed(channel: PeerChannel): void {
+    const exchanges = this.#exchanges.get(channel);
+    this.#exchanges.delete(channel);
+    exchanges?.closed();
+  }
+
+  /** @throws on a malformed body. */
+  frame(channel: PeerChannel, type: FrameType, body: Buffer): void {
+    const exchanges = this.#exchanges.get(channel);
+    if (exchanges === undefined) return;
+    switch (type) {
+      case FrameType.FRAME_TYPE_PROVE_REQUEST:
+        return void exchanges.onRequest(body);
+      case FrameType.FRAME_TYPE_PROVE_CHALLENGE:
+        return void exchanges.onChallenge(body);
+      case FrameType.FRAME_TYPE_PROVE_PROOF:
+        return void exchanges.onProof(body);
+      case FrameType.FRAME_TYPE_PROVE_RESULT:
+        return void exchanges.onResult(body);
+    }
+  }
+
+  /** Exactly the entries that rest on something revoked, in one batch, before this returns. Returns how many. */
+  revoked(): number {
+    const { revocations } = this.#options.facts;
+    const concerned = new Set(this.entries.restingOnRevoked((subject) => revocations.isRevoked(subject)));
+    for (const record of this.entries.list()) if (record.correlation === 'adopted') concerned.add(record);
+    return this.entries.remove([...concerned], { kind: 'auth.revoked', reason: 'AUTH_REVOKED' });
+  }
+
+  /** Every proof is verified anew: cached ones when next used, those that entries rest on now. */
+  bundlesChanged(): void {
+    for (const exchanges of this.#exchanges.values()) exchanges.forgetProofs();
+    const verdicts = new Map<readonly Buffer[], ReasonCode | undefined>();
+    for (const record of this.entries.list()) {
+      for (const chain of [record.own?.svid.chain, record.remoteProof?.chain]) {
+        const spiffeId = chain === record.own?.svid.chain ? record.own?.svid.spiffeId : record.remoteProof?.spiffeId;
+        if (chain === undefined || spiffeId === undefined) continue;
+        if (!verdicts.has(chain)) verdicts.set(chain, this.#chainRefusal(chain, spiffeId));
+        const reason = verdicts.get(chain);
+        if (reason !== undefined) this.entries.remove([record], { kind: 'auth.revoked', reason });
+      }
+    }
+  }
+
+  /** Identity table, vouches or endpoints changed: what would not be proven today goes. */
+  recheck(): void {
+    const { facts } = this.#options;
+    for (const record of this.entries.list()) {
+      let reason = record.remoteProof === undefined ? undefined : checkStanding(facts, record.remoteProof);
+      if (!this.#options.hosts(record.local)) reason = 'AUTH_NOT_VOUCHED';
+      else if (record.own !== undefined) {
+        const row = facts.identities.byIdentity(record.local);
+        if (row?.spiffeId !== record.own.svid.spiffeId) reason = 'AUTH_WRONG_SPIFFE_ID';
+      }
+      if (reason !== undefined) this.entries.remove([record], { kind: 'auth.expired', reason });
+    }
+  }
+
+  policyChanged(): void {
+    const policy = this.#options.policy();
+    const unneeded = this.entries.list().filter((r) => !policy.authTypesOf(r.local, r.remote).includes(r.authType));
+    this.entries.remove(unneeded, { kind: 'auth.expired', reason: 'AUTH_NOT_REQUIRED' });
+  }
+
+  lostVouch(node: NodeId, identity: SecurityIdentity): void {
+    const concerned = this.entries.ofNode(node).filter((record) => record.remote === identity);
+    this.entries.remove(concerned, { kind: 'auth.expired', reason: 'AUTH_NOT_VOUCHED' });
+  }
+
+  nodeRemoved(node: NodeId): void {
+    this.entries.remove(this.entries.ofNode(node), { kind: 'auth.expired', reason: 'VOUCH_NO_NODE' });
+  }
+
+  async #attempt(key: AuthKey): Promise<Outcome> {
+    if (key.authType !== 'spiffe') return err('AUTH_ALWAYS_FAIL');
+    if (!this.#options.hosts(key.local)) return err('AUTH_NOT_VOUCHED');
+    if (key.remoteNode === LOCAL_NODE) return this.#attemptLocally(key);
+    const channel = this.#options.channelTo(key.remoteNode);
+    const exchanges = channel === undefined ? undefined : this.#exchanges.get(channel);
+    if (exchanges === undefined) return err('PEER_CHANNEL_CLOSED');
+    return exchanges.prove({ local: key.local, remote: key.remote });
+  }
+
+  /** Both directions, from both sides' proof, as across nodes. */
+  #attemptLocally(key: AuthKey): Outcome {
+    const { facts, owns, self, table } = this.#options;
+    const epoch = table.epoch;
+    const local = proveLocally(facts, owns, key.local, self.spiffeId, epoch);
+    if (!local.ok) return local;
+    const remote = proveLocally(facts, owns, key.remote, self.spiffeId, epoch);
+    if (!remote.ok) return remote;
+    const correlation = `local/${key.local}-${key.remote}-${this.#options.clock.bootNs()}`;
+    this.#writeLocal(remote.value, local.value, false, correlation);
+    return ok(this.#writeLocal(local.value, remote.value, true, correlation));
+  }
+
+  #writeLocal(own: LocalProof, other: LocalProof, initiated: boolean, correlation: string): AuthRecord {
+    const pair = { local: own.own.identity, remote: other.own.identity };
+    const remoteProof = other.proof;
+    return this.#write({ ...pair, own: own.own, remoteProof, initiated, correlation, peerUntilMs: undefined });
+  }
+
+  #exchangeHost(peer: NodeInfo): ExchangeHost {
+    const options = this.#options;
+    return {
+      facts: options.facts,
+      epoch: () => options.table.epoch,
+      own: (identity) => options.owns.of(identity),
+      hosts: (identity) => options.hosts(identity),
+      authTypesOf: (a, b) => options.policy().authTypesOf(a, b),
+      settled: (remote) => options.settled(peer.id, remote),
+      write: (pair) => this.#write(pair),
+      erase: (record, reason) => void this.entries.remove([record], { kind: 'auth.expired', reason }),
+      answered: (pair, correlation, outcome) => this.#answered(peer.id, pair, correlation, outcome),
+      settings: options.settings,
+      clock: options.clock,
+      timers: options.timers,
+    };
+  }
+
+  /** Ends at the least of both SVIDs' notAfter, the greatest age, and what the peer says of its own entry. */
+  #write(pair: ProvenPair): AuthRecord {
+    const { clock, settings } = this.#options;
+    const { own, remoteProof, initiated, correlation, local, remote } = pair;
+    const nowMs = clock.nowMs();
+    const nowNs = clock.bootNs();
+    const untilMs = Math.min(
+      remoteProof.validUntilMs,
+      own.svid.notAfterMs,
+      nowMs + settings.maxAuthAgeMs,
+      pair.peerUntilMs ?? Number.POSITIVE_INFINITY,
+    );
+    const key: AuthKey = { local, remote, remoteNode: remoteProof.node, authType: 'spiffe' };
+    const record: AuthRecord = {
+      ...key,
+      expiresAtNs: nowNs + nsOfMs(Math.max(0, untilMs - nowMs)),
+      epoch: remoteProof.epoch,
+      own,
+      remoteProof,
+      initiated,
+      renews: this.entries.get(key) !== undefined,
+      writtenAtNs: nowNs,
+      correlation,
+    };
+    this.entries.write(record);
+    return record;
+  }
+
+  #chainRefusal(chain: readonly Buffer[], spiffeId: SpiffeId): ReasonCode | undefined {
+    const bundle = this.#options.facts.bundles.bundleOf(trustDomainOf(spiffeId));
+    if (bundle === undefined) return 'CERT_UNTRUSTED';
+    const verdict = verifyX509Svid(chain, bundle, this.#options.clock.nowMs());
+    return verdict.ok ? undefined : verdict.error;
+  }
+
+  /** Who began renews at three quarters of its life; the other a little later, if that did not happen. */
+  #arm(record: AuthRecord): void {
+    const text = authKeyText(record);
+    this.#disarm(text);
+    const { timers, clock, random } = this.#options;
+    const lifeMs = msOfNs(record.expiresAtNs - clock.bootNs());
+    const cancels = [timers.set(Math.max(0, lifeMs) + 1, () => this.#expire(record))];
+    if (record.own !== undefined) {
+      const part = (record.initiated ? 0.75 : 0.85) + 0.05 * random();
+      cancels.push(timers.set(lifeMs * part, () => this.#renew(record)));
+    }
+    this.#timers.set(text, cancels);
+  }
+
+  #disarm(text: string): void {
+    for (const cancel of this.#timers.get(text) ?? []) cancel();
+    this.#timers.delete(text);
+  }
+
+  #renew(record: AuthRecord): void {
+    if (this.entries.get(record) !== record) return;
+    const { local, remote } = record;
+    if (!this.#options.policy().authTypesOf(local, remote).includes(record.authType)) return;
+    void this.authenticate(record, this.#options.clock.bootNs());
+  }
+
+  #expire(record: AuthRecord) {
+    if (this.entries.get(record) !== record) return;
+    // A timer counts no further than it can; the clock decides.
+    if (this.#options.clock.bootNs() < record.expiresAtNs) return this.#arm(record);
+    this.entries.remove([record], { kind: 'auth.expired', reason: 'AUTH_EXPIRED' });
+  }
+
+  #gone(record: AuthRecord, why: WhyGone): void {
+    this.#disarm(authKeyText(record));
+    const { local, remote, correlation } = record;
+    this.#options.audit.emit({ ...why, correlation, ...this.#parties(local, remote, record.remoteNode) });
+  }
+
+  #succeeded(key: AuthKey, record: AuthRecord, sinceNs: bigint): void {
+    const { backoff, clock } = this.#options;
+    const text = authKeyText(key);
+    const handshakeMs = msOfNs(clock.bootNs() - sinceNs);
+    backoff.succeeded(text);
+    this.#remember(text, { atMs: clock.nowMs(), handshakeMs, correlation: record.correlation });
+    this.#auditSuccess(record, handshakeMs);
+  }
+
+  #failed(key: AuthKey, reason: ReasonCode): void {
+    const { backoff, clock } = this.#options;
+    backoff.failed(authKeyText(key), reason, clock.bootNs(), clock.nowMs());
+    this.#auditFailure(key, reason, undefined);
+  }
+
+  /** The peer began. */
+  #answered(node: NodeId, pair: Pair, correlation: string, outcome: Outcome): void {
+    const { clock, backoff } = this.#options;
+    const key: AuthKey = { ...pair, remoteNode: node, authType: 'spiffe' };
+    const text = authKeyText(key);
+    if (!outcome.ok) {
+      backoff.note(text, outcome.error, clock.nowMs());
+      if (!this.#pending.has(text)) this.#auditFailure(key, outcome.error, correlation);
+      return;
+    }
+    backoff.succeeded(text);
+    const handshakeMs = msOfNs(clock.bootNs() - outcome.value.writtenAtNs);
+    this.#remember(text, { atMs: clock.nowMs(), handshakeMs, correlation });
+    if (!this.#pending.has(text)) this.#auditSuccess(outcome.value, undefined);
+  }
+
+  #remember(text: string, success: Success): void {
+    this.#successes.delete(text);
+    this.#successes.set(text, success);
+    if (this.#successes.size > MAX_SUCCESSES) this.#successes.delete(this.#successes.keys().next().value!);
+  }
+
+  #auditSuccess(record: AuthRecord, handshakeMs: number | undefined): void {
+    const { local, remote, remoteNode, correlation, initiated } = record;
+    const validMs = Math.floor(msOfNs(record.expiresAtNs - this.#options.clock.bootNs()));
+    this.#options.audit.emit({
+      kind: record.renews ? 'auth.renewed' : 'auth.succeeded',
+      correlation,
+      ...(initiated ? this.#parties(local, remote, remoteNode) : swap(this.#parties(local, remote, remoteNode))),
+      detail: {
+        role: initiated ? 'initiator' : 'responder',
+        valid_ms: validMs,
+        ...(handshakeMs === undefined ? {} : { handshake_ms: Math.round(handshakeMs * 1000) / 1000 }),
+      },
+    });
+  }
+
+  #auditFailure(key: AuthKey, reason: ReasonCode, correlation: string | undefined): void {
+    const parties = this.#parties(key.local, key.remote, key.remoteNode);
+    this.#options.audit.emit({
+      kind: 'auth.failed',
+      reason,
+      ...(correlation === undefined ? parties : { ...swap(parties), correlation }),
+      detail: { role: correlation === undefined ? 'initiator' : 'responder' },
+    });
+  }
+
+  #parties(local: SecurityIdentity, remote: SecurityIdentity, node: NodeId) {
+    const { self } = this.#options;
+    const remoteName = node === LOCAL_NODE ? self.name : this.#options.nodeName(node);
+    return { source: this.#party(local, self.name), destination: this.#party(remote, remoteName) };
+  }
+
+  #party(identity: SecurityIdentity, node: string | undefined): AuditParty {
+    const row = this.#options.facts.identities.byIdentity(identity);
+    return {
+      identity,
+      ...(row === undefined ? {} : { spiffeId: row.spiffeId }),
+      ...(node === undefined ? {} : { node }),
+    };
+  }
+}
+
+function swap(parties: { source: AuditParty; destination: AuditParty }) {
+  return { source: parties.destination, destination: parties.source };
+}
