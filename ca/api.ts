@@ -2,24 +2,21 @@
  * The certificate authority as identity/ sees it. Issuing, in order: the request's signature is verified, a profile plans the
  * certificate, lint reads it, sign signs it, the ledger's row is on disk, the certificate leaves.
  */
-import { hash, randomFillSync } from 'node:crypto';
 import { join } from 'node:path';
 import type { Clock } from '../src/base/clock.ts';
-import { CountersignError, err, ok, type Result } from '../src/base/errors.ts';
-import type { ReasonCode } from '../src/base/registry/reason-codes.ts';
+import { CountersignError, err } from '../src/base/errors.ts';
 import type { Revocation, RevocationSubject } from '../src/model/identity.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
 import { pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
 import type { Certificate } from '../src/pki/certificate.ts';
-import { verifyCsr } from '../src/pki/csr.ts';
 import { generateKey, publicKeyDer } from '../src/pki/keys.ts';
 import { buildTbs } from './build.ts';
+import { Issuance, type IssueOutcome, lintFailure } from './issuance.ts';
 import { type Authority, loadAuthority, openStateDirectory, storeAuthority } from './keys.ts';
 import { Ledger, type LedgerRow } from './ledger.ts';
 import { lintTbs } from './lint.ts';
 import {
   BACKDATE_SECONDS,
-  type CertificatePlan,
   DEFAULT_TTL_LIMITS,
   planAuthority,
   planNode,
@@ -30,14 +27,15 @@ import {
   type Validity,
 } from './profile.ts';
 import { RevocationRegistry, type RevocationTarget } from './revocation.ts';
+import { randomSerial } from './serial.ts';
 import { signCertificate } from './sign.ts';
 import { openStore } from './store.ts';
 
+export type { IssuedSvid, IssueOutcome } from './issuance.ts';
 export type { LedgerRow } from './ledger.ts';
 export type { TtlLimits } from './profile.ts';
 export type { RevocationTarget } from './revocation.ts';
 
-const SERIAL_BYTES = 16;
 const DAY_MS = 86_400_000;
 const DEFAULT_AUTHORITY_TTL_DAYS = 3650;
 
@@ -77,20 +75,6 @@ export interface NodeSvidRequest extends SvidRequest {
 export interface ServerSvidRequest extends SvidRequest {
   readonly dnsNames?: readonly string[];
 }
-
-export interface IssuedSvid {
-  readonly spiffeId: SpiffeId;
-  /** DER, leaf first, without the root. */
-  readonly chain: Buffer[];
-  /** Lower-case hex, no leading zeros beyond one byte. */
-  readonly serial: string;
-  /** Unix ms. */
-  readonly notBeforeMs: number;
-  readonly notAfterMs: number;
-}
-
-/** ISSUE_CSR_INVALID, CERT_WEAK_KEY, CERT_TRUST_DOMAIN or CERT_NO_PATH. */
-export type IssueOutcome = Result<IssuedSvid, ReasonCode>;
 
 export interface CertificateAuthority {
   readonly trustDomain: TrustDomain;
@@ -168,8 +152,8 @@ function checkAuthority(certificate: Certificate, trustDomain: TrustDomain, dire
 class LocalAuthority implements CertificateAuthority {
   readonly trustDomain: TrustDomain;
   readonly #options: CertificateAuthorityOptions;
-  readonly #authority: Authority;
-  readonly #issuer: Certificate & { readonly subjectKeyId: Buffer };
+  readonly #certificate: Certificate;
+  readonly #issuance: Issuance;
   readonly #ledger: Ledger;
   readonly #revocations: RevocationRegistry;
   readonly #closeStore: () => void;
@@ -186,15 +170,17 @@ class LocalAuthority implements CertificateAuthority {
       throw new CountersignError('bad-input', 'the authority has no key identifier');
     this.trustDomain = options.trustDomain;
     this.#options = options;
-    this.#authority = authority;
-    this.#issuer = certificate as Certificate & { readonly subjectKeyId: Buffer };
+    this.#certificate = certificate;
+    const { subjectDer, subjectKeyId, notBeforeMs, notAfterMs } = certificate;
+    const issuer = { subjectDer, subjectKeyId, notBeforeMs, notAfterMs };
+    this.#issuance = new Issuance(authority, issuer, ledger, () => options.clock.nowMs());
     this.#ledger = ledger;
     this.#revocations = revocations;
     this.#closeStore = closeStore;
   }
 
   bundle(): { authorities: Buffer[]; sequence: bigint } {
-    return { authorities: [this.#authority.certificate.der], sequence: 1n };
+    return { authorities: [this.#certificate.der], sequence: 1n };
   }
 
   async issueWorkloadSvid(request: WorkloadSvidRequest): Promise<IssueOutcome> {
@@ -204,17 +190,29 @@ class LocalAuthority implements CertificateAuthority {
     }
     if (pathOf(spiffeId) === '') return err('CERT_NO_PATH');
     const validity = this.#validity(request, this.#options.workloadTtl);
-    return this.#issue(request, planWorkload(spiffeId, node, request.dnsNames ?? [], validity));
+    return this.#issuance.issue(
+      request.csr,
+      planWorkload(spiffeId, node, request.dnsNames ?? [], validity),
+      request.requester,
+    );
   }
 
   async issueNodeSvid(request: NodeSvidRequest): Promise<IssueOutcome> {
     const validity = this.#validity(request, this.#options.nodeTtl);
-    return this.#issue(request, planNode(this.trustDomain, request.name, request.incarnation, validity));
+    return this.#issuance.issue(
+      request.csr,
+      planNode(this.trustDomain, request.name, request.incarnation, validity),
+      request.requester,
+    );
   }
 
   async issueServerSvid(request: ServerSvidRequest): Promise<IssueOutcome> {
     const validity = this.#validity(request, this.#options.serverTtl);
-    return this.#issue(request, planServer(this.trustDomain, request.dnsNames ?? [], validity));
+    return this.#issuance.issue(
+      request.csr,
+      planServer(this.trustDomain, request.dnsNames ?? [], validity),
+      request.requester,
+    );
   }
 
   revoke(what: RevocationTarget, reason: string): Revocation {
@@ -238,53 +236,12 @@ class LocalAuthority implements CertificateAuthority {
   }
 
   close(): void {
-    this.#ledger.close();
+    this.#issuance.close();
     this.#closeStore();
   }
 
   #validity(request: SvidRequest, limits: TtlLimits | undefined): Validity {
     const nowMs = this.#options.clock.nowMs();
-    return svidValidity(nowMs, request.ttlSeconds, limits ?? DEFAULT_TTL_LIMITS, this.#issuer.notAfterMs);
+    return svidValidity(nowMs, request.ttlSeconds, limits ?? DEFAULT_TTL_LIMITS, this.#certificate.notAfterMs);
   }
-
-  async #issue(request: SvidRequest, plan: CertificatePlan): Promise<IssueOutcome> {
-    const spki = verifyCsr(request.csr);
-    if (!spki.ok) return spki;
-    const serial = randomSerial();
-    const linted = lintTbs(buildTbs(plan, this.#issuer, spki.value, serial), plan, this.#issuer, spki.value);
-    if (!linted.ok) throw lintFailure(plan, linted.error);
-    const certificate = signCertificate(this.#authority.key, linted.value);
-    const serialText = serialHex(serial);
-    await this.#ledger.append({
-      serial: serialText,
-      profile: plan.profile,
-      spiffeId: plan.spiffeId,
-      node: plan.nodeBinding,
-      keyId: hash('sha256', spki.value, 'hex'),
-      notBeforeMs: plan.notBeforeMs,
-      notAfterMs: plan.notAfterMs,
-      issuedMs: this.#options.clock.nowMs(),
-      requester: request.requester,
-    });
-    const { spiffeId, notBeforeMs, notAfterMs } = plan;
-    return ok({ spiffeId, chain: [certificate], serial: serialText, notBeforeMs, notAfterMs });
-  }
-}
-
-/** What lint refuses was our own plan: an entry with a bad DNS name, an authority about to end, a clock that went back. */
-function lintFailure(plan: CertificatePlan, broken: readonly string[]): CountersignError {
-  return new CountersignError('bad-input', `no certificate for ${plan.spiffeId}: it breaks: ${broken.join('; ')}`);
-}
-
-/** 128 random bits, not zero. */
-function randomSerial(): Buffer {
-  const serial = Buffer.allocUnsafe(SERIAL_BYTES);
-  do randomFillSync(serial);
-  while (serial.every((byte) => byte === 0));
-  return serial;
-}
-
-function serialHex(serial: Buffer): string {
-  const start = serial.findIndex((byte) => byte !== 0);
-  return serial.subarray(start).toString('hex');
 }

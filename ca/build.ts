@@ -6,13 +6,12 @@ import {
   contextPrimitive,
   der,
   derBitString,
-  derOid,
   derTime,
   derUnsignedInteger,
   sequence,
   TAG,
 } from '../src/pki/der.ts';
-import { OID } from '../src/pki/oids.ts';
+import { OID_DER, type OidName } from '../src/pki/oids.ts';
 import type { CertificatePlan } from './profile.ts';
 
 /** What the issuing authority lends to each certificate it signs. */
@@ -26,15 +25,15 @@ const VERSION_3 = Buffer.from([0xa0, 0x03, TAG.integer, 0x01, 0x02]);
 const CRITICAL = Buffer.from([TAG.boolean, 1, 0xff]);
 
 /** The subject of an SVID says nothing: its SPIFFE ID is the name. It is there for software that prints subjects. */
-const SVID_SUBJECT = name([OID.organizationName, 'Countersign']);
+const SVID_SUBJECT = name(['organizationName', 'Countersign']);
 
-const AUTHORITY_BASIC_CONSTRAINTS = extension(OID.basicConstraints, sequence(CRITICAL), true);
-const LEAF_BASIC_CONSTRAINTS = extension(OID.basicConstraints, sequence(), true);
+const AUTHORITY_BASIC_CONSTRAINTS = extension('basicConstraints', sequence(CRITICAL), true);
+const LEAF_BASIC_CONSTRAINTS = extension('basicConstraints', sequence(), true);
 /** keyCertSign and cRLSign: bits 5 and 6. */
-const AUTHORITY_KEY_USAGE = extension(OID.keyUsage, Buffer.from([TAG.bitString, 2, 1, 0x06]), true);
+const AUTHORITY_KEY_USAGE = extension('keyUsage', Buffer.from([TAG.bitString, 2, 1, 0x06]), true);
 /** digitalSignature: bit 0. */
-const LEAF_KEY_USAGE = extension(OID.keyUsage, Buffer.from([TAG.bitString, 2, 7, 0x80]), true);
-const LEAF_KEY_PURPOSES = extension(OID.extKeyUsage, sequence(derOid(OID.serverAuth), derOid(OID.clientAuth)), false);
+const LEAF_KEY_USAGE = extension('keyUsage', Buffer.from([TAG.bitString, 2, 7, 0x80]), true);
+const LEAF_KEY_PURPOSES = extension('extKeyUsage', sequence(OID_DER.serverAuth, OID_DER.clientAuth), false);
 
 /**
  * @param issuer undefined: self-signed.
@@ -66,9 +65,9 @@ function authorityExtensions(plan: CertificatePlan): Buffer[] {
 
 function leafExtensions(plan: CertificatePlan): Buffer[] {
   const out = [LEAF_BASIC_CONSTRAINTS, LEAF_KEY_USAGE, LEAF_KEY_PURPOSES, subjectAltName(plan)];
-  if (plan.nodeBinding !== undefined) out.push(extension(OID.nodeBinding, utf8(plan.nodeBinding), false));
+  if (plan.nodeBinding !== undefined) out.push(extension('nodeBinding', utf8(plan.nodeBinding), false));
   if (plan.nodeIncarnation !== undefined) {
-    out.push(extension(OID.nodeIncarnation, utf8(plan.nodeIncarnation.toString()), false));
+    out.push(extension('nodeIncarnation', utf8(plan.nodeIncarnation.toString()), false));
   }
   return out;
 }
@@ -76,23 +75,23 @@ function leafExtensions(plan: CertificatePlan): Buffer[] {
 function keyIds(subjectKeyId: Buffer, issuer: IssuerNames | undefined): Buffer[] {
   const authorityKeyId = sequence(der(contextPrimitive(0), issuer?.subjectKeyId ?? subjectKeyId));
   return [
-    extension(OID.subjectKeyIdentifier, der(TAG.octetString, subjectKeyId), false),
-    extension(OID.authorityKeyIdentifier, authorityKeyId, false),
+    extension('subjectKeyIdentifier', der(TAG.octetString, subjectKeyId), false),
+    extension('authorityKeyIdentifier', authorityKeyId, false),
   ];
 }
 
 function subjectAltName(plan: CertificatePlan): Buffer {
   const uri = der(contextPrimitive(6), Buffer.from(plan.spiffeId, 'latin1'));
   const dns = plan.dnsNames.map((dnsName) => der(contextPrimitive(2), Buffer.from(dnsName, 'latin1')));
-  return extension(OID.subjectAltName, sequence(uri, ...dns), false);
+  return extension('subjectAltName', sequence(uri, ...dns), false);
 }
 
 /** Each authority has a name of its own, so that two of them in one bundle are told apart by name, as RFC 5280 wants. */
 function authoritySubject(subjectKeyId: Buffer): Buffer {
   return name(
-    [OID.organizationName, 'Countersign'],
-    [OID.commonName, 'Countersign root'],
-    [OID.serialNumber, subjectKeyId.toString('hex')],
+    ['organizationName', 'Countersign'],
+    ['commonName', 'Countersign root'],
+    ['serialNumber', subjectKeyId.toString('hex')],
   );
 }
 
@@ -101,15 +100,15 @@ function keyIdentifier(spki: Buffer): Buffer {
   return hash('sha256', spki, 'buffer').subarray(0, 20);
 }
 
-function extension(oid: string, value: Buffer, critical: boolean): Buffer {
+function extension(oid: OidName, value: Buffer, critical: boolean): Buffer {
   const content = der(TAG.octetString, value);
-  return critical ? sequence(derOid(oid), CRITICAL, content) : sequence(derOid(oid), content);
+  return critical ? sequence(OID_DER[oid], CRITICAL, content) : sequence(OID_DER[oid], content);
 }
 
-function name(...attributes: readonly [oid: string, value: string][]): Buffer {
+function name(...attributes: readonly [oid: OidName, value: string][]): Buffer {
   return sequence(
     ...attributes.map(([oid, value]) =>
-      der(TAG.set, sequence(derOid(oid), der(TAG.printableString, Buffer.from(value, 'latin1')))),
+      der(TAG.set, sequence(OID_DER[oid], der(TAG.printableString, Buffer.from(value, 'latin1')))),
     ),
   );
 }

@@ -17,7 +17,6 @@ const SCHEMA = `
     issued_ms INTEGER NOT NULL,
     requester TEXT NOT NULL
   ) STRICT;
-  CREATE INDEX svid_by_serial ON svid (serial);
   CREATE INDEX svid_by_not_after ON svid (not_after_ms);
   CREATE TABLE revocation (
     sequence INTEGER PRIMARY KEY,

@@ -2,9 +2,9 @@
 import { createPublicKey, type KeyObject, sign } from 'node:crypto';
 import { CountersignError, err, ok, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
-import { ECDSA_SHA256_IDENTIFIER, readSignatureAlgorithm, verifySignature } from './algorithms.ts';
+import { ECDSA_SHA256_IDENTIFIER, readKeyKind, readSignatureAlgorithm, verifySignature } from './algorithms.ts';
 import { contextConstructed, DerError, type DerReader, der, derBitString, readDer, sequence, TAG } from './der.ts';
-import { parsePublicKey, publicKeyDer } from './keys.ts';
+import { publicKeyDer, publicKeyPem } from './keys.ts';
 
 const MAX_CSR_BYTES = 8192;
 const VERSION_0 = Buffer.from([TAG.integer, 1, 0]);
@@ -24,11 +24,9 @@ export function createCsr(privateKey: KeyObject): Buffer {
 export function verifyCsr(csr: Buffer): Result<Buffer, ReasonCode> {
   const read = readDer(csr, MAX_CSR_BYTES, readCsr);
   if (!read.ok) return err('ISSUE_CSR_INVALID');
-  const { info, spki, algorithm, signature } = read.value;
-  if (algorithm === undefined) return err('CERT_WEAK_KEY');
-  const key = parsePublicKey(spki);
-  if (!key.ok) return err(key.error === 'CERT_WEAK_KEY' ? 'CERT_WEAK_KEY' : 'ISSUE_CSR_INVALID');
-  if (!verifySignature(algorithm, key.value.kind, key.value.key, info, signature)) return err('ISSUE_CSR_INVALID');
+  const { info, spki, kind, algorithm, signature } = read.value;
+  if (algorithm === undefined || kind === undefined) return err('CERT_WEAK_KEY');
+  if (!verifySignature(algorithm, kind, publicKeyPem(spki), info, signature)) return err('ISSUE_CSR_INVALID');
   return ok(Buffer.from(spki));
 }
 
@@ -44,5 +42,5 @@ function readCsr(reader: DerReader) {
   const spki = fields.whole(TAG.sequence);
   fields.whole(contextConstructed(0));
   fields.end();
-  return { info, spki, algorithm, signature };
+  return { info, spki, kind: readKeyKind(outer.within(spki)), algorithm, signature };
 }

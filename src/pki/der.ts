@@ -268,11 +268,13 @@ const MS_OF_2050 = Date.UTC(2050, 0, 1);
 
 /** RFC 5280, section 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050. Whole seconds; a fraction is cut off. */
 export function derTime(ms: number): Buffer {
-  const digits = new Date(ms).toISOString().replace(/[-:T]|\..*$/g, '');
-  if (digits.length !== 14) throw new RangeError(`a time outside the years 0-9999: ${ms}`);
+  // YYYY-MM-DDTHH:MM:SS.mmmZ; years beyond four digits have a sign
+  const iso = new Date(ms).toISOString();
+  if (iso.length !== 24) throw new RangeError(`a time outside the years 0-9999: ${ms}`);
+  const rest = `${iso.slice(2, 4)}${iso.slice(5, 7)}${iso.slice(8, 10)}${iso.slice(11, 13)}${iso.slice(14, 16)}${iso.slice(17, 19)}Z`;
   return ms < MS_OF_2050
-    ? der(TAG.utcTime, Buffer.from(`${digits.slice(2)}Z`, 'latin1'))
-    : der(TAG.generalizedTime, Buffer.from(`${digits}Z`, 'latin1'));
+    ? der(TAG.utcTime, Buffer.from(rest, 'latin1'))
+    : der(TAG.generalizedTime, Buffer.from(iso.slice(0, 2) + rest, 'latin1'));
 }
 
 /** The two forms RFC 5280, section 4.1.2.5 allows, and each only for its years. Unix ms. */

@@ -1,6 +1,6 @@
 /** Object identifiers of the standards we read and write (ours are in base/registry/oids.ts), and their key forms for comparing. */
 import { OID_NODE_BINDING, OID_NODE_INCARNATION } from '../base/registry/oids.ts';
-import { oidKey } from './der.ts';
+import { derOid, oidKey } from './der.ts';
 
 export const OID = {
   // RFC 5480
@@ -41,3 +41,8 @@ export type OidName = keyof typeof OID;
 export const oidNames: ReadonlyMap<string, OidName> = new Map(
   (Object.keys(OID) as OidName[]).map((name) => [oidKey(OID[name]), name]),
 );
+
+/** OBJECT IDENTIFIER, DER. */
+export const OID_DER = Object.fromEntries(
+  (Object.keys(OID) as OidName[]).map((name) => [name, derOid(OID[name])]),
+) as Readonly<Record<OidName, Buffer>>;
