@@ -107,10 +107,12 @@ struct cs_auth_key {
 	__u8 pad[3];
 };
 
+#define CS_AUTH_REFUSED (1u << 0) /* no proof but its opposite: until it expires, packets drop at once and none is held */
+
 struct cs_auth {
 	__u64 expires_ns; /* CLOCK_BOOTTIME */
 	__u32 epoch;	  /* the global epoch read when verification began */
-	__u32 pad;
+	__u32 flags;
 };
 
 /* ---- cs_flows: LRU hash. One entry per flow and endpoint, keyed as the endpoint sees it. ---- */

@@ -28,6 +28,7 @@ enum cs_drop_reason {
 	CS_DROP_AUTH_EPOCH = 130,	 /* the proof is of an epoch that was revoked */
 	CS_DROP_AUTH_ALWAYS_FAIL = 131,	 /* authentication.mode is test-always-fail */
 	CS_DROP_AUTH_NOT_A_WORKLOAD = 132, /* policy requires mutual authentication with something that is not a workload */
+	CS_DROP_AUTH_REFUSED = 133,	 /* the last authentication failed or was revoked; the next try waits */
 	CS_DROP_UNENCRYPTED = 160,	 /* workload traffic on the underlay in clear */
 	CS_DROP_HOLD_FULL = 192,	 /* too many packets already wait for an authentication */
 	CS_DROP_HOLD_FAILED = 193,	 /* the packet could not be put into the hold queue */

@@ -27,6 +27,13 @@ static __always_inline __u8 auth_refusal(const struct cs_config *cfg, struct cs_
 	proof = bpf_map_lookup_elem(&cs_auth, &key);
 	if (!proof)
 		return CS_DROP_AUTH_REQUIRED;
+	/* What failed is not tried, and not held, with every packet: when this has run out, the next packet asks again. */
+	if (proof->flags & CS_AUTH_REFUSED) {
+		if (c->now >= proof->expires_ns)
+			return CS_DROP_AUTH_REQUIRED;
+		c->miss = 0;
+		return CS_DROP_AUTH_REFUSED;
+	}
 	if (proof->epoch < cfg->epoch)
 		return CS_DROP_AUTH_EPOCH;
 	if (c->now >= proof->expires_ns)

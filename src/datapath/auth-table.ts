@@ -3,6 +3,7 @@
 import { AUTH_TYPE_CODE, type AuthEntry, type AuthKey, type AuthTable, type AuthType } from '../model/datapath.ts';
 import { nodeId, securityIdentity } from '../model/ids.ts';
 import type { ConfigWriter } from './config.ts';
+import { AUTH_REFUSED } from './layout.ts';
 import type { DatapathMaps } from './maps.ts';
 
 export function createAuthTable(maps: DatapathMaps, config: ConfigWriter): AuthTable {
@@ -11,13 +12,19 @@ export function createAuthTable(maps: DatapathMaps, config: ConfigWriter): AuthT
       return config.current.epoch;
     },
     put(entry) {
-      maps.cs_auth.put(keyOf(entry), { expires_ns: entry.expiresAtNs, epoch: entry.epoch });
+      maps.cs_auth.put(keyOf(entry), { expires_ns: entry.expiresAtNs, epoch: entry.epoch, flags: 0 });
     },
     delete(keys) {
       const deleted = maps.cs_auth.deleteBatch(keys.map(keyOf));
       // After the deletion, and also when nothing was there: the entry may have gone by eviction while a flow lives on.
       config.bumpRevision();
       return deleted;
+    },
+    refuse(keys, untilNs) {
+      const value = { expires_ns: untilNs, epoch: config.current.epoch, flags: AUTH_REFUSED };
+      maps.cs_auth.putBatch(keys.map((key) => [keyOf(key), value] as const));
+      // After the proofs are overwritten, as with a deletion.
+      config.bumpRevision();
     },
     list: () => readAuthEntries(maps),
   };
@@ -26,7 +33,7 @@ export function createAuthTable(maps: DatapathMaps, config: ConfigWriter): AuthT
 export function readAuthEntries(maps: DatapathMaps): AuthEntry[] {
   return maps.cs_auth.entries().flatMap(([key, value]) => {
     const authType = authTypeOf(key.auth_type);
-    if (authType === undefined) return [];
+    if (authType === undefined || (value.flags & AUTH_REFUSED) !== 0) return [];
     return [
       {
         local: securityIdentity(key.local),

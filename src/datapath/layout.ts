@@ -76,7 +76,9 @@ export const authKeyStruct = struct('cs_auth_key', {
   auth_type: u8,
   pad: padding(3),
 });
-export const authStruct = struct('cs_auth', { expires_ns: u64, epoch: u32, pad: padding(4, 4) });
+/** cs_auth.flags: not a proof but its opposite. */
+export const AUTH_REFUSED = 1;
+export const authStruct = struct('cs_auth', { expires_ns: u64, epoch: u32, flags: u32 });
 
 export const flowKeyStruct = struct('cs_flow_key', {
   local: addr,

@@ -28,6 +28,9 @@ export interface AuthTable {
   put(entry: AuthEntry): void;
   /** Deletes, then makes every flow be judged anew. Returns how many were there. */
   delete(keys: readonly AuthKey[]): number;
+  /** Instead of a proof its opposite: until then packets of the pair drop at once (AUTH_REFUSED) and none is held. Flows are judged anew. */
+  refuse(keys: readonly AuthKey[], untilNs: bigint): void;
+  /** Proofs only. */
   list(): AuthEntry[];
 }
 
