@@ -66,6 +66,21 @@ describe.skipIf(unavailable)('authentication', () => {
       expect(send().action).toBe('hold');
     });
 
+    test('a refused pair drops at once, also a flow that was proven before, and none of it is held', () => {
+      prove();
+      expect(send().action).toBe('pass');
+      const until = kernel.now() + 20_000_000n;
+      kernel.auth({ local: A.identity, remote: R.identity, node: R.node }, { refused: true, expires: until });
+      kernel.bump();
+      const taken = kernel.hold('cs_hold_taken', A.identity);
+      expect(send()).toMatchObject(dropsWith('AUTH_REFUSED'));
+      expect(receive()).toMatchObject(dropsWith('AUTH_REFUSED'));
+      expect(kernel.hold('cs_hold_taken', A.identity)).toBe(taken);
+      while (kernel.now() < until);
+      // The time is over: the next packet asks again.
+      expect(send().action).toBe('hold');
+    });
+
     test('a proof of an earlier epoch is none', () => {
       kernel.config({ epoch: 2 });
       prove({ epoch: 1 });

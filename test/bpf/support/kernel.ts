@@ -23,6 +23,8 @@ export type Action = 'pass' | 'drop' | 'hold';
 /** The only interface a test can count on: lo. Every endpoint whose programs run lives there. */
 export const IFINDEX = 1;
 
+const BATCH = 4096;
+
 const ACTIONS: Readonly<Record<number, Action>> = { [-1]: 'pass', 2: 'drop', 7: 'hold' };
 
 export const objectPath = join(import.meta.dirname, '../../../build/bpf/datapath.bpf.o');
@@ -68,8 +70,9 @@ export class Kernel {
     peer_port: 4250,
   };
 
-  constructor() {
-    this.object = native().loadObject({ path: objectPath, maxEntries: smallMaps });
+  /** @param maxEntries instead of the tests' small maps. */
+  constructor(maxEntries: Readonly<Record<string, number>> = smallMaps) {
+    this.object = native().loadObject({ path: objectPath, maxEntries });
     this.#ring = native().ringbufOpen(this.#fd('cs_events'), (record) => {
       this.events.push(layout.eventStruct.decode(record));
     });
@@ -90,6 +93,21 @@ export class Kernel {
 
   put<K, V>(map: string, keyCodec: Codec<K>, key: K, valueCodec: Codec<V>, value: V): void {
     native().mapUpdate(this.#fd(map), keyCodec.encode(key), valueCodec.encode(value));
+  }
+
+  /** Many at once. */
+  putAll<K, V>(map: string, keyCodec: Codec<K>, valueCodec: Codec<V>, count: number, at: (i: number) => [K, V]): void {
+    for (let start = 0; start < count; start += BATCH) {
+      const n = Math.min(BATCH, count - start);
+      const keys = Buffer.alloc(n * keyCodec.size);
+      const values = Buffer.alloc(n * valueCodec.size);
+      for (let i = 0; i < n; i++) {
+        const [key, value] = at(start + i);
+        keyCodec.encodeInto(keys, i * keyCodec.size, key);
+        valueCodec.encodeInto(values, i * valueCodec.size, value);
+      }
+      native().mapUpdateBatch(this.#fd(map), keys, values, n);
+    }
   }
 
   config(change: Partial<Config>): void {
@@ -166,13 +184,20 @@ export class Kernel {
     );
   }
 
-  auth(key: { local: number; remote: number; node?: number }, value: { expires?: bigint; epoch?: number } = {}): void {
+  auth(
+    key: { local: number; remote: number; node?: number },
+    value: { expires?: bigint; epoch?: number; refused?: boolean } = {},
+  ): void {
     this.put(
       'cs_auth',
       layout.authKeyStruct,
       { local: key.local, remote: key.remote, remote_node: key.node ?? 0, auth_type: 1 },
       layout.authStruct,
-      { expires_ns: value.expires ?? this.now() + 3_600_000_000_000n, epoch: value.epoch ?? 1 },
+      {
+        expires_ns: value.expires ?? this.now() + 3_600_000_000_000n,
+        epoch: value.epoch ?? 1,
+        flags: value.refused === true ? layout.AUTH_REFUSED : 0,
+      },
     );
   }
 
@@ -249,9 +274,9 @@ export class Kernel {
     return { action, mark: result.mark >>> 0, reasons };
   }
 
-  /** Runs a packet without looking at what came of it. */
-  fire(program: Program, packet: Buffer, repeat = 1): void {
-    native().progTestRun(this.object.programs[program]!, { packet, ifindex: IFINDEX, repeat });
+  /** Runs a packet so many times without looking at what came of it. Mean duration in ns, as the kernel measured it. */
+  fire(program: Program, packet: Buffer, repeat = 1): number {
+    return native().progTestRun(this.object.programs[program]!, { packet, ifindex: IFINDEX, repeat }).durationNs;
   }
 
   /** All events up to now: the ring keeps order, so one that is made on purpose ends the wait. */
