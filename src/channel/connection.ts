@@ -6,6 +6,7 @@ import type { Clock } from '../base/clock.ts';
 import { EXPORTER_LABELS } from '../base/registry/exporter-labels.ts';
 import { type ReasonCode, reasonCodes } from '../base/registry/reason-codes.ts';
 import type { NodeInfo } from '../model/identity.ts';
+import type { Certificate } from '../pki/certificate.ts';
 import { encodeFrame, FrameReader } from './frame.ts';
 import { encodeHello, type PeerHello, readHello, SUCCESSION_OCTETS } from './hello.ts';
 import type { ChannelLimits } from './limits.ts';
@@ -90,6 +91,10 @@ export class Connection implements PeerChannel {
 
   get peer(): NodeInfo {
     return this.proven.info;
+  }
+
+  get peerCertificate(): Certificate {
+    return this.proven.leaf;
   }
 
   get closed(): boolean {

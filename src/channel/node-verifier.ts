@@ -11,6 +11,8 @@ export interface ProvenNode {
   /** As the node table has it, with the incarnation that the certificate proves. */
   readonly info: NodeInfo;
   readonly chain: readonly Buffer[];
+  /** The node SVID itself. */
+  readonly leaf: Certificate;
   /** Of the node SVID, Unix ms. */
   readonly validUntilMs: number;
 }
@@ -57,7 +59,7 @@ export class NodeVerifier {
       return err('PEER_INCARNATION_BARRED');
     }
     this.#highest.set(spiffeId, incarnation);
-    return ok({ info: { ...node, incarnation }, chain, validUntilMs });
+    return ok({ info: { ...node, incarnation }, chain, leaf, validUntilMs });
   }
 
   #isRevoked(spiffeId: SpiffeId, leaf: Certificate): boolean {

@@ -2,12 +2,15 @@
 import type { FrameType } from '../../proto/gen/countersign/peer/v1/peer.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { NodeInfo } from '../model/identity.ts';
+import type { Certificate } from '../pki/certificate.ts';
 
 /** TLS role of this side: RFC 9261 keys depend on it. */
 export type ChannelRole = 'client' | 'server';
 
 export interface PeerChannel {
   readonly peer: NodeInfo;
+  /** The peer's node SVID, verified. */
+  readonly peerCertificate: Certificate;
   readonly role: ChannelRole;
   /** Unique in this process, for logs and correlation. */
   readonly id: string;
