@@ -34,6 +34,8 @@ export interface Tunnel {
   readonly listenPort: number;
   /** Adds or replaces the peer of this node. A change of keys removes the old peer first, so that its session ends. */
   setPeer(peer: TunnelPeer): Promise<void>;
+  /** Starts the handshake now rather than with the first packet: when both ends have set the peer, and from one end only. */
+  startHandshake(node: NodeId): Promise<void>;
   /** Ends the peer's session; routes and allowed addresses go with it. */
   removePeer(node: NodeId): Promise<void>;
   /** Binds a remote workload's address to the node's peer, with its route through the device. Break before make between peers. */
