@@ -59,7 +59,9 @@ export class HeldPackets {
     if (this.#options.backoff.isWaiting(addressKey(signal), this.#options.clock.bootNs())) {
       return this.#finish(signal, err('AUTH_BACKOFF'));
     }
-    if (this.#underWay.size >= this.#options.settings.queueSize) return this.#finish(signal, err('AUTH_QUEUE_FULL'));
+    if (this.#underWay.size >= this.#options.settings.queueSize) {
+      return this.#finish(signal, this.#failed(signal, 'AUTH_QUEUE_FULL'));
+    }
     this.#underWay.add(key);
     const work = signal.direction === 'egress' ? this.#atSender(signal) : this.#atReceiver(signal);
     void work
