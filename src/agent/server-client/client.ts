@@ -1,0 +1,421 @@
+/**
+ * This node's line to the identity server: attest once, keep one Sync stream, issue, renew. When the server is gone the
+ * node keeps what it knows; nothing new is trusted until the server is back.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type {
+  IssueRequest,
+  IssueResponse,
+  PutCheckpointRequest,
+  PutCheckpointResponse,
+  RenewRequest,
+  RenewResponse,
+  SyncResponse,
+} from '../../../proto/gen/countersign/server/v1/server.ts';
+import type { Clock } from '../../base/clock.ts';
+import { asError, CountersignError, err, ok, type Result } from '../../base/errors.ts';
+import type { Logger } from '../../base/log.ts';
+import type { ReasonCode } from '../../base/registry/reason-codes.ts';
+import { systemTimers } from '../../base/timers.ts';
+import type { RegistrationEntry } from '../../model/entry.ts';
+import type {
+  IdentityTable,
+  NodeInfo,
+  NodeTable,
+  RevocationTable,
+  Svid,
+  TrustBundle,
+  TrustBundles,
+} from '../../model/identity.ts';
+import type { NodeName, SpiffeId, TrustDomain } from '../../model/ids.ts';
+import { nodeSpiffeId } from '../../model/spiffe-id.ts';
+import { createCsr } from '../../pki/csr.ts';
+import { generateKey } from '../../pki/keys.ts';
+import { attest } from './attest.ts';
+import { ChangeQueue, type SyncListener } from './changes.ts';
+import { checkIssued } from './issued.ts';
+import { loadNodeState, type NodeState, saveNodeState } from './node-state.ts';
+import { openSync } from './sync-stream.ts';
+import { SyncedState } from './synced-state.ts';
+import { Connection, reasonIn, ServerError } from './transport.ts';
+
+export type { SyncChange, SyncListener } from './changes.ts';
+export type { TableChange } from './tables.ts';
+export { ServerError } from './transport.ts';
+
+const CALL_MS = 10_000;
+const BACKOFF_FIRST_MS = 100;
+const BACKOFF_MAX_MS = 10_000;
+/** How long a start waits for the server to notice that an earlier agent of this name is gone. */
+const TAKEOVER_MS = 15_000;
+/** A stream that lived this long was no failure: the next try is not put off. */
+const STABLE_MS = 5_000;
+const RENEW_RETRY_MS = 5_000;
+
+export interface ServerClientOptions {
+  /** "IP:port" or "[IPv6]:port". */
+  readonly address: string;
+  readonly trustDomain: TrustDomain;
+  /** The trust bundle as handed to this node, DER. There is no trust on first use. */
+  readonly bundle: readonly Buffer[];
+  readonly nodeName: NodeName;
+  /** Read when it is needed. Undefined: there is none. */
+  readonly joinToken?: () => Promise<string | undefined>;
+  /** Directory of mode 0700 with the node's key, SVID, id and incarnation, so that a restart needs no token. */
+  readonly stateDir: string;
+  /** Where peers reach this node: "IP:port" or "[IPv6]:port". */
+  readonly peerAddresses: readonly string[];
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Gives up waiting for the server at the start. */
+  readonly signal?: AbortSignal;
+}
+
+export interface ServerClientStatus {
+  readonly address: string;
+  readonly connected: boolean;
+  /** Unix ms of the last message; undefined: none yet. */
+  readonly lastSyncMs: number | undefined;
+  /** Of what the tables hold, and of what was acked as in force. */
+  readonly version: bigint;
+  readonly inForceVersion: bigint;
+  readonly nodeSvidNotAfterMs: number;
+  /** Items that the server sent and that did not check. */
+  readonly refusedItems: number;
+  readonly lastError: string | undefined;
+}
+
+export interface ServerClient {
+  readonly node: { readonly info: NodeInfo; svid(): Svid };
+  readonly identities: IdentityTable;
+  readonly nodes: NodeTable;
+  readonly bundles: TrustBundles;
+  readonly revocations: RevocationTable;
+  entries(): readonly RegistrationEntry[];
+  /**
+   * The listener is told at once of all there is, then of every change, in order, one at a time. A version is acked, as in
+   * force on this node, only when all listeners' promises for it have resolved; before there is a listener nothing is.
+   */
+  onChange(listener: SyncListener): void;
+  /** Called after each renewal: the next TLS handshake shows the new SVID. */
+  onNodeSvid(listener: () => void): void;
+  /** One result for each request, in order. @throws ServerError if the server cannot be asked. */
+  issue(requests: readonly { entryId: string; csr: Buffer }[]): Promise<Result<Buffer[], ReasonCode>[]>;
+  putCheckpoint(text: Buffer): Promise<void>;
+  status(): ServerClientStatus;
+  close(): Promise<void>;
+}
+
+/**
+ * Resolves when this node has its SVID and the first snapshot.
+ * @throws ServerError unauthenticated: the server is another one, or it refuses this node; already-exists: an agent of this name is there
+ * @throws CountersignError bad-input: the state on disk is damaged
+ */
+export async function connectServer(options: ServerClientOptions): Promise<ServerClient> {
+  const client = new Client(options);
+  try {
+    await client.start();
+    return client;
+  } catch (thrown) {
+    await client.close();
+    throw thrown;
+  }
+}
+
+class Client implements ServerClient {
+  readonly node: ServerClient['node'];
+  readonly identities: IdentityTable;
+  readonly nodes: NodeTable;
+  readonly bundles: TrustBundles;
+  readonly revocations: RevocationTable;
+  readonly #options: ServerClientOptions;
+  readonly #self: SpiffeId;
+  readonly #synced: SyncedState;
+  readonly #changes: ChangeQueue;
+  readonly #svidListeners = new Set<() => void>();
+  readonly #closing = new AbortController();
+  #state: NodeState | undefined;
+  #connection: Connection | undefined;
+  #stream: ReturnType<typeof openSync> | undefined;
+  #loop: Promise<void> | undefined;
+  #cancelRenewal = () => {};
+  #connected = false;
+  #lastSyncMs: number | undefined;
+  #inForce = 0n;
+  #lastError: string | undefined;
+
+  constructor(options: ServerClientOptions) {
+    const { trustDomain, nodeName, bundle, log } = options;
+    this.#options = options;
+    this.#self = nodeSpiffeId(trustDomain, nodeName);
+    this.#synced = new SyncedState(trustDomain, this.#self, bundle, options.clock, log);
+    this.identities = this.#synced.identities;
+    this.nodes = this.#synced.nodes;
+    this.revocations = this.#synced.revocations;
+    this.bundles = {
+      bundleOf: (wanted) => (wanted === trustDomain ? this.#synced.bundle : undefined),
+    };
+    // what a listener failed to put into force is told to all again, from a new snapshot
+    this.#changes = new ChangeQueue(log, () => {
+      this.#synced.forget();
+      this.#stream?.cancel();
+    });
+    const client = this;
+    this.node = {
+      get info() {
+        return client.#info();
+      },
+      svid: () => this.#mustState().svid,
+    };
+  }
+
+  async start(): Promise<void> {
+    const { stateDir, bundle, clock, signal } = this.#options;
+    const loaded = loadNodeState(stateDir, this.#self, bundle);
+    if (loaded !== undefined && loaded.svid.notAfterMs > clock.nowMs()) this.#take(loaded, false);
+    let loadedIsGood = this.#state !== undefined;
+    const startedMs = performance.now();
+    for (let attempt = 0; ; attempt++) {
+      try {
+        signal?.throwIfAborted();
+        if (this.#state === undefined) await this.#attest();
+        await this.#firstSync();
+        return;
+      } catch (thrown) {
+        const error = this.#noted(thrown);
+        if (!(error instanceof ServerError)) throw error;
+        if (loadedIsGood && error.code === 'permission-denied') {
+          // the server no longer knows this certificate: joining again is what is left
+          loadedIsGood = false;
+          this.#state = undefined;
+          this.#options.log.warn({ reason: error.reason }, 'the server refuses this node as it was; attesting anew');
+        } else if (!isPassing(error, performance.now() - startedMs)) throw error;
+        await this.#pause(attempt, signal);
+      }
+    }
+  }
+
+  entries(): readonly RegistrationEntry[] {
+    return this.#synced.entries.list();
+  }
+
+  onChange(listener: SyncListener): void {
+    const everything = this.#synced.everything();
+    this.#changes.add(listener, everything, () => this.#ack(everything.version));
+  }
+
+  onNodeSvid(listener: () => void): void {
+    this.#svidListeners.add(listener);
+  }
+
+  async issue(requests: readonly { entryId: string; csr: Buffer }[]): Promise<Result<Buffer[], ReasonCode>[]> {
+    const request: IssueRequest = { csrs: [...requests] };
+    const { results } = await this.#online().unary<IssueRequest, IssueResponse>('issue', request, CALL_MS);
+    if (results.length !== requests.length) {
+      throw new ServerError('internal', undefined, 'the identity server answered another number of requests');
+    }
+    return results.map(({ outcome }) => {
+      if (outcome?.$case === 'svid') return ok(outcome.value.certificateChain);
+      return err(reasonIn(outcome?.value ?? '') ?? 'ISSUE_NOT_YOUR_ENTRY');
+    });
+  }
+
+  async putCheckpoint(text: Buffer): Promise<void> {
+    const request = { checkpoint: text };
+    await this.#online().unary<PutCheckpointRequest, PutCheckpointResponse>('putCheckpoint', request, CALL_MS);
+  }
+
+  status(): ServerClientStatus {
+    return {
+      address: this.#options.address,
+      connected: this.#connected,
+      lastSyncMs: this.#lastSyncMs,
+      version: this.#synced.version,
+      inForceVersion: this.#inForce,
+      nodeSvidNotAfterMs: this.#state?.svid.notAfterMs ?? 0,
+      refusedItems: this.#synced.refusedItems,
+      lastError: this.#lastError,
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    this.#cancelRenewal();
+    this.#stream?.cancel();
+    await this.#loop;
+    this.#connection?.close();
+  }
+
+  /** The tables' word, or before the first snapshot what attestation said. */
+  #info(): NodeInfo {
+    const { nodeName, peerAddresses } = this.#options;
+    const { nodeId: id, incarnation } = this.#mustState();
+    const listed = this.#synced.nodes.byName(nodeName);
+    const prefixes = listed?.prefixes ?? [];
+    return { name: nodeName, spiffeId: this.#self, id, incarnation, peerAddresses, prefixes };
+  }
+
+  #mustState(): NodeState {
+    if (this.#state === undefined) throw new Error('not attested');
+    return this.#state;
+  }
+
+  #online(): Connection {
+    if (this.#connection === undefined || !this.#connected) {
+      throw new ServerError('unavailable', undefined, `identity server at ${this.#options.address}: not connected`);
+    }
+    return this.#connection;
+  }
+
+  async #attest(): Promise<void> {
+    const { address, nodeName, peerAddresses, clock, joinToken, stateDir } = this.#options;
+    const token = (await joinToken?.())?.trim();
+    if (token === undefined || token === '') {
+      const message = `node ${nodeName} has no valid certificate in ${stateDir} and no join token; create one with: countersign token create --node ${nodeName}`;
+      throw new CountersignError('unauthenticated', message);
+    }
+    const bundle: TrustBundle = { trustDomain: this.#options.trustDomain, authorities: this.#options.bundle };
+    const spiffeId = this.#self;
+    this.#take(await attest({ address, bundle, nodeName, spiffeId, token, peerAddresses, clock }), true);
+  }
+
+  #take(state: NodeState, save: boolean): void {
+    const { stateDir, bundle } = this.#options;
+    if (save) saveNodeState(stateDir, state, bundle);
+    this.#state = state;
+    this.#synced.setBundle(state.bundle);
+    this.#planRenewal();
+    for (const listener of this.#svidListeners) listener();
+  }
+
+  /** Starts the loop that keeps a stream open. Settles with the first snapshot, or with the failure of the first try. */
+  #firstSync(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#loop = this.#run(resolve, reject);
+    });
+  }
+
+  async #run(first: () => void, failed: (thrown: unknown) => void): Promise<void> {
+    let attempt = 0;
+    let everSynced = false;
+    while (!this.#closing.signal.aborted) {
+      const begunMs = performance.now();
+      let handover = false;
+      try {
+        handover = await this.#syncOnce(() => {
+          everSynced = true;
+          first();
+        });
+      } catch (thrown) {
+        if (!everSynced) return failed(thrown);
+        if (!this.#closing.signal.aborted) {
+          const error = this.#noted(thrown);
+          const reason = error instanceof ServerError ? error.reason : undefined;
+          this.#options.log.warn(
+            { problem: error.message, reason },
+            'the identity server is gone; what is known stays',
+          );
+        }
+      }
+      if (!everSynced) return failed(new ServerError('unavailable', undefined, 'the server ended the stream'));
+      if (performance.now() - begunMs > STABLE_MS) attempt = 0;
+      if (!handover) await this.#pause(attempt++);
+    }
+  }
+
+  /** One stream, from its opening to its end. True: this side ended it to begin another at once. */
+  async #syncOnce(snapshotTaken: () => void): Promise<boolean> {
+    const { address, clock, peerAddresses } = this.#options;
+    const state = this.#mustState();
+    const connection = new Connection({ address, bundle: this.#synced.bundle, svid: state.svid, clock });
+    const stream = openSync(connection, peerAddresses, (message) => {
+      this.#receive(message);
+      if (!message.snapshot) return;
+      this.#connected = true;
+      this.#lastError = undefined;
+      snapshotTaken();
+    });
+    this.#connection = connection;
+    this.#stream = stream;
+    if (this.#closing.signal.aborted) stream.cancel();
+    try {
+      return await stream.ended;
+    } finally {
+      this.#connected = false;
+      this.#stream = undefined;
+      connection.close();
+    }
+  }
+
+  #receive(message: SyncResponse): void {
+    const change = this.#synced.apply(message);
+    this.#lastSyncMs = this.#options.clock.nowMs();
+    if (change.bundle) {
+      const state = { ...this.#mustState(), bundle: this.#synced.bundle.authorities };
+      saveNodeState(this.#options.stateDir, state, this.#options.bundle);
+      this.#state = state;
+    }
+    this.#changes.push(change, () => this.#ack(change.version));
+  }
+
+  #ack(version: bigint): void {
+    if (version <= 0n) return;
+    this.#inForce = version;
+    this.#stream?.ack(version);
+  }
+
+  /** At about half its life, not all nodes at once. */
+  #planRenewal(): void {
+    const { notBeforeMs, svid } = this.#mustState();
+    const life = svid.notAfterMs - notBeforeMs;
+    const dueMs = notBeforeMs + life * (0.45 + Math.random() * 0.1);
+    this.#scheduleRenewal(dueMs - this.#options.clock.nowMs());
+  }
+
+  #scheduleRenewal(waitMs: number): void {
+    this.#cancelRenewal();
+    this.#cancelRenewal = systemTimers.set(Math.max(waitMs, 100), () => {
+      this.#renew().catch((thrown: unknown) => {
+        this.#options.log.warn({ problem: this.#noted(thrown).message }, 'the node SVID could not be renewed yet');
+        if (!this.#closing.signal.aborted) this.#scheduleRenewal(RENEW_RETRY_MS * (0.5 + Math.random()));
+      });
+    });
+  }
+
+  async #renew(): Promise<void> {
+    const state = this.#mustState();
+    const privateKey = generateKey();
+    const request: RenewRequest = { csr: createCsr(privateKey) };
+    const { certificateChain } = await this.#online().unary<RenewRequest, RenewResponse>('renew', request, CALL_MS);
+    const wanted = { spiffeId: this.#self, privateKey, node: undefined };
+    const issued = checkIssued(certificateChain, this.#synced.bundle, wanted, this.#options.clock.nowMs());
+    if (!issued.ok || issued.value.leaf.nodeIncarnation !== state.incarnation) {
+      const reason = issued.ok ? 'PEER_CERTIFICATE_REJECTED' : issued.error;
+      throw new ServerError('internal', reason, `the server renewed to a node SVID that is not ours: ${reason}`);
+    }
+    const { leaf, svid } = issued.value;
+    this.#take({ ...state, svid, notBeforeMs: leaf.notBeforeMs }, true);
+    this.#options.log.info({ notAfterMs: svid.notAfterMs }, 'node SVID renewed');
+    // the connection was proven with the old one and ends with it
+    this.#stream?.handOver();
+  }
+
+  #noted(thrown: unknown): Error {
+    const error = asError(thrown);
+    this.#lastError = error.message;
+    return error;
+  }
+
+  async #pause(attempt: number, signal?: AbortSignal): Promise<void> {
+    const waitMs = Math.min(BACKOFF_FIRST_MS * 2 ** Math.min(attempt, 16), BACKOFF_MAX_MS) * (0.5 + Math.random() / 2);
+    const signals = [this.#closing.signal, ...(signal === undefined ? [] : [signal])];
+    await sleep(waitMs, undefined, { signal: AbortSignal.any(signals) }).catch(() => {});
+    signal?.throwIfAborted();
+  }
+}
+
+/** May the start wait for it to pass? */
+function isPassing(error: ServerError, sinceMs: number): boolean {
+  if (error.code === 'already-exists') return sinceMs < TAKEOVER_MS && error.reason === 'ATTEST_NODE_EXISTS';
+  return error.code === 'unavailable';
+}

@@ -1,0 +1,77 @@
+/** Is this row of the identity table the server's word? Labels count only if its signature says so. */
+import { verify } from 'node:crypto';
+import { IdentityRow as RowMessage, type SignedIdentity } from '../../../proto/gen/countersign/server/v1/server.ts';
+import { err, ok, type Result } from '../../base/errors.ts';
+import type { ReasonCode } from '../../base/registry/reason-codes.ts';
+import type { IdentityRow, TrustBundle } from '../../model/identity.ts';
+import { type SpiffeId, securityIdentity } from '../../model/ids.ts';
+import { nodeNameOf, parseSpiffeId, pathOf, serverSpiffeId, trustDomainOf } from '../../model/spiffe-id.ts';
+import type { Certificate } from '../../pki/certificate.ts';
+import { verifyX509Svid } from '../../pki/verify.ts';
+
+/** What the signature is over, before the row's bytes. */
+const ROW_CONTEXT = Buffer.from('countersign identity row v1\n');
+const FIRST_CLUSTER_IDENTITY = 256;
+const LAST_CLUSTER_IDENTITY = 65_535;
+const MAX_LABELS = 256;
+
+export interface VerifiedRow {
+  readonly row: IdentityRow;
+  /** Rises each time the server changes the row. */
+  readonly sequence: bigint;
+}
+
+/** The leaf that signs rows: a valid SVID of the server itself, of the bundle. */
+export function verifySigner(
+  chain: readonly Buffer[],
+  bundle: TrustBundle,
+  nowMs: number,
+): Result<Certificate, ReasonCode> {
+  const verified = verifyX509Svid(chain, bundle, nowMs);
+  if (!verified.ok) return verified;
+  const { spiffeId, leaf } = verified.value;
+  return spiffeId === serverSpiffeId(bundle.trustDomain) ? ok(leaf) : err('AUTH_WRONG_SPIFFE_ID');
+}
+
+/** The error is a sentence for the log. */
+export function verifyRow(
+  signed: SignedIdentity,
+  signer: Certificate,
+  bundle: TrustBundle,
+): Result<VerifiedRow, string> {
+  // 1. The signature, before anything of the row is believed.
+  const bytes = Buffer.concat([ROW_CONTEXT, signed.row]);
+  if (!isSigned(bytes, signed.signature, signer)) return err('its signature does not verify');
+  // 2. The row itself.
+  let message: RowMessage;
+  try {
+    message = RowMessage.decode(signed.row);
+  } catch {
+    return err('it cannot be read');
+  }
+  const { securityIdentity: identity, labels, nodes: nodeTexts, sequence } = message;
+  if (identity < FIRST_CLUSTER_IDENTITY || identity > LAST_CLUSTER_IDENTITY) return err('its identity is out of range');
+  const spiffeId = parseSpiffeId(message.spiffeId);
+  if (!spiffeId.ok) return err(`its SPIFFE ID is not one: ${spiffeId.error}`);
+  const { id } = spiffeId.value;
+  if (trustDomainOf(id) !== bundle.trustDomain || pathOf(id) === '')
+    return err('its SPIFFE ID is of another trust domain');
+  if (Object.keys(labels).length > MAX_LABELS) return err('it has too many labels');
+  const nodes: SpiffeId[] = [];
+  for (const text of nodeTexts) {
+    const node = parseSpiffeId(text);
+    if (!node.ok || nodeNameOf(node.value.id) === undefined || trustDomainOf(node.value.id) !== bundle.trustDomain) {
+      return err('a node of it is not one of the trust domain');
+    }
+    nodes.push(node.value.id);
+  }
+  return ok({ row: { identity: securityIdentity(identity), spiffeId: id, labels: { ...labels }, nodes }, sequence });
+}
+
+function isSigned(bytes: Buffer, signature: Buffer, signer: Certificate): boolean {
+  try {
+    return verify('sha256', bytes, signer.publicKey, signature);
+  } catch {
+    return false;
+  }
+}

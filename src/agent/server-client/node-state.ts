@@ -1,0 +1,119 @@
+/** What this node is, on disk: key, certificate, id, incarnation, bundle. One file of mode 0600, replaced as a whole, so that key and certificate always fit. */
+import { createHash } from 'node:crypto';
+import {
+  chmodSync,
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { CountersignError } from '../../base/errors.ts';
+import type { Svid } from '../../model/identity.ts';
+import { type NodeId, nodeId, type SpiffeId } from '../../model/ids.ts';
+import { parseCertificate } from '../../pki/certificate.ts';
+import { privateKeyFromPem, privateKeyPem, publicKeyDer } from '../../pki/keys.ts';
+
+const FILE = 'node-identity.json';
+
+export interface NodeState {
+  readonly svid: Svid;
+  /** Unix ms. */
+  readonly notBeforeMs: number;
+  readonly nodeId: NodeId;
+  readonly incarnation: bigint;
+  /** The newest that the server sent, DER. */
+  readonly bundle: readonly Buffer[];
+}
+
+const schema = z.strictObject({
+  version: z.literal(1),
+  spiffeId: z.string(),
+  /** PEM. */
+  privateKey: z.string(),
+  chain: z.array(z.base64()).min(1),
+  nodeId: z.number().int(),
+  incarnation: z.string().regex(/^\d+$/),
+  bundle: z.array(z.base64()).min(1),
+  pinned: z.string(),
+});
+
+/**
+ * The state that was saved, or undefined if there is none or if it belongs to another bundle than the one that was handed
+ * out: then this node must attest anew. @throws CountersignError if the file is damaged.
+ */
+export function loadNodeState(dir: string, spiffeId: SpiffeId, pinned: readonly Buffer[]): NodeState | undefined {
+  const path = join(dir, FILE);
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw new CountersignError('permission-denied', `${path}: cannot be read; check its owner`, { cause: thrown });
+  }
+  const damaged = () =>
+    new CountersignError('bad-input', `${path}: damaged; remove it and join again with a fresh join token`);
+  const parsed = schema.safeParse(parseJson(text));
+  if (!parsed.success) throw damaged();
+  const state = parsed.data;
+  const bundle = state.bundle.map((der) => Buffer.from(der, 'base64'));
+  const known = state.pinned === digestOf(pinned) || pinned.some((der) => bundle.some((other) => other.equals(der)));
+  if (!known || state.spiffeId !== spiffeId) return undefined;
+  const chain = state.chain.map((der) => Buffer.from(der, 'base64'));
+  const leaf = parseCertificate(chain[0]!);
+  const privateKey = privateKeyFromPem(state.privateKey);
+  if (!leaf.ok || !publicKeyDer(privateKey).equals(publicKeyDer(leaf.value.publicKey))) throw damaged();
+  const { notBeforeMs, notAfterMs } = leaf.value;
+  return {
+    svid: { spiffeId, chain, privateKey, notAfterMs },
+    notBeforeMs,
+    nodeId: nodeId(state.nodeId),
+    incarnation: BigInt(state.incarnation),
+    bundle,
+  };
+}
+
+/** Durable when it returns. */
+export function saveNodeState(dir: string, state: NodeState, pinned: readonly Buffer[]): void {
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  chmodSync(dir, 0o700);
+  const path = join(dir, FILE);
+  rmSync(`${path}.new`, { force: true });
+  const fd = openSync(`${path}.new`, 'wx', 0o600);
+  try {
+    const content: z.infer<typeof schema> = {
+      version: 1,
+      spiffeId: state.svid.spiffeId,
+      privateKey: privateKeyPem(state.svid.privateKey),
+      chain: state.svid.chain.map((der) => der.toString('base64')),
+      nodeId: state.nodeId,
+      incarnation: String(state.incarnation),
+      bundle: state.bundle.map((der) => der.toString('base64')),
+      pinned: digestOf(pinned),
+    };
+    writeSync(fd, JSON.stringify(content));
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(`${path}.new`, path);
+}
+
+function digestOf(bundle: readonly Buffer[]): string {
+  const hash = createHash('sha256');
+  for (const der of bundle) hash.update(createHash('sha256').update(der).digest());
+  return hash.digest('hex');
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

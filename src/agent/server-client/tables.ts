@@ -1,0 +1,298 @@
+/** What the server told this node, checked and indexed: entries, identities, nodes, revocations. What does not check is left out and logged. */
+import { isDeepStrictEqual } from 'node:util';
+import type {
+  Entry,
+  Node,
+  Revocation as RevocationMessage,
+  SignedIdentity,
+} from '../../../proto/gen/countersign/server/v1/server.ts';
+import { err, ok, type Result } from '../../base/errors.ts';
+import { type Prefix, parsePrefix, prefixContains } from '../../model/address.ts';
+import type { RegistrationEntry } from '../../model/entry.ts';
+import type {
+  IdentityRow,
+  IdentityTable,
+  NodeInfo,
+  NodeTable,
+  Revocation,
+  RevocationSubject,
+  RevocationTable,
+  TrustBundle,
+} from '../../model/identity.ts';
+import {
+  type IpAddress,
+  type NodeId,
+  type NodeName,
+  nodeId,
+  type SecurityIdentity,
+  type SpiffeId,
+  securityIdentity,
+  type TrustDomain,
+} from '../../model/ids.ts';
+import { nodeNameOf, nodeSpiffeId, parseNodeName, parseSpiffeId } from '../../model/spiffe-id.ts';
+import type { Certificate } from '../../pki/certificate.ts';
+import { verifyRow } from './identity-rows.ts';
+
+/** What one message changed in one table. */
+export interface TableChange<T> {
+  /** New or different. */
+  readonly changed: readonly T[];
+  /** As they were. One that was replaced by a `changed` one of the same key is not among them. */
+  readonly removed: readonly T[];
+}
+
+/** Told of each item that was left out, with a sentence. */
+export type Refused = (what: string, why: string) => void;
+
+/** The difference of two maps, by value. */
+function difference<K, T>(before: ReadonlyMap<K, T>, after: ReadonlyMap<K, T>): TableChange<T> {
+  return {
+    changed: [...after].filter(([key, value]) => !isDeepStrictEqual(before.get(key), value)).map(([, value]) => value),
+    removed: [...before].filter(([key]) => !after.has(key)).map(([, value]) => value),
+  };
+}
+
+export class IdentityRows implements IdentityTable {
+  #byIdentity = new Map<SecurityIdentity, IdentityRow>();
+  #bySpiffeId = new Map<SpiffeId, IdentityRow>();
+  /** The highest sequence ever seen for an identity, also of rows that are gone: an old signature must not bring back an old row. */
+  readonly #sequences = new Map<SecurityIdentity, bigint>();
+
+  byIdentity(identity: SecurityIdentity): IdentityRow | undefined {
+    return this.#byIdentity.get(identity);
+  }
+
+  bySpiffeId(spiffeId: SpiffeId): IdentityRow | undefined {
+    return this.#bySpiffeId.get(spiffeId);
+  }
+
+  rows(): readonly IdentityRow[] {
+    return [...this.#byIdentity.values()];
+  }
+
+  /** `signer` is undefined if no verified chain is there: then no row can be taken. */
+  update(
+    snapshot: boolean,
+    signed: readonly SignedIdentity[],
+    removed: readonly number[],
+    signer: Certificate | undefined,
+    bundle: TrustBundle,
+    refused: Refused,
+  ): TableChange<IdentityRow> {
+    const before = this.#byIdentity;
+    const after = new Map(snapshot ? [] : before);
+    for (const identity of removed) after.delete(identity as SecurityIdentity);
+    const taken: IdentityRow[] = [];
+    for (const message of signed) {
+      const verified =
+        signer === undefined ? err('the chain of its signer does not verify') : verifyRow(message, signer, bundle);
+      if (!verified.ok) {
+        refused('identity row', verified.error);
+        continue;
+      }
+      const { row, sequence } = verified.value;
+      if (sequence < (this.#sequences.get(row.identity) ?? 0n)) {
+        refused('identity row', `identity ${row.identity}: older than one seen before`);
+        continue;
+      }
+      this.#sequences.set(row.identity, sequence);
+      after.set(row.identity, row);
+      taken.push(row);
+    }
+    const bySpiffeId = new Map<SpiffeId, IdentityRow>();
+    for (const row of after.values()) {
+      const other = bySpiffeId.get(row.spiffeId);
+      if (other === undefined) bySpiffeId.set(row.spiffeId, row);
+      else {
+        // an SVID would not say which labels its holder has: neither row counts
+        refused('identity row', `identities ${other.identity} and ${row.identity} are both ${row.spiffeId}`);
+        after.delete(other.identity);
+        after.delete(row.identity);
+      }
+    }
+    for (const [spiffeId, row] of bySpiffeId) if (!after.has(row.identity)) bySpiffeId.delete(spiffeId);
+    this.#byIdentity = after;
+    this.#bySpiffeId = bySpiffeId;
+    return difference(before, after);
+  }
+}
+
+export class Nodes implements NodeTable {
+  readonly #trustDomain: TrustDomain;
+  #byName = new Map<NodeName, NodeInfo>();
+  #byId = new Map<NodeId, NodeInfo>();
+
+  constructor(trustDomain: TrustDomain) {
+    this.#trustDomain = trustDomain;
+  }
+
+  byName(name: NodeName): NodeInfo | undefined {
+    return this.#byName.get(name);
+  }
+
+  byId(id: NodeId): NodeInfo | undefined {
+    return this.#byId.get(id);
+  }
+
+  bySpiffeId(spiffeId: SpiffeId): NodeInfo | undefined {
+    const name = nodeNameOf(spiffeId);
+    const node = name === undefined ? undefined : this.#byName.get(name);
+    return node?.spiffeId === spiffeId ? node : undefined;
+  }
+
+  /** The longest prefix wins. */
+  byAddress(address: IpAddress): NodeInfo | undefined {
+    let best: { node: NodeInfo; length: number } | undefined;
+    for (const node of this.#byName.values()) {
+      for (const prefix of node.prefixes) {
+        if (prefix.length > (best?.length ?? -1) && prefixContains(prefix, address))
+          best = { node, length: prefix.length };
+      }
+    }
+    return best?.node;
+  }
+
+  nodes(): readonly NodeInfo[] {
+    return [...this.#byName.values()];
+  }
+
+  update(
+    snapshot: boolean,
+    messages: readonly Node[],
+    removed: readonly string[],
+    refused: Refused,
+  ): TableChange<NodeInfo> {
+    const before = this.#byName;
+    const after = new Map(snapshot ? [] : before);
+    for (const name of removed) after.delete(name as NodeName);
+    for (const message of messages) {
+      const node = parseNode(message, this.#trustDomain);
+      if (node.ok) after.set(node.value.name, node.value);
+      else refused('node', node.error);
+    }
+    this.#byName = after;
+    this.#byId = new Map([...after.values()].map((node) => [node.id, node]));
+    return difference(before, after);
+  }
+}
+
+function parseNode(message: Node, trustDomain: TrustDomain): Result<NodeInfo, string> {
+  const name = parseNodeName(message.name);
+  if (!name.ok) return name;
+  const spiffeId = nodeSpiffeId(trustDomain, name.value);
+  if (message.spiffeId !== spiffeId) return err(`${name.value}: its SPIFFE ID is not ${spiffeId}`);
+  if (message.nodeId === 0) return err(`${name.value}: its node id is 0`);
+  const prefixes: Prefix[] = [];
+  for (const text of message.prefixes) {
+    const prefix = parsePrefix(text);
+    if (prefix === undefined) return err(`${name.value}: a prefix of it is none`);
+    prefixes.push(prefix);
+  }
+  const { incarnation, peerAddresses } = message;
+  return ok({ name: name.value, spiffeId, id: nodeId(message.nodeId), incarnation, peerAddresses, prefixes });
+}
+
+export class Entries {
+  #entries = new Map<string, RegistrationEntry>();
+
+  list(): readonly RegistrationEntry[] {
+    return [...this.#entries.values()];
+  }
+
+  /** `self`: entries of other nodes are none of ours. */
+  update(
+    snapshot: boolean,
+    messages: readonly Entry[],
+    removed: readonly string[],
+    self: SpiffeId,
+    refused: Refused,
+  ): TableChange<RegistrationEntry> {
+    const before = this.#entries;
+    const after = new Map(snapshot ? [] : before);
+    for (const id of removed) after.delete(id);
+    for (const message of messages) {
+      const spiffeId = parseSpiffeId(message.spiffeId);
+      if (!spiffeId.ok || message.parentId !== self) {
+        refused('entry', spiffeId.ok ? `${message.id}: of another node` : `${message.id}: ${spiffeId.error}`);
+        continue;
+      }
+      after.set(message.id, {
+        id: message.id,
+        spiffeId: spiffeId.value.id,
+        parentId: self,
+        selectors: message.selectors,
+        hint: message.hint,
+        identity: securityIdentity(message.securityIdentity),
+        labels: { ...message.labels },
+        ttlSeconds: message.x509TtlSeconds,
+        dnsNames: message.dnsNames,
+      });
+    }
+    this.#entries = after;
+    return difference(before, after);
+  }
+}
+
+export class Revocations implements RevocationTable {
+  #known = new Map<bigint, Revocation>();
+  #serials = new Set<string>();
+  /** By SPIFFE ID and by node name: the latest issuedUntil, Unix seconds. */
+  #spiffeIds = new Map<SpiffeId, number>();
+  #nodes = new Map<NodeName, number>();
+
+  isRevoked({ spiffeId, serial, node, notBeforeMs }: RevocationSubject): boolean {
+    if (this.#serials.has(serial)) return true;
+    const until = this.#spiffeIds.get(spiffeId);
+    if (until !== undefined && notBeforeMs <= until * 1000) return true;
+    const name = node === undefined ? undefined : nodeNameOf(node);
+    const nodeUntil = name === undefined ? undefined : this.#nodes.get(name);
+    return nodeUntil !== undefined && notBeforeMs <= nodeUntil * 1000;
+  }
+
+  list(): readonly Revocation[] {
+    return [...this.#known.values()];
+  }
+
+  /** The new ones. @throws Error if one cannot be read: to pass over a revocation would be to ignore it. */
+  update(snapshot: boolean, messages: readonly RevocationMessage[]): readonly Revocation[] {
+    const before = this.#known;
+    const parsed = messages.map(parseRevocation);
+    if (snapshot) {
+      this.#known = new Map();
+      this.#serials = new Set();
+      this.#spiffeIds = new Map();
+      this.#nodes = new Map();
+    }
+    for (const revocation of parsed) {
+      const { what, issuedUntil, sequence } = revocation;
+      this.#known.set(sequence, revocation);
+      if ('serial' in what) this.#serials.add(what.serial);
+      else if ('spiffeId' in what) raise(this.#spiffeIds, what.spiffeId, issuedUntil);
+      else raise(this.#nodes, what.node, issuedUntil);
+    }
+    return parsed.filter((revocation) => !before.has(revocation.sequence));
+  }
+}
+
+function raise<K>(map: Map<K, number>, key: K, value: number): void {
+  map.set(key, Math.max(map.get(key) ?? Number.NEGATIVE_INFINITY, value));
+}
+
+function parseRevocation({ sequence, what, issuedUntil, reason }: RevocationMessage): Revocation {
+  const rest = { sequence, issuedUntil: Number(issuedUntil), reason };
+  switch (what?.$case) {
+    case 'serial':
+      return { ...rest, what: { serial: what.value } };
+    case 'spiffeId': {
+      const id = parseSpiffeId(what.value);
+      if (id.ok) return { ...rest, what: { spiffeId: id.value.id } };
+      break;
+    }
+    case 'node': {
+      const name = parseNodeName(what.value);
+      if (name.ok) return { ...rest, what: { node: name.value } };
+      break;
+    }
+  }
+  throw new Error(`revocation ${sequence} cannot be read`);
+}
