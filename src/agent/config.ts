@@ -127,7 +127,7 @@ export const agentConfigSchema = z
       .strictObject({
         device: interfaceName.default(NET.holdDevice),
         limitPerIdentity: z.number().int().min(1).max(400).default(64),
-        limitTotal: z.number().int().min(1).max(400).default(400),
+        limitTotal: z.number().int().min(0).max(400).default(400),
         deadline: durationOf('5s', 100, '100ms'),
       })
       .prefault({}),

@@ -29,12 +29,13 @@ export function serverClient(socket: string): ServerAdminClient {
   return new ServerAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
 }
 
-type Unary<Q, R> = (request: Q, callback: (error: ServiceError | null, reply: R) => void) => unknown;
+type Done<R> = (error: ServiceError | null, reply: R) => void;
 
-export async function call<Q, R>(method: Unary<Q, R>, client: { close(): void }, request: Q): Promise<R> {
+/** One unary call, then the client is closed. */
+export async function call<R>(client: { close(): void }, ask: (done: Done<R>) => unknown): Promise<R> {
   try {
     return await new Promise<R>((resolve, reject) => {
-      method.call(client, request, (error, reply) => (error === null ? resolve(reply) : reject(fromGrpc(error))));
+      ask((error, reply) => (error === null ? resolve(reply) : reject(fromGrpc(error))));
     });
   } finally {
     client.close();

@@ -86,6 +86,8 @@ export interface Datapath {
   /** Makes every proof so far a miss. Returns the new epoch. */
   raiseEpoch(): number;
   drops(): DropCount[];
+  /** Packets that were ever put into the hold queue. */
+  held(): { readonly taken: bigint };
   setFlags(flags: DatapathFlags): void;
   /** Ends this process's part; all that is pinned stays and goes on enforcing. */
   close(): void;
@@ -164,6 +166,7 @@ function start(options: DatapathOptions, pins: Pins, object: LoadedObject, close
       return config.current.epoch;
     },
     drops: () => counters.merged(maps),
+    held: () => ({ taken: maps.cs_hold_taken.get({ n: 0 })?.n ?? 0n }),
     setFlags(flags) {
       config.set({ flags: flagBits(flags) });
       config.bumpRevision();

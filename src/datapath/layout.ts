@@ -85,7 +85,7 @@ export const flowKeyStruct = struct('cs_flow_key', {
   remote: addr,
   lport: u16,
   rport: u16,
-  endpoint: u32,
+  ifindex: u32,
   proto: u8,
   pad: padding(3),
 });
@@ -100,7 +100,7 @@ export const flowStruct = struct('cs_flow', {
   flags: u8,
   pad: padding(1),
   origin: u16,
-  pad2: padding(2, 2),
+  endpoint: u16,
 });
 
 export const counterStruct = struct('cs_counter', { packets: u64, bytes: u64 });

@@ -1,6 +1,6 @@
 /** What a person asks of a node's agent: what is proven, who vouches, what dropped, and why. */
 import type { Command } from 'commander';
-import type { AgentAdminClient, JsonReply } from '../../../proto/gen/countersign/admin/v1/admin.ts';
+import type { JsonReply } from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import { CountersignError } from '../../base/errors.ts';
 import { EXIT } from '../../base/exit-codes.ts';
 import { agentClient, call, fromGrpc } from '../admin-client.ts';
@@ -21,8 +21,7 @@ const left = (name: string, heading: string): Column => [
 
 async function list(method: ListMethod, socket: string): Promise<Record<string, Row[]>> {
   const client = agentClient(socket);
-  const ask = client[method] as AgentAdminClient['listAuth'];
-  return JSON.parse((await call<object, JsonReply>(ask, client, {})).json);
+  return JSON.parse((await call<JsonReply>(client, (done) => client[method]({}, done))).json);
 }
 
 function print(
@@ -105,11 +104,12 @@ function addExplain(program: Command): void {
         throw new CountersignError('bad-input', `--port ${options.port}: give a number from 0 to 65535`);
       const client = agentClient(options.socket);
       const reply = JSON.parse(
-        (await call(client.explain, client, { from, to, port, protocol: options.protocol })).json,
+        (await call<JsonReply>(client, (done) => client.explain({ from, to, port, protocol: options.protocol }, done)))
+          .json,
       ) as Row;
       if (options.output === 'json') printJson(reply);
       else console.log(lines(reply));
-      if (reply.verdict !== 'allow') process.exitCode = EXIT.no;
+      if (reply.verdict === 'deny') process.exitCode = EXIT.no;
     });
 }
 
@@ -134,7 +134,7 @@ export function addAgentCommands(program: Command): void {
     program.command('status').description('how this node is: server, peers, tunnel, datapath, what is not protected'),
   ).action(async (options: CommonOptions) => {
     const client = agentClient(options.socket);
-    const reply = JSON.parse((await call(client.getStatus, client, {})).json) as Row;
+    const reply = JSON.parse((await call<JsonReply>(client, (done) => client.getStatus({}, done))).json) as Row;
     if (options.output === 'json') printJson(reply);
     else console.log(lines(reply));
   });
@@ -184,7 +184,7 @@ export function addAgentCommands(program: Command): void {
       .description('read the policy directory again; a problem leaves the policies in force as they are'),
   ).action(async (options: CommonOptions) => {
     const client = agentClient(options.socket);
-    const reply = JSON.parse((await call(client.reloadPolicy, client, {})).json) as Row;
+    const reply = JSON.parse((await call<JsonReply>(client, (done) => client.reloadPolicy({}, done))).json) as Row;
     if (options.output === 'json') printJson(reply);
     else console.log(lines(reply));
   });

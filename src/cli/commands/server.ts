@@ -1,6 +1,12 @@
 /** What an administrator asks of the identity server: tokens, nodes, entries, SVIDs. */
 import { X509Certificate } from 'node:crypto';
 import type { Command } from 'commander';
+import type {
+  BundleReply,
+  CreateJoinTokenReply,
+  JsonReply,
+  RevokeSvidReply,
+} from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import { CountersignError } from '../../base/errors.ts';
 import { EXIT } from '../../base/exit-codes.ts';
 import { call, serverClient } from '../admin-client.ts';
@@ -30,7 +36,10 @@ function addList(
 ): void {
   onServer(noun.command('list').description(description)).action(async (options: CommonOptions) => {
     const client = serverClient(options.socket);
-    const reply = JSON.parse((await call(client[method], client, {})).json) as Record<string, Row[]>;
+    const reply = JSON.parse((await call<JsonReply>(client, (done) => client[method]({}, done))).json) as Record<
+      string,
+      Row[]
+    >;
     if (options.output === 'json') printJson(reply);
     else
       console.log(
@@ -49,7 +58,7 @@ export function addServerCommands(program: Command): void {
   onServer(server.command('status').description('what the server knows and serves')).action(
     async (options: CommonOptions) => {
       const client = serverClient(options.socket);
-      const reply = JSON.parse((await call(client.getStatus, client, {})).json) as Row;
+      const reply = JSON.parse((await call<JsonReply>(client, (done) => client.getStatus({}, done))).json) as Row;
       if (options.output === 'json') printJson(reply);
       else console.log(lines(reply));
     },
@@ -66,7 +75,9 @@ export function addServerCommands(program: Command): void {
       if (!Number.isInteger(ttlSeconds) || ttlSeconds < 1)
         throw new CountersignError('bad-input', `--ttl ${options.ttl}: give whole seconds, 1 or more`);
       const client = serverClient(options.socket);
-      const reply = await call(client.createJoinToken, client, { nodeName: options.node, ttlSeconds });
+      const reply = await call<CreateJoinTokenReply>(client, (done) =>
+        client.createJoinToken({ nodeName: options.node, ttlSeconds }, done),
+      );
       if (options.output === 'json')
         printJson({ token: reply.token, expiresAt: new Date(Number(reply.expiresAt) * 1000).toISOString() });
       else console.log(reply.token);
@@ -116,7 +127,9 @@ export function addServerCommands(program: Command): void {
           labels,
           ttlSeconds: Number(options.ttl),
         });
-        const reply = JSON.parse((await call(client.putEntry, client, { json })).json) as Row;
+        const reply = JSON.parse(
+          (await call<JsonReply>(client, (done) => client.putEntry({ json }, done))).json,
+        ) as Row;
         if (options.output === 'json') printJson(reply);
         else console.log(lines(reply));
       },
@@ -124,7 +137,7 @@ export function addServerCommands(program: Command): void {
   onServer(entry.command('delete <id>').description('remove an entry; its SVIDs are no longer renewed')).action(
     async (id: string, options: CommonOptions) => {
       const client = serverClient(options.socket);
-      const reply = JSON.parse((await call(client.deleteEntry, client, { id })).json) as Row;
+      const reply = JSON.parse((await call<JsonReply>(client, (done) => client.deleteEntry({ id }, done))).json) as Row;
       if (options.output === 'json') printJson(reply);
       else console.log(lines(reply));
     },
@@ -134,8 +147,8 @@ export function addServerCommands(program: Command): void {
   onServer(bundle.command('show').description('print the trust bundle as PEM')).action(
     async (options: CommonOptions) => {
       const client = serverClient(options.socket);
-      const certificates = (await call(client.getBundle, client, {})).certificates.map((der) =>
-        new X509Certificate(der).toString(),
+      const certificates = (await call<BundleReply>(client, (done) => client.getBundle({}, done))).certificates.map(
+        (der) => new X509Certificate(der).toString(),
       );
       if (options.output === 'json') printJson({ certificates });
       else process.stdout.write(certificates.join(''));
@@ -171,11 +184,16 @@ export function addServerCommands(program: Command): void {
         if (what === undefined || second !== undefined)
           throw new CountersignError('bad-input', 'name exactly one of --spiffe-id, --serial, --node');
         const client = serverClient(options.socket);
-        const reply = await call(client.revokeSvid, client, {
-          what,
-          reason: options.reason,
-          waitMs: Number(options.wait),
-        });
+        const reply = await call<RevokeSvidReply>(client, (done) =>
+          client.revokeSvid(
+            {
+              what,
+              reason: options.reason,
+              waitMs: Number(options.wait),
+            },
+            done,
+          ),
+        );
         const { inForce, missing, inForceMs } = reply;
         if (options.output === 'json') printJson({ sequence: Number(reply.sequence), inForce, missing, inForceMs });
         else {

@@ -1,0 +1,309 @@
+/**
+ * The agent, wired up: the identity server's word in, the kernel's verdicts out, peers in between. Every part is told here what
+ * it needs of the others; none of them knows another by name.
+ */
+import { sign } from 'node:crypto';
+import { existsSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { native } from '../../native/index.ts';
+import { type AuditLog, openAuditLog } from '../audit/log.ts';
+import { type AuthManager, createAuthManager, isAuthFrame } from '../auth/manager.ts';
+import type { Clock } from '../base/clock.ts';
+import { CountersignError } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { NET } from '../base/registry/net.ts';
+import { systemTimers } from '../base/timers.ts';
+import { parseDialAddress } from '../channel/dial-address.ts';
+import type { PeerChannelEvents } from '../channel/peer-channel.ts';
+import { type StartedPeerChannels, startPeerChannels } from '../channel/peer-channels.ts';
+import { type Datapath, openDatapath } from '../datapath/datapath.ts';
+import type { AuditSink } from '../model/audit-event.ts';
+import type { DatapathSignal } from '../model/datapath.ts';
+import { startWorkloadApi } from '../workload/workload-api.ts';
+import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
+import { readBootstrapBundle, readJoinToken } from './bootstrap.ts';
+import type { AgentConfig } from './config.ts';
+import { auditDrop } from './drop-events.ts';
+import { Endpoints } from './endpoints.ts';
+import { explainPair } from './explain.ts';
+import { EventFanout } from './fanout.ts';
+import { openPath } from './path.ts';
+import { PolicyControl } from './policy-control.ts';
+import { connectServer, type ServerClient, type TableChange } from './server-client/client.ts';
+import { WorkloadSvids } from './server-client/svids.ts';
+import { Surroundings } from './surroundings.ts';
+import { withProvidedSvids } from './svid-source.ts';
+import * as views from './views.ts';
+
+const BPF_OBJECT = join(import.meta.dirname, '../../build/bpf/datapath.bpf.o');
+/** Interfaces come and go without telling the agent: looked at this often, besides every change it is told of. */
+const RECONCILE_MS = 500;
+
+export interface Agent {
+  close(): Promise<void>;
+}
+
+export async function startAgent(config: AgentConfig, clock: Clock, log: Logger): Promise<Agent> {
+  const closers: (() => void | Promise<void>)[] = [];
+  const closeAll = async (): Promise<void> => {
+    for (const close of closers.splice(0).reverse()) await close();
+  };
+  try {
+    await start(config, clock, log, closers);
+  } catch (thrown) {
+    await closeAll();
+    throw thrown;
+  }
+  return { close: closeAll };
+}
+
+async function start(
+  config: AgentConfig,
+  clock: Clock,
+  log: Logger,
+  closers: (() => void | Promise<void>)[],
+): Promise<void> {
+  const origin = `${config.trustDomain}/node/${config.node.name}`;
+  const auditLog: AuditLog = openAuditLog({ dir: join(config.dataDir, 'audit'), origin, clock, log });
+  closers.push(() => auditLog.close());
+  const audit = new EventFanout(auditLog);
+
+  // The kernel first: from here on nothing unproven passes, whatever else fails.
+  let onSignal: (signal: DatapathSignal) => void = () => {};
+  const datapath = startDatapath(config, clock, log, (signal) => onSignal(signal));
+  closers.push(() => datapath.close());
+  datapath.attachUnderlay(underlayIndex(config));
+
+  const bundle = readBootstrapBundle(config);
+  const stateDir = join(config.dataDir, 'node');
+  const firstLife = !existsSync(stateDir);
+  const server = await connectServer({
+    address: config.server.address,
+    trustDomain: config.trustDomain,
+    bundle: [...bundle],
+    nodeName: config.node.name,
+    joinToken: () => readJoinToken(config),
+    stateDir,
+    peerAddresses: [...config.peer.listen],
+    clock,
+    log,
+    audit,
+  });
+  closers.push(() => server.close());
+  if (config.server.joinTokenFile !== undefined) rmSync(config.server.joinTokenFile, { force: true });
+  const self = () => ({ info: server.node.info, svid: server.node.svid() });
+  auditLog.certify((bytes) => {
+    const svid = server.node.svid();
+    return { chain: [...svid.chain], signature: sign('sha256', bytes, svid.privateKey) };
+  });
+  audit.emit({
+    kind: 'agent.started',
+    source: { node: config.node.name, spiffeId: server.node.info.spiffeId },
+    detail: { attach: datapath.attachMode },
+  });
+  closers.push(() => audit.emit({ kind: 'agent.stopped', source: { node: config.node.name } }));
+
+  const svids = new WorkloadSvids({ client: server, clock, log, audit });
+  closers.push(() => svids.close());
+  const svidSource = withProvidedSvids(svids, config.endpoints, server.identities, log);
+
+  const path = await openPath({ config, datapath, self, audit, log });
+  closers.push(() => path.close());
+
+  // Channels tell the manager and the manager asks the channels: the events are bound late.
+  let manager: AuthManager;
+  const events: PeerChannelEvents = {
+    opened(channel) {
+      path.channelOpened(channel);
+      manager.opened(channel);
+    },
+    frame(channel, type, body) {
+      if (isAuthFrame(type)) manager.frame(channel, type, body);
+      else path.frame(channel, type, body);
+    },
+    closed(channel, reason) {
+      path.channelClosed(channel);
+      manager.closed(channel, reason);
+    },
+  };
+  const channels: StartedPeerChannels = await startPeerChannels({
+    self,
+    nodes: server.nodes,
+    bundles: server.bundles,
+    revocations: server.revocations,
+    trustDomain: config.trustDomain,
+    listen: config.peer.listen.map((text) => {
+      const { host, port } = parseDialAddress(text)!;
+      return { address: host, port };
+    }),
+    clock,
+    audit,
+    log,
+    events,
+  });
+  closers.push(() => channels.close());
+
+  let endpoints: Endpoints;
+  manager = createAuthManager({
+    self: server.node.info,
+    firstGeneration: BigInt(clock.nowMs()) * 1_000_000n,
+    firstLife,
+    channels,
+    hold: datapath.hold,
+    authTable: datapath.auth,
+    addresses: datapath.addresses,
+    identities: server.identities,
+    nodes: server.nodes,
+    svids: svidSource,
+    bundles: server.bundles,
+    revocations: server.revocations,
+    policy: () => policy,
+    tunnel: path.binding,
+    endpointOpened: (endpoint) => endpoints.opened(endpoint.endpoint),
+    audit,
+    clock,
+    timers: systemTimers,
+    log,
+    settings: {
+      leaseMs: config.authentication.lease,
+      maxAuthAgeMs: config.authentication.maxAuthAge,
+      queueSize: config.authentication.queueSize,
+    },
+  });
+  endpoints = new Endpoints({
+    configs: config.endpoints,
+    datapath,
+    host: { add: (own, continues) => manager.addEndpoint(own, continues), close: (id) => manager.closeEndpoint(id) },
+    identities: server.identities,
+    audit,
+    log,
+  });
+  const surroundings = new Surroundings(datapath, server, config);
+  const policy = new PolicyControl({
+    directory: config.policies.directory,
+    datapath,
+    identities: server.identities,
+    locals: () => endpoints.view().flatMap((e) => (e.identity === undefined ? [] : [e.identity])),
+    changed: () => manager.policyChanged(),
+    audit,
+    log,
+  });
+  closers.push(() => policy.close());
+
+  onSignal = (signal) => {
+    auditDrop(signal, {
+      audit,
+      identities: server.identities,
+      nodes: server.nodes,
+      nodeName: config.node.name,
+      describeRule: (rule) => policy.describe(rule),
+    });
+    manager.signal(signal);
+  };
+  followServer({ server, svids, surroundings, endpoints, policy, manager, channels, audit });
+  const timer = setInterval(() => endpoints.reconcile(), RECONCILE_MS);
+  closers.push(() => clearInterval(timer));
+
+  const workloadApi = await startWorkloadApi({
+    socketPath: config.sockets.workload,
+    feed: svids,
+    audit,
+    clock,
+    log,
+  });
+  closers.push(() => workloadApi.close());
+  const parts: views.Parts = { config, server, datapath, path, channels, manager, endpoints, policy, auditLog, clock };
+  const admin = await serveAdmin(config.sockets.admin, handlers(parts, audit));
+  closers.push(() => admin.close());
+  log.info({ node: config.node.name, attach: datapath.attachMode, tunnel: path.describe() }, 'ready');
+}
+
+function startDatapath(
+  config: AgentConfig,
+  clock: Clock,
+  log: Logger,
+  onSignal: (signal: DatapathSignal) => void,
+): Datapath {
+  return openDatapath({
+    node: config.node.name,
+    bpffs: config.bpffs,
+    objectPath: BPF_OBJECT,
+    holdDevice: config.hold.device,
+    holdLimitPerIdentity: Math.min(config.hold.limitPerIdentity, config.hold.limitTotal),
+    holdLimitTotal: config.hold.limitTotal,
+    holdDeadlineMs: config.hold.deadline,
+    signalIntervalMs: config.datapath.signalInterval,
+    peerPort: parseDialAddress(config.peer.listen[0]!)?.port ?? NET.peerPort,
+    allowUnboundPath: config.authentication.allowUnboundPath,
+    observe: config.enforcement === 'observe',
+    attach: config.datapath.attach,
+    clock,
+    onSignal,
+    log,
+  });
+}
+
+function underlayIndex(config: AgentConfig): number {
+  try {
+    return native().ifIndex(config.node.underlay);
+  } catch (cause) {
+    throw new CountersignError(
+      'bad-input',
+      `node.underlay: there is no interface ${config.node.underlay} in this network namespace; name the one towards the other nodes`,
+      { cause },
+    );
+  }
+}
+
+/** What the server says, in the order in which it must be in force; the ack for a version goes out when all of it is. */
+function followServer(parts: {
+  server: ServerClient;
+  svids: WorkloadSvids;
+  surroundings: Surroundings;
+  endpoints: Endpoints;
+  policy: PolicyControl;
+  manager: AuthManager;
+  channels: StartedPeerChannels;
+  audit: AuditSink;
+}): void {
+  const { server, surroundings, endpoints, policy, manager, channels, audit } = parts;
+  server.onChange((change) => {
+    if (change.revocations.length > 0) {
+      // Before anything else, and in this turn: when it returns, the kernel has no entry that rests on what was revoked.
+      const deleted = manager.revoked();
+      channels.revokeCheck();
+      audit.emit({ kind: 'revocation.in_force', detail: { auth_entries: deleted } });
+    }
+    if (change.bundle) manager.bundlesChanged();
+    if (isChanged(change.nodes) || change.snapshot) {
+      surroundings.apply();
+      manager.nodesChanged();
+      channels.revokeCheck();
+    }
+    if (isChanged(change.identities) || change.snapshot) {
+      policy.apply();
+      endpoints.reconcile();
+      manager.identitiesChanged();
+    }
+  });
+  parts.svids.subscribe(() => manager.svidsChanged());
+}
+
+function isChanged(change: TableChange<unknown>): boolean {
+  return change.changed.length + change.removed.length > 0;
+}
+
+function handlers(parts: views.Parts, audit: EventFanout): AdminHandlers {
+  return {
+    status: () => views.status(parts),
+    endpoints: () => parts.endpoints.view(),
+    vouches: () => views.vouches(parts),
+    auth: () => parts.manager.list(),
+    peers: () => views.peers(parts),
+    drops: () => views.drops(parts),
+    policy: () => parts.policy.rules(),
+    explain: (request) => explainPair(parts, request),
+    reloadPolicy: () => parts.policy.reload(),
+    monitor: (onEvent) => audit.subscribe(onEvent),
+  };
+}

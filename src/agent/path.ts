@@ -1,0 +1,114 @@
+/** The path between nodes: an authenticated tunnel, or, where the configuration accepts the risk, none. */
+import { join } from 'node:path';
+import type { FrameType } from '../../proto/gen/countersign/peer/v1/peer.ts';
+import type { TunnelBinding } from '../auth/ports.ts';
+import { CountersignError, ok } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { parseDialAddress } from '../channel/dial-address.ts';
+import type { PeerChannel } from '../channel/peer-channel.ts';
+import type { Datapath } from '../datapath/datapath.ts';
+import { createTunnelManager } from '../encryption/manager.ts';
+import { openWireguardTunnel } from '../encryption/open.ts';
+import type { AuditSink } from '../model/audit-event.ts';
+import type { NodeInfo, Svid } from '../model/identity.ts';
+import type { TunnelPeerStatus } from '../model/tunnel.ts';
+import type { AgentConfig } from './config.ts';
+
+/** Longer than a TLS handshake and a tunnel's between healthy nodes, shorter than a held packet's deadline. */
+const READY_TIMEOUT_MS = 4_000;
+
+export interface NodePath {
+  readonly binding: TunnelBinding;
+  channelOpened(channel: PeerChannel): void;
+  /** @throws on a frame that is not the tunnel's; the channel closes then */
+  frame(channel: PeerChannel, type: FrameType, body: Buffer): void;
+  channelClosed(channel: PeerChannel): void;
+  describe(): {
+    readonly type: string;
+    readonly implementation?: string;
+    readonly device?: string;
+    readonly pskFrom?: string;
+  };
+  peers(): Promise<readonly TunnelPeerStatus[]>;
+  close(): Promise<void>;
+}
+
+export interface PathOptions {
+  readonly config: AgentConfig;
+  readonly datapath: Datapath;
+  readonly self: () => { info: NodeInfo; svid: Svid };
+  readonly audit: AuditSink;
+  readonly log: Logger;
+}
+
+export async function openPath(options: PathOptions): Promise<NodePath> {
+  return options.config.encryption.enabled ? openTunnelPath(options) : clearPath();
+}
+
+async function openTunnelPath({ config, datapath, self, audit, log }: PathOptions): Promise<NodePath> {
+  const { device, port, mtu, implementation } = config.encryption.wireguard;
+  const tunnel = await openWireguardTunnel({
+    device,
+    listenPort: port,
+    mtu,
+    implementation,
+    keyFile: join(config.dataDir, 'wireguard.key'),
+    runDir: config.dataDir,
+    onDeviceReplaced: (ifindex) => datapath.attachTunnel(ifindex),
+    log,
+  });
+  datapath.attachTunnel(tunnel.ifindex);
+  const hosts = config.peer.listen.flatMap((text) => parseDialAddress(text)?.host ?? []);
+  const manager = createTunnelManager({
+    tunnel,
+    // The tunnel's outer address is of the family in which the peer is reached.
+    self: () => ({
+      ...self(),
+      underlayEndpoint: (peer: NodeInfo) => {
+        const peerHost = peer.peerAddresses.map((a) => parseDialAddress(a)?.host).find((h) => h !== undefined) ?? '';
+        const host = hosts.find((h) => h.includes(':') === peerHost.includes(':')) ?? hosts[0] ?? '';
+        return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+      },
+    }),
+    audit,
+    log,
+  });
+  return {
+    binding: {
+      whenReady: (node) => manager.whenReady(node.id, READY_TIMEOUT_MS),
+      allow: (node, address) => tunnel.allow(node, address),
+      disallow: (address) => tunnel.disallow(address),
+    },
+    channelOpened: (channel) => manager.channelOpened(channel),
+    frame(channel, type, body) {
+      if (!manager.frame(channel, type, body))
+        throw new CountersignError('bad-input', `frame type ${type} belongs to nobody`);
+    },
+    channelClosed: (channel) => manager.channelClosed(channel),
+    describe: () => ({
+      type: tunnel.type,
+      implementation: tunnel.implementation,
+      device: tunnel.device,
+      pskFrom: 'TLS exporter',
+    }),
+    peers: () => tunnel.status(),
+    close: () => tunnel.close(),
+  };
+}
+
+function clearPath(): NodePath {
+  return {
+    binding: {
+      whenReady: async () => ok(undefined),
+      allow: async () => {},
+      disallow: async () => {},
+    },
+    channelOpened: () => {},
+    // The peer offers a tunnel that this node does not want: its offer stays unanswered, and it sees no tunnel.
+    frame: () => {},
+    channelClosed: () => {},
+    describe: () => ({ type: 'none' }),
+    peers: async () => [],
+    close: async () => {},
+  };
+}
