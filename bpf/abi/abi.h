@@ -115,13 +115,14 @@ struct cs_auth {
 	__u32 flags;
 };
 
-/* ---- cs_flows: LRU hash. One entry per flow and endpoint, keyed as the endpoint sees it. ---- */
+/* ---- cs_flows: LRU hash. One entry per flow and endpoint, keyed as the endpoint sees it. An established flow is looked up
+ * before the endpoint: closing or removing one is a change that takes verdicts away, so it raises the revision too. ---- */
 struct cs_flow_key {
 	struct cs_addr local;
 	struct cs_addr remote;
 	__u16 lport; /* network order; ICMP echo: the identifier in both */
 	__u16 rport;
-	__u32 endpoint;
+	__u32 ifindex; /* of the host side of the endpoint's veth */
 	__u8 proto;
 	__u8 pad[3];
 };
@@ -139,11 +140,19 @@ struct cs_flow {
 	__u8 flags;	  /* CS_FLOW_* */
 	__u8 pad;
 	__u16 origin;	  /* mark >> 16 that packets from the remote side carry; any other is judged anew */
-	__u16 pad2;
+	__u16 endpoint;	  /* whose flow it is: the stamp of what it sends */
+};
+
+/* ---- cs_clock: per-CPU array of one. The programs' own: the boot clock, read once per CPU and tick. ---- */
+struct cs_clock {
+	__u64 jiffies;
+	__u64 boot_ns;
+	__u64 sum; /* of both: a record that was half written does not add up */
 };
 
 /* ---- cs_waiting: LRU hash, key struct cs_flow_key. Flows with packets in the hold queue: later ones queue behind them.
- * The programs' own; the agent neither reads nor writes it. ---- */
+ * cs_last_held: array of one, u64 time of the last packet held for a miss; long ago: no flow waits.
+ * The programs' own; the agent neither reads nor writes them. ---- */
 struct cs_waiting {
 	__u64 held_ns; /* when a packet of the flow last met a miss */
 	__u32 packets; /* held and not yet seen again by from_hold */

@@ -3,27 +3,29 @@
 #ifndef CS_CASE_H
 #define CS_CASE_H
 
+#include "clock.h"
 #include "parse.h"
 
 struct cs_case {
 	struct cs_flow_key key; /* as the endpoint sees it, the same for both directions */
+	__u32 mark;		/* of the packet as it came */
+	__u64 now;		/* CLOCK_BOOTTIME, ns */
+	__u64 revision;		/* of the configuration, read before anything the verdict rests on */
+	__u64 until_ns;		/* how long the verdict holds */
+	__u32 endpoint;		/* 0: none */
 	__u32 local_identity;
 	__u32 remote_identity; /* 0: not known */
 	__u32 remote_node;
 	__u32 rule;
-	__u32 mark;	 /* of the packet as it came */
-	__u64 now;	 /* CLOCK_BOOTTIME, ns */
-	__u64 revision;	 /* of the configuration, read before anything the verdict rests on */
-	__u64 until_ns;	 /* how long the verdict holds */
-	__u8 direction;	 /* of the packet */
-	__u8 begun;	 /* direction of the packet that began the flow: whose policy counts */
+	__u8 direction; /* of the packet */
+	__u8 begun;	/* direction of the packet that began the flow: whose policy counts */
 	__u8 auth_type;
-	__u8 miss; /* enum cs_event_kind: what the agent could mend; 0: nothing */
+	__u8 miss;   /* enum cs_event_kind: what the agent could mend; 0: nothing */
 	__u8 behind; /* allowed, but earlier packets of the flow still wait */
 } __attribute__((aligned(8)));
 
-static __always_inline void case_open(struct cs_case *c, const struct cs_packet *p, const struct cs_endpoint *ep,
-				      __u32 mark, __u8 direction)
+/* What an established flow needs and no more: most packets go no further. */
+static __always_inline void case_key(struct cs_case *c, const struct cs_packet *p, __u32 ifindex, __u8 direction)
 {
 	if (direction == CS_EGRESS) {
 		addr_copy(&c->key.local, &p->src);
@@ -36,14 +38,26 @@ static __always_inline void case_open(struct cs_case *c, const struct cs_packet 
 		c->key.lport = p->dport;
 		c->key.rport = p->sport;
 	}
-	c->key.proto = p->proto;
-	c->key.endpoint = ep ? ep->endpoint : 0;
-	c->local_identity = ep ? ep->identity : 0;
-	c->mark = mark;
+	c->key.ifindex = ifindex;
+	*(__u32 *)&c->key.proto = p->proto; /* and the padding */
 	c->direction = direction;
-	c->begun = direction;
-	c->now = bpf_ktime_get_boot_ns();
+}
+
+static __always_inline void case_open(struct cs_case *c, const struct cs_endpoint *ep, __u32 mark)
+{
+	c->endpoint = ep ? ep->endpoint : 0;
+	c->local_identity = ep ? ep->identity : 0;
+	c->remote_identity = CS_ID_UNKNOWN;
+	c->remote_node = 0;
+	c->rule = 0;
+	c->mark = mark;
+	c->begun = c->direction;
+	c->auth_type = CS_AUTH_NONE;
+	c->miss = 0;
+	c->behind = 0;
+	c->now = clock_exact();
 	c->until_ns = ~0ull;
+	c->revision = 0;
 }
 
 #endif

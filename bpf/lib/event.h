@@ -59,7 +59,7 @@ static __always_inline bool share_admit(__u32 endpoint, __u64 now, __u64 interva
 static __noinline int report(struct __sk_buff *skb, const struct cs_case *c, __u8 kind, __u8 reason, __u8 held)
 {
 	const struct cs_config *cfg = config();
-	__u64 now = bpf_ktime_get_boot_ns(), suppressed;
+	__u64 now = clock_exact(), suppressed;
 	struct cs_signal_key key = {};
 	struct cs_event *e;
 
@@ -68,14 +68,14 @@ static __noinline int report(struct __sk_buff *skb, const struct cs_case *c, __u
 	if (!cfg || addr_is_link_local_multicast(c->direction == CS_EGRESS ? &c->key.remote : &c->key.local))
 		return 0;
 	addr_copy(&key.remote, &c->key.remote);
-	key.endpoint = c->key.endpoint;
+	key.endpoint = c->endpoint;
 	key.kind = kind;
 	key.reason = reason;
 	key.direction = c->direction;
 	key.proto = c->key.proto;
 	if (!signal_admit(&key, now, cfg->signal_interval_ns, &suppressed))
 		return 0;
-	if (!share_admit(c->key.endpoint, now, cfg->signal_interval_ns))
+	if (!share_admit(c->endpoint, now, cfg->signal_interval_ns))
 		return 0;
 	e = bpf_ringbuf_reserve(&cs_events, sizeof(*e), 0);
 	if (!e)
@@ -87,7 +87,7 @@ static __noinline int report(struct __sk_buff *skb, const struct cs_case *c, __u
 	e->local_identity = c->local_identity;
 	e->remote_identity = c->remote_identity;
 	e->remote_node = c->remote_node;
-	e->endpoint = c->key.endpoint;
+	e->endpoint = c->endpoint;
 	e->rule = c->rule;
 	e->lport = bpf_ntohs(c->key.lport);
 	e->rport = bpf_ntohs(c->key.rport);

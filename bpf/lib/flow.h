@@ -10,7 +10,6 @@
 #include "case.h"
 #include "maps.h"
 
-#define CS_SECOND 1000000000ull
 #define CS_FLOW_IDLE_TCP (7200 * CS_SECOND)
 #define CS_FLOW_IDLE_CLOSING (60 * CS_SECOND)
 #define CS_FLOW_IDLE_UDP (60 * CS_SECOND)
@@ -26,33 +25,54 @@ static __always_inline __u64 flow_idle_limit(__u8 proto, __u8 flags)
 }
 
 /* The flow the packet belongs to. A packet that opens against the flow's direction is no reply: it is judged as its
- * sender's own, or a server could reach its clients' ports. */
-static __always_inline struct cs_flow *flow_find(const struct cs_case *c, const struct cs_flow_key *key, __u8 kind)
+ * sender's own, or a server could reach its clients' ports. tick: from clock_of_tick(), which may lie before last_ns. */
+static __always_inline struct cs_flow *flow_find(const struct cs_flow_key *key, __u64 tick, __u8 kind, __u8 direction)
 {
 	struct cs_flow *flow = bpf_map_lookup_elem(&cs_flows, key);
 
-	if (!flow || c->now - flow->last_ns > flow_idle_limit(key->proto, flow->flags) + CS_FLOW_TOUCH)
+	if (!flow || (__s64)(tick - flow->last_ns) > (__s64)(flow_idle_limit(key->proto, flow->flags) + CS_FLOW_TOUCH))
 		return NULL;
-	if ((kind & CS_PKT_OPENS) && flow->direction != c->direction)
+	if ((kind & CS_PKT_OPENS) && flow->direction != direction)
 		return NULL;
 	return flow;
 }
 
-/* What comes in must carry what vouched for the flow (stamp of the same sender, or the tunnel). */
-static __always_inline bool flow_holds(const struct cs_flow *flow, const struct cs_config *cfg, const struct cs_case *c)
+static __always_inline bool flow_is_valid(const struct cs_flow *flow, const struct cs_config *cfg, __u64 tick)
 {
-	return flow->revision == cfg->revision && c->now < flow->valid_until_ns &&
-	       (c->direction == CS_EGRESS || flow->origin == c->mark >> 16);
+	return flow->revision == cfg->revision && clock_before(tick, flow->valid_until_ns);
 }
 
-static __always_inline void flow_touch(struct cs_flow *flow, const struct cs_case *c, __u8 kind)
+static __always_inline void flow_touch(struct cs_flow *flow, __u64 tick, __u8 kind)
 {
-	if (c->now - flow->last_ns > CS_FLOW_TOUCH)
-		flow->last_ns = c->now;
+	if ((__s64)(tick - flow->last_ns) > (__s64)CS_FLOW_TOUCH)
+		flow->last_ns = tick;
+	if (!(kind & (CS_PKT_CLOSES | CS_PKT_OPENS)))
+		return;
 	if ((kind & CS_PKT_CLOSES) && !(flow->flags & CS_FLOW_CLOSING))
 		flow->flags |= CS_FLOW_CLOSING;
 	else if ((kind & CS_PKT_OPENS) && (flow->flags & CS_FLOW_CLOSING))
 		flow->flags &= ~CS_FLOW_CLOSING;
+}
+
+/* The flow a packet claims to be part of, if it may have one. */
+static __always_inline struct cs_flow *flow_of(const struct cs_packet *p, const struct cs_case *c, __u64 tick)
+{
+	if (p->reason || (p->kind & (CS_PKT_ERROR | CS_PKT_NEIGHBOUR)))
+		return NULL;
+	return flow_find(&c->key, tick, p->kind, c->direction);
+}
+
+/* Most packets end here: their flow's verdict holds. What comes in must carry what vouched for the flow (stamp of the same
+ * sender, or the tunnel). The endpoint need not be looked up: closing it or taking it away raises the revision. */
+static __always_inline bool flow_holds(struct cs_flow *flow, const struct cs_config *cfg, const struct cs_packet *p,
+				       const struct cs_case *c, __u64 tick, __u32 mark)
+{
+	if (c->direction == CS_INGRESS && flow->origin != mark >> 16)
+		return false;
+	if (!flow_is_valid(flow, cfg, tick))
+		return false;
+	flow_touch(flow, tick, p->kind);
+	return true;
 }
 
 /* The revision under which a verdict begins. User space changes a map first and raises the revision after it; here the
@@ -79,6 +99,7 @@ static __always_inline void flow_store(const struct cs_case *c, __u16 origin, __
 		.auth_type = c->auth_type,
 		.flags = kind & CS_PKT_CLOSES ? CS_FLOW_CLOSING : 0,
 		.origin = origin,
+		.endpoint = c->endpoint,
 	};
 
 	if (c->revision != CS_REVISION_STATELESS)

@@ -56,12 +56,18 @@ static __always_inline __u64 hold_length(__u32 identity)
 	return taken ? *taken - (returned ? *returned : 0) : 0;
 }
 
-/* The agent does not say which packets it dropped, only how many of an identity left its queue: an empty queue and an old
- * miss both mean that nothing waits. */
+/* The flow's packets in the queue, if any. The agent does not say which packets it dropped, only how many of an identity left
+ * its queue: an empty queue and an old miss both mean that nothing waits. */
 static __always_inline struct cs_waiting *hold_waiting(const struct cs_case *c)
 {
-	struct cs_waiting *w = bpf_map_lookup_elem(&cs_waiting, &c->key);
+	__u32 zero = 0;
+	const __u64 *last = bpf_map_lookup_elem(&cs_last_held, &zero);
+	struct cs_waiting *w;
 
+	/* Nearly always it ends here, for the price of reading one word. */
+	if (!last || c->now - *last >= CS_WAITING_LIMIT)
+		return NULL;
+	w = bpf_map_lookup_elem(&cs_waiting, &c->key);
 	return w && w->packets && c->now - w->held_ns < CS_WAITING_LIMIT && hold_length(c->local_identity) ? w : NULL;
 }
 
@@ -70,7 +76,11 @@ static __always_inline void hold_enqueue(const struct cs_case *c)
 {
 	struct cs_waiting *w = hold_waiting(c);
 	struct cs_waiting fresh = { .held_ns = c->now, .packets = 1 };
+	__u32 zero = 0;
+	__u64 *last = bpf_map_lookup_elem(&cs_last_held, &zero);
 
+	if (last && c->miss)
+		*last = c->now;
 	if (!w) {
 		bpf_map_update_elem(&cs_waiting, &c->key, &fresh, BPF_ANY);
 		return;

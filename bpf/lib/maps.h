@@ -75,6 +75,20 @@ struct {
 } cs_waiting SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} cs_last_held SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cs_clock);
+} cs_clock SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 512);
 	__type(key, __u32);
@@ -133,13 +147,14 @@ static __always_inline void endpoint_remember(const struct cs_endpoint *ep, __u3
 }
 
 /* The endpoint with this id if it is still there; ids are not used again while a packet may carry them. */
-static __always_inline const struct cs_endpoint *endpoint_by_id(__u32 id)
+static __always_inline const struct cs_endpoint *endpoint_by_id(__u32 id, __u32 *ifindex)
 {
-	const __u32 *ifindex = bpf_map_lookup_elem(&cs_endpoints_by_id, &id);
+	const __u32 *known = bpf_map_lookup_elem(&cs_endpoints_by_id, &id);
 	const struct cs_endpoint *ep;
 
-	if (!ifindex)
+	if (!known)
 		return NULL;
+	*ifindex = *known;
 	ep = endpoint_of_interface(*ifindex);
 	return ep && ep->endpoint == id ? ep : NULL;
 }

@@ -16,7 +16,8 @@ static __always_inline void mark_write(struct __sk_buff *skb, __u32 kind, __u32 
 
 static __always_inline bool endpoint_is_open(__u32 id)
 {
-	const struct cs_endpoint *ep = endpoint_by_id(id);
+	__u32 ifindex;
+	const struct cs_endpoint *ep = endpoint_by_id(id, &ifindex);
 
 	return ep && (ep->flags & CS_EP_OPEN);
 }

@@ -11,9 +11,10 @@
 static __always_inline int path_refuse(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
 				       __u8 direction, __u8 reason)
 {
-	struct cs_case c = {};
+	struct cs_case c;
 
-	case_open(&c, p, NULL, skb->mark, direction);
+	case_key(&c, p, skb->ifindex, direction);
+	case_open(&c, NULL, skb->mark);
 	return refuse(skb, cfg, &c, reason) ? CS_PASS : CS_SHOT;
 }
 

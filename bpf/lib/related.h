@@ -90,11 +90,11 @@ static __noinline int related_refusal(struct __sk_buff *skb, const struct cs_pac
 	key.lport = out ? q.dport : q.sport;
 	key.rport = out ? q.sport : q.dport;
 	key.proto = q.proto;
-	key.endpoint = c->key.endpoint;
+	key.ifindex = c->key.ifindex;
 	if (!addr_equal(&key.local, &c->key.local) || (out && !addr_equal(&key.remote, &c->key.remote)))
 		return CS_DROP_ICMP_TYPE;
-	flow = flow_find(c, &key, 0);
-	if (!flow || flow->revision != cfg->revision || c->now >= flow->valid_until_ns)
+	flow = flow_find(&key, c->now, 0, c->direction);
+	if (!flow || flow->endpoint != c->endpoint || !flow_is_valid(flow, cfg, c->now))
 		return CS_DROP_ICMP_TYPE;
 	if (out)
 		return 0;

@@ -17,7 +17,7 @@ static __always_inline __u8 local_refusal(const struct cs_case *c)
 	struct cs_owner local;
 
 	owner_of(&c->key.local, &local);
-	if (owner_is_endpoint(&local, c->key.endpoint))
+	if (owner_is_endpoint(&local, c->endpoint))
 		return 0;
 	return c->direction == CS_EGRESS ? CS_DROP_INVALID_SOURCE_IP : CS_DROP_INVALID_DESTINATION_IP;
 }
@@ -69,22 +69,16 @@ static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs
 	return 0;
 }
 
-/* Returns 0 for allow, else the drop reason. */
+/* Everybody's verdict but an established flow's. flow: what flow_of() found. Returns 0 for allow, else the drop reason. */
 static __always_inline __u8 judge(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
-				  struct cs_case *c)
+				  struct cs_case *c, const struct cs_flow *flow)
 {
-	struct cs_flow *flow = NULL;
+	/* An endpoint that took over the interface does not take over the flows. */
+	bool part_of_flow = flow && flow->endpoint == c->endpoint;
 
-	if (!p->reason && !(p->kind & CS_PKT_ERROR))
-		flow = flow_find(c, &c->key, p->kind);
-	if (flow) {
-		if (flow_holds(flow, cfg, c)) {
-			flow_touch(flow, c, p->kind);
-			return 0;
-		}
+	if (part_of_flow)
 		c->begun = flow->direction;
-	}
-	return judge_in_full(skb, cfg, p, c, flow != NULL);
+	return judge_in_full(skb, cfg, p, c, part_of_flow);
 }
 
 #endif

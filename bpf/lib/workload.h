@@ -9,20 +9,20 @@
 
 /* Every way out of the workload ends here: judged, then stamped, held or dropped. */
 static __always_inline int leave(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
-				 struct cs_case *c, bool may_hold)
+				 struct cs_case *c, const struct cs_flow *flow, bool may_hold)
 {
-	__u8 reason = judge(skb, cfg, p, c);
+	__u8 reason = judge(skb, cfg, p, c, flow);
 
 	may_hold = may_hold && cfg->hold_ifindex;
 	if (!reason && !(c->behind && may_hold)) {
-		mark_write(skb, CS_MARK_STAMPED, c->key.endpoint);
+		mark_write(skb, CS_MARK_STAMPED, c->endpoint);
 		return CS_PASS;
 	}
 	if ((c->behind || c->miss) && may_hold && !(cfg->flags & CS_CFG_OBSERVE))
 		return hold(skb, cfg, c);
 	if (reason && !refuse(skb, cfg, c, reason))
 		return CS_SHOT;
-	mark_write(skb, CS_MARK_STAMPED, c->key.endpoint);
+	mark_write(skb, CS_MARK_STAMPED, c->endpoint);
 	return CS_PASS;
 }
 
@@ -45,17 +45,29 @@ static __always_inline bool source_mac_ok(const struct __sk_buff *skb, const str
 static __always_inline int leave_workload(struct __sk_buff *skb)
 {
 	const struct cs_config *cfg = config();
-	const struct cs_endpoint *ep = endpoint_of_interface(skb->ifindex);
+	const struct cs_endpoint *ep;
 	struct cs_packet p = {};
-	struct cs_case c = {};
+	struct cs_case c;
+	struct cs_flow *flow = NULL;
 	__u8 reason;
+	__u64 tick;
 
 	if (!cfg)
 		return CS_SHOT;
-	/* What neighbour messages keep: nothing. Nobody gets a mark of ours from outside. */
-	mark_write(skb, CS_MARK_NONE, 0);
 	reason = parse(skb, ETH_HLEN, &p);
-	case_open(&c, &p, ep, 0, CS_EGRESS);
+	case_key(&c, &p, skb->ifindex, CS_EGRESS);
+	if (!reason) {
+		tick = clock_of_tick();
+		flow = flow_of(&p, &c, tick);
+		if (flow && flow_holds(flow, cfg, &p, &c, tick, 0)) {
+			mark_write(skb, CS_MARK_STAMPED, flow->endpoint);
+			return CS_PASS;
+		}
+	}
+	/* What neighbour messages keep: nobody gets a mark of ours from outside. */
+	mark_write(skb, CS_MARK_NONE, 0);
+	ep = endpoint_of_interface(skb->ifindex);
+	case_open(&c, ep, 0);
 	if (!ep)
 		return shoot(skb, &c, CS_DROP_NO_ENDPOINT);
 	endpoint_remember(ep, skb->ifindex);
@@ -73,7 +85,7 @@ static __always_inline int leave_workload(struct __sk_buff *skb)
 		reason = nd_egress_refusal(skb, &p, ep);
 		return reason ? shoot(skb, &c, reason) : CS_PASS;
 	}
-	return leave(skb, cfg, &p, &c, true);
+	return leave(skb, cfg, &p, &c, flow, true);
 }
 
 /* A held packet comes back. It has waited: everything is judged again, by the state of now; and it never waits twice. */
@@ -82,8 +94,9 @@ static __always_inline int leave_hold(struct __sk_buff *skb)
 	const struct cs_config *cfg = config();
 	const struct cs_endpoint *ep = NULL;
 	struct cs_packet p = {};
-	struct cs_case c = {};
+	struct cs_case c;
 	struct cs_owner source;
+	__u32 ifindex = 0;
 	__u8 reason;
 
 	if (!cfg)
@@ -92,9 +105,10 @@ static __always_inline int leave_hold(struct __sk_buff *skb)
 	if (!reason) {
 		owner_of(&p.src, &source);
 		if (source.kind == CS_OWNER_LOCAL)
-			ep = endpoint_by_id(source.endpoint);
+			ep = endpoint_by_id(source.endpoint, &ifindex);
 	}
-	case_open(&c, &p, ep, 0, CS_EGRESS);
+	case_key(&c, &p, ifindex, CS_EGRESS);
+	case_open(&c, ep, 0);
 	if (reason)
 		return shoot(skb, &c, reason);
 	if (!ep)
@@ -102,21 +116,31 @@ static __always_inline int leave_hold(struct __sk_buff *skb)
 	if (!(ep->flags & CS_EP_OPEN))
 		return shoot(skb, &c, CS_DROP_FENCED);
 	hold_dequeue(&c);
-	return leave(skb, cfg, &p, &c, false);
+	return leave(skb, cfg, &p, &c, flow_of(&p, &c, c.now), false);
 }
 
 static __always_inline int enter_workload(struct __sk_buff *skb)
 {
 	const struct cs_config *cfg = config();
-	const struct cs_endpoint *ep = endpoint_of_interface(skb->ifindex);
+	const struct cs_endpoint *ep;
 	struct cs_packet p = {};
-	struct cs_case c = {};
+	struct cs_case c;
+	struct cs_flow *flow = NULL;
 	__u8 reason;
+	__u64 tick;
 
 	if (!cfg)
 		return CS_SHOT;
 	reason = parse(skb, ETH_HLEN, &p);
-	case_open(&c, &p, ep, skb->mark, CS_INGRESS);
+	case_key(&c, &p, skb->ifindex, CS_INGRESS);
+	if (!reason) {
+		tick = clock_of_tick();
+		flow = flow_of(&p, &c, tick);
+		if (flow && flow_holds(flow, cfg, &p, &c, tick, skb->mark))
+			return CS_PASS;
+	}
+	ep = endpoint_of_interface(skb->ifindex);
+	case_open(&c, ep, skb->mark);
 	if (!ep)
 		return shoot(skb, &c, CS_DROP_NO_ENDPOINT);
 	if (!(ep->flags & CS_EP_OPEN))
@@ -130,7 +154,7 @@ static __always_inline int enter_workload(struct __sk_buff *skb)
 		reason = nd_ingress_refusal(skb, &p, skb->mark);
 		return reason ? shoot(skb, &c, reason) : CS_PASS;
 	}
-	reason = judge(skb, cfg, &p, &c);
+	reason = judge(skb, cfg, &p, &c, flow);
 	return !reason || refuse(skb, cfg, &c, reason) ? CS_PASS : CS_SHOT;
 }
 

@@ -68,6 +68,8 @@ describe.skipIf(unavailable)('from_workload', () => {
       allowBoth(kernel);
       expect(send(tcp(f.a, f.r, 40000, 80)).action).toBe('pass');
       kernel.endpoint({ ...A, open: false });
+      expect(send(tcp(f.a, f.r, 40001, 80))).toMatchObject({ action: 'drop', reasons: ['FENCED'] });
+      kernel.bump();
       expect(send(tcp(f.a, f.r, 40000, 80))).toMatchObject({ action: 'drop', reasons: ['FENCED'] });
     });
 
@@ -87,7 +89,7 @@ describe.skipIf(unavailable)('from_workload', () => {
       kernel.endpoint({ ...A, mac: mac(WORKLOAD_MAC) });
       const packet = tcp(f.a, f.r, 40000, 80);
       expect(send(packet).action).toBe('pass');
-      expect(send(packet, { sourceMac: '02:00:00:00:00:0b' })).toMatchObject({
+      expect(send(tcp(f.a, f.r, 40001, 80), { sourceMac: '02:00:00:00:00:0b' })).toMatchObject({
         action: 'drop',
         reasons: ['INVALID_SOURCE_MAC'],
       });

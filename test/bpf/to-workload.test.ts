@@ -118,6 +118,7 @@ describe.skipIf(unavailable)('to_workload', () => {
     test('a fenced endpoint receives nothing', () => {
       expect(receive(tcp(f.host, f.a, 1, 53), 0).action).toBe('pass');
       kernel.endpoint({ ...A, open: false });
+      kernel.bump();
       expect(receive(tcp(f.host, f.a, 1, 53), 0).reasons).toEqual(['FENCED']);
     });
 

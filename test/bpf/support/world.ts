@@ -57,8 +57,8 @@ export const WORLD = 2;
 export const REMOTE_NODE = 6;
 
 /** Everybody is known and alive; no policy yet, so nothing may pass. */
-export function makeWorld(): Kernel {
-  const kernel = new Kernel();
+export function makeWorld(maxEntries?: Readonly<Record<string, number>>): Kernel {
+  const kernel = new Kernel(maxEntries);
   settle(kernel);
   return kernel;
 }
