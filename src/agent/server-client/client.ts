@@ -17,6 +17,7 @@ import { asError, CountersignError, err, ok, type Result } from '../../base/erro
 import type { Logger } from '../../base/log.ts';
 import type { ReasonCode } from '../../base/registry/reason-codes.ts';
 import { systemTimers } from '../../base/timers.ts';
+import type { AuditSink } from '../../model/audit-event.ts';
 import type { RegistrationEntry } from '../../model/entry.ts';
 import type {
   IdentityTable,
@@ -67,6 +68,8 @@ export interface ServerClientOptions {
   readonly peerAddresses: readonly string[];
   readonly clock: Clock;
   readonly log: Logger;
+  /** Told of what the server sent and this node refused. */
+  readonly audit: AuditSink;
   /** Gives up waiting for the server at the start. */
   readonly signal?: AbortSignal;
 }
@@ -86,6 +89,7 @@ export interface ServerClientStatus {
 }
 
 export interface ServerClient {
+  readonly trustDomain: TrustDomain;
   readonly node: { readonly info: NodeInfo; svid(): Svid };
   readonly identities: IdentityTable;
   readonly nodes: NodeTable;
@@ -123,6 +127,7 @@ export async function connectServer(options: ServerClientOptions): Promise<Serve
 }
 
 class Client implements ServerClient {
+  readonly trustDomain: TrustDomain;
   readonly node: ServerClient['node'];
   readonly identities: IdentityTable;
   readonly nodes: NodeTable;
@@ -145,10 +150,11 @@ class Client implements ServerClient {
   #lastError: string | undefined;
 
   constructor(options: ServerClientOptions) {
-    const { trustDomain, nodeName, bundle, log } = options;
+    const { trustDomain, nodeName, bundle, log, audit } = options;
+    this.trustDomain = trustDomain;
     this.#options = options;
     this.#self = nodeSpiffeId(trustDomain, nodeName);
-    this.#synced = new SyncedState(trustDomain, this.#self, bundle, options.clock, log);
+    this.#synced = new SyncedState(trustDomain, this.#self, bundle, options.clock, log, audit);
     this.identities = this.#synced.identities;
     this.nodes = this.#synced.nodes;
     this.revocations = this.#synced.revocations;

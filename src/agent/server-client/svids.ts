@@ -11,7 +11,7 @@ import { systemTimers, type Timers } from '../../base/timers.ts';
 import type { AuditSink } from '../../model/audit-event.ts';
 import type { RegistrationEntry } from '../../model/entry.ts';
 import type { RevocationSubject, Svid, SvidSource } from '../../model/identity.ts';
-import type { SecurityIdentity, TrustDomain } from '../../model/ids.ts';
+import type { SecurityIdentity } from '../../model/ids.ts';
 import type { Certificate } from '../../pki/certificate.ts';
 import { createCsr } from '../../pki/csr.ts';
 import { generateKey } from '../../pki/keys.ts';
@@ -27,9 +27,8 @@ const RETRY_MAX_MS = 60_000;
 export interface WorkloadSvidsOptions {
   readonly client: Pick<
     ServerClient,
-    'node' | 'identities' | 'bundles' | 'revocations' | 'entries' | 'onChange' | 'issue' | 'status'
+    'trustDomain' | 'node' | 'bundles' | 'revocations' | 'entries' | 'onChange' | 'issue'
   >;
-  readonly trustDomain: TrustDomain;
   readonly clock: Clock;
   readonly log: Logger;
   readonly audit: AuditSink;
@@ -76,8 +75,8 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
   }
 
   snapshot(): IdentitySnapshot {
-    const { client, trustDomain } = this.#options;
-    const bundle = client.bundles.bundleOf(trustDomain);
+    const { client } = this.#options;
+    const bundle = client.bundles.bundleOf(client.trustDomain);
     return {
       entries: client.entries(),
       svidOf: (entryId) => {
@@ -214,7 +213,7 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
   }
 
   #received(entry: RegistrationEntry, privateKey: KeyObject, result: Result<Buffer[], ReasonCode>): void {
-    const { client, trustDomain, clock, log, audit } = this.#options;
+    const { client, clock, log, audit } = this.#options;
     const holding = this.#holdings.get(entry.id);
     // the entry changed while its certificate was on the way
     if (holding === undefined || this.#closed) return;
@@ -223,7 +222,7 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
       return;
     }
     const node = client.node.info;
-    const bundle = client.bundles.bundleOf(trustDomain)!;
+    const bundle = client.bundles.bundleOf(client.trustDomain)!;
     const wanted = { spiffeId: entry.spiffeId, privateKey, node: node.spiffeId };
     const issued = result.ok ? checkIssued(result.value, bundle, wanted, clock.nowMs()) : result;
     const checked = issued.ok ? this.#checkStanding(issued.value) : issued;

@@ -2,8 +2,10 @@
 import type { SyncResponse } from '../../../proto/gen/countersign/server/v1/server.ts';
 import type { Clock } from '../../base/clock.ts';
 import type { Logger } from '../../base/log.ts';
+import type { AuditSink } from '../../model/audit-event.ts';
 import type { TrustBundle } from '../../model/identity.ts';
 import type { SpiffeId, TrustDomain } from '../../model/ids.ts';
+import { serverSpiffeId } from '../../model/spiffe-id.ts';
 import { parseCertificate } from '../../pki/certificate.ts';
 import type { SyncChange } from './changes.ts';
 import { verifySigner } from './identity-rows.ts';
@@ -17,6 +19,7 @@ export class SyncedState {
   readonly #self: SpiffeId;
   readonly #clock: Clock;
   readonly #log: Logger;
+  readonly #audit: AuditSink;
   #bundle: TrustBundle;
   #bundleSequence = 0n;
   #signerChain: readonly Buffer[] = [];
@@ -24,11 +27,19 @@ export class SyncedState {
   #refusedItems = 0;
   #forgotten = false;
 
-  constructor(trustDomain: TrustDomain, self: SpiffeId, pinned: readonly Buffer[], clock: Clock, log: Logger) {
+  constructor(
+    trustDomain: TrustDomain,
+    self: SpiffeId,
+    pinned: readonly Buffer[],
+    clock: Clock,
+    log: Logger,
+    audit: AuditSink,
+  ) {
     this.nodes = new Nodes(trustDomain);
     this.#self = self;
     this.#clock = clock;
     this.#log = log;
+    this.#audit = audit;
     this.#bundle = { trustDomain, authorities: pinned };
   }
 
@@ -79,6 +90,8 @@ export class SyncedState {
     const refused = (what: string, why: string) => {
       this.#refusedItems += 1;
       this.#log.error({ what, why }, 'refused what the identity server sent');
+      const source = { spiffeId: serverSpiffeId(this.#bundle.trustDomain) };
+      this.#audit.emit({ kind: 'peer.refused', reason: 'PEER_FRAME_MALFORMED', source, detail: { what, why } });
     };
     if (!signer.ok && message.identities.length > 0) {
       this.#log.error({ reason: signer.error }, 'the signer of the identity table does not verify');
