@@ -74,11 +74,15 @@ export class AuthEntries {
     this.#add(record);
   }
 
-  /** Deletes what `concerned` says in one batch. When this returns, the kernel has none of them. Returns how many records. */
-  remove(concerned: readonly AuthRecord[], why: WhyGone): number {
+  /**
+   * Takes away those of `concerned` that are still here, in one batch. When this returns, the kernel has none of them; with
+   * `refusedUntilNs` it drops their packets until then instead of holding them. Returns how many.
+   */
+  remove(concerned: readonly AuthRecord[], why: WhyGone, refusedUntilNs?: bigint): number {
     const present = concerned.filter((record) => this.#records.get(authKeyText(record)) === record);
     if (present.length === 0) return 0;
-    this.#options.table.delete(present);
+    if (refusedUntilNs === undefined) this.#options.table.delete(present);
+    else this.#options.table.refuse(present, refusedUntilNs);
     for (const record of present) this.#unlink(authKeyText(record));
     for (const record of present) this.#options.gone(record, why);
     return present.length;

@@ -414,7 +414,7 @@ class Manager implements AuthManager {
   }
 
   #relent(): void {
-    this.#pairBackoff.relent();
+    this.#pairs.forgive();
     this.#addressBackoff.relent();
   }
 

@@ -51,8 +51,8 @@ export interface Success {
 
 type Outcome = Result<AuthRecord, ReasonCode>;
 
-/** Successes remembered for `explain`. */
-const MAX_SUCCESSES = 16_384;
+/** Successes for `explain`, refusals to take back: beyond this the oldest is forgotten, and a refusal ends by itself. */
+const MAX_REMEMBERED = 16_384;
 
 export class PairAuthenticator {
   readonly entries: AuthEntries;
@@ -61,6 +61,8 @@ export class PairAuthenticator {
   readonly #pending = new Map<string, Promise<Outcome>>();
   readonly #timers = new Map<string, (() => void)[]>();
   readonly #successes = new Map<string, Success>();
+  /** Keys that the kernel drops until their backoff ends. */
+  readonly #refused = new Map<string, AuthKey>();
 
   constructor(options: PairAuthenticatorOptions) {
     this.#options = options;
@@ -104,9 +106,13 @@ export class PairAuthenticator {
     return attempt;
   }
 
-  /** The reason of the last failure is gone: the next try need not wait. */
-  forgive(key: AuthKey): void {
-    this.#options.backoff.relent((text) => text === authKeyText(key));
+  /** What failures rested on may be gone: the next try of the key, or of all, need not wait, and its packets are held again. */
+  forgive(key?: AuthKey): void {
+    const keys = key === undefined ? [...this.#refused.values()] : [key];
+    const refused = keys.filter((one) => this.#refused.delete(authKeyText(one)) && this.entries.get(one) === undefined);
+    if (refused.length > 0) this.#options.table.delete(refused);
+    if (key === undefined) this.#options.backoff.relent();
+    else this.#options.backoff.relent((text) => text === authKeyText(key));
   }
 
   channelOpened(channel: PeerChannel): void {
@@ -135,12 +141,23 @@ export class PairAuthenticator {
     }
   }
 
-  /** Exactly the entries that rest on something revoked, in one batch, before this returns. Returns how many. */
+  /**
+   * Exactly the entries that rest on something revoked, in one batch, before this returns; their packets drop, none is held.
+   * Returns how many.
+   */
   revoked(): number {
     const { revocations } = this.#options.facts;
     const concerned = new Set(this.entries.restingOnRevoked((subject) => revocations.isRevoked(subject)));
     for (const record of this.entries.list()) if (record.correlation === 'adopted') concerned.add(record);
-    return this.entries.remove([...concerned], { kind: 'auth.revoked', reason: 'AUTH_REVOKED' });
+    const { backoff, clock, settings } = this.#options;
+    const untilNs = clock.bootNs() + nsOfMs(settings.backoffMinMs);
+    const removed = this.entries.remove([...concerned], { kind: 'auth.revoked', reason: 'AUTH_REVOKED' }, untilNs);
+    for (const { local, remote, remoteNode, authType } of concerned) {
+      const key = { local, remote, remoteNode, authType };
+      this.#remember(this.#refused, authKeyText(key), key);
+      backoff.failed(authKeyText(key), 'AUTH_REVOKED', clock.bootNs(), clock.nowMs());
+    }
+    return removed;
   }
 
   /** Every proof is verified anew: cached ones when next used, those that entries rest on now. */
@@ -258,6 +275,7 @@ export class PairAuthenticator {
       writtenAtNs: nowNs,
       correlation,
     };
+    this.#refused.delete(authKeyText(key));
     this.entries.write(record);
     return record;
   }
@@ -313,13 +331,21 @@ export class PairAuthenticator {
     const text = authKeyText(key);
     const handshakeMs = msOfNs(clock.bootNs() - sinceNs);
     backoff.succeeded(text);
-    this.#remember(text, { atMs: clock.nowMs(), handshakeMs, correlation: record.correlation });
+    this.#remember(this.#successes, text, { atMs: clock.nowMs(), handshakeMs, correlation: record.correlation });
     this.#auditSuccess(record, handshakeMs);
   }
 
+  /** While the key is left alone, its packets drop at once: a flood of them must not fill the hold queue. */
   #failed(key: AuthKey, reason: ReasonCode): void {
-    const { backoff, clock } = this.#options;
-    backoff.failed(authKeyText(key), reason, clock.bootNs(), clock.nowMs());
+    const { backoff, clock, table } = this.#options;
+    const text = authKeyText(key);
+    backoff.failed(text, reason, clock.bootNs(), clock.nowMs());
+    // A renewal that failed takes nothing away: the entry lives to its end.
+    if (this.entries.get(key) === undefined) {
+      const { local, remote, remoteNode, authType } = key;
+      this.#remember(this.#refused, text, { local, remote, remoteNode, authType });
+      table.refuse([key], backoff.last(text)!.retryAtNs);
+    }
     this.#auditFailure(key, reason, undefined);
   }
 
@@ -335,14 +361,14 @@ export class PairAuthenticator {
     }
     backoff.succeeded(text);
     const handshakeMs = msOfNs(clock.bootNs() - outcome.value.writtenAtNs);
-    this.#remember(text, { atMs: clock.nowMs(), handshakeMs, correlation });
+    this.#remember(this.#successes, text, { atMs: clock.nowMs(), handshakeMs, correlation });
     if (!this.#pending.has(text)) this.#auditSuccess(outcome.value, undefined);
   }
 
-  #remember(text: string, success: Success): void {
-    this.#successes.delete(text);
-    this.#successes.set(text, success);
-    if (this.#successes.size > MAX_SUCCESSES) this.#successes.delete(this.#successes.keys().next().value!);
+  #remember<T>(memory: Map<string, T>, text: string, what: T): void {
+    memory.delete(text);
+    memory.set(text, what);
+    if (memory.size > MAX_REMEMBERED) memory.delete(memory.keys().next().value!);
   }
 
   #auditSuccess(record: AuthRecord, handshakeMs: number | undefined): void {

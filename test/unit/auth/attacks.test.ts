@@ -329,8 +329,11 @@ describe('step 6, revocation', () => {
     expect([a.manager.revoked(), b.manager.revoked()]).toEqual([1, 1]);
     expect([...a.kernelAuth.keys(), ...b.kernelAuth.keys()]).toEqual(['303/301/2/spiffe', '301/303/1/spiffe']);
     expect(a.reasons('auth.revoked')).toEqual(['AUTH_REVOKED']);
+    expect(world.send(frontend, backend), 'not even held').toBe('dropped');
+    await world.pass(1_100);
     expect(world.send(frontend, backend)).toBe('held');
     await world.settle();
+    expect(a.refused).toHaveLength(1);
     expect(a.kernelAuth.size).toBe(1);
     expect(world.send(other, backend)).toBe('passed');
   });
@@ -346,6 +349,19 @@ describe('step 6, revocation', () => {
     expect(b.kernelAuth.size).toBe(1);
     expect(b.manager.revoked()).toBe(1);
     expect(b.kernelAuth.size).toBe(0);
+  });
+
+  test('a fresh SVID after the revocation is proven at once', async () => {
+    await sendAndSettle();
+    world.ca.revoke({ spiffeId: frontend.spiffeId }, 'test');
+    for (const node of [a, b]) node.manager.revoked();
+    expect(world.send(frontend, backend)).toBe('dropped');
+    await world.pass(1_000);
+    world.time.skip(60_000);
+    a.svids.set(frontend.identity, { ok: true, value: await world.issue(frontend.spiffeId, a.info.spiffeId) });
+    a.manager.svidsChanged();
+    await sendAndSettle();
+    expect(a.released).toHaveLength(2);
   });
 
   test('a bundle that loses the authority ends what rests on it', async () => {
@@ -367,7 +383,7 @@ describe('a peer that does not keep to the protocol', () => {
     expectRefused('AUTH_TIMEOUT', 'AUTH_TIMEOUT');
     world.send(frontend, backend);
     await world.settle();
-    expect(a.refused).toHaveLength(2);
+    expect(world.send(frontend, backend), 'the kernel drops it until then').toBe('dropped');
     expect(a.reasons('auth.failed')).toEqual(['AUTH_TIMEOUT']);
     world.intercept = undefined;
     await world.pass(1_000);

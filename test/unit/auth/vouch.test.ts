@@ -93,33 +93,22 @@ describe('rule 1, vouch', () => {
   });
 
   test('while another node’s lease lives, it wins; afterwards the address may move, break before make', async () => {
-    const [prefix] = [parsePrefix('10.0.2.0/24')!];
-    c.info = { ...c.info, prefixes: [...c.info.prefixes, prefix] };
+    c.info = { ...c.info, prefixes: [...c.info.prefixes, parsePrefix('10.0.2.0/24')!] };
     await meet();
-    expect(a.believes(backend.ip)).toBe(301);
     const mover = await world.workload('mover', c, '10.0.2.2', 303);
     world.cut('a', 'b');
-    const ask = async () => {
-      const channel = channelOf(a, c) ?? world.connect(a, c);
-      await world.settle();
-      const nonceFrames = world.frames.length;
-      a.kernelAddresses.get(backend.ip);
-      const hinted = { ...world.nodeTable, byAddress: () => c.info };
-      Object.assign(world.nodeTable, hinted);
-      // the kernel still believes B: ask as for a miss
-      const signal = { ...missOf(frontend, mover) };
-      a.manager.signal(signal);
-      await world.settle();
-      expect(channel.closed).toBe(false);
-      return world.frames.slice(nonceFrames);
-    };
-    await ask();
+    // as if the hint had changed: A asks C
+    a.start({ nodes: { ...world.nodeTable, byAddress: () => c.info } });
+    a.manager.addEndpoint({ ...frontend, addresses: [frontend.ip] });
+    a.manager.signal(missOf(frontend, mover));
+    await world.settle();
     expect(refusals()).toEqual(['VOUCH_HELD_BY_OTHER']);
     expect(a.believes(backend.ip)).toBe(301);
     await world.pass(31_000);
     expect(a.believes(backend.ip)).toBeUndefined();
     a.log.length = 0;
-    await ask();
+    a.manager.signal(missOf(frontend, mover));
+    await world.settle();
     expect(a.believes(backend.ip)).toBe(303);
     expect(a.log.filter((line) => line.includes('10.0.2.2'))).toEqual(['allow 10.0.2.2 3', 'vouch+ 10.0.2.2 303@3']);
   });

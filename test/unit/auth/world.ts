@@ -62,6 +62,11 @@ export class SimTime implements Clock, Timers {
     };
   }
 
+  /** Clocks leap, timers do not run. */
+  skip(ms: number): void {
+    this.#bootNs += BigInt(ms) * 1_000_000n;
+  }
+
   /** The next timer due until then, with the clock set to it. */
   next(untilNs: bigint): (() => void) | undefined {
     const due = this.#timers
@@ -90,12 +95,14 @@ interface Wire extends Frame {
 }
 
 /** One end of a channel. */
-class SimChannel implements PeerChannel {
+export class SimChannel implements PeerChannel {
   readonly peer: NodeInfo;
   readonly role: ChannelRole;
   readonly id: string;
   readonly validUntilMs = Number.MAX_SAFE_INTEGER;
   readonly hash = 'sha256';
+  /** Of no interest here: the channel layer has judged it. */
+  readonly peerCertificate = {} as PeerChannel['peerCertificate'];
   closed = false;
   other!: SimChannel;
   closeReason: ReasonCode | undefined;
@@ -154,6 +161,8 @@ export class SimNode {
   readonly svids = new Map<SecurityIdentity, Result<Svid, ReasonCode>>();
   readonly kernelAddresses = new Map<IpAddress, AddressEntry>();
   readonly kernelAuth = new Map<string, AuthEntry>();
+  /** Until when packets of a key drop at once. */
+  readonly kernelRefused = new Map<string, bigint>();
   readonly tunnelAllowed = new Map<IpAddress, NodeId>();
   readonly audit: AuditEvent[] = [];
   readonly opened: number[] = [];
@@ -263,11 +272,20 @@ export class SimNode {
       },
       put: (entry) => {
         this.log.push(`auth+ ${entry.local}>${entry.remote}@${entry.remoteNode}`);
+        this.kernelRefused.delete(keyText(entry));
         this.kernelAuth.set(keyText(entry), entry);
       },
       delete: (keys) => {
         for (const key of keys) this.log.push(`auth- ${key.local}>${key.remote}@${key.remoteNode}`);
+        for (const key of keys) this.kernelRefused.delete(keyText(key));
         return keys.filter((key) => this.kernelAuth.delete(keyText(key))).length;
+      },
+      refuse: (keys, untilNs) => {
+        for (const key of keys) {
+          this.log.push(`auth! ${key.local}>${key.remote}@${key.remoteNode}`);
+          this.kernelAuth.delete(keyText(key));
+          this.kernelRefused.set(keyText(key), untilNs);
+        }
       },
       list: () => [...this.kernelAuth.values()],
     };
@@ -301,6 +319,11 @@ export class SimNode {
     return entry !== undefined && entry.expiresAtNs > this.world.time.bootNs() && entry.epoch >= this.epoch;
   }
 
+  isRefused(local: SecurityIdentity, remote: SecurityIdentity, node: NodeId): boolean {
+    const untilNs = this.kernelRefused.get(keyText({ local, remote, remoteNode: node, authType: 'spiffe' }));
+    return untilNs !== undefined && untilNs > this.world.time.bootNs();
+  }
+
   reasons(kind: AuditEvent['kind']): (string | undefined)[] {
     return this.audit.filter((event) => event.kind === kind).map((event) => event.reason);
   }
@@ -315,7 +338,7 @@ export interface Workload {
 }
 
 export class World {
-  readonly time = new SimTime();
+  readonly time: SimTime;
   readonly ca: CertificateAuthority;
   readonly nodes: SimNode[] = [];
   readonly rows = new Map<SecurityIdentity, IdentityRow>();
@@ -332,7 +355,8 @@ export class World {
   #channels = 0;
   #endpoints = 0;
 
-  private constructor(ca: CertificateAuthority, directory: string) {
+  private constructor(time: SimTime, ca: CertificateAuthority, directory: string) {
+    this.time = time;
     this.ca = ca;
     this.#directory = directory;
     this.bundles.set(DOMAIN, { trustDomain: DOMAIN, authorities: ca.bundle().authorities });
@@ -342,7 +366,7 @@ export class World {
     const directory = mkdtempSync(join(tmpdir(), 'cs-auth-'));
     const time = new SimTime();
     const ca = await openCertificateAuthority({ directory: join(directory, 'ca'), trustDomain: DOMAIN, clock: time });
-    const world = new World(ca, directory);
+    const world = new World(time, ca, directory);
     for (const [i, [name, prefixes]] of Object.entries(names).entries()) {
       world.nodes.push(new SimNode(world, name, i + 1, prefixes));
     }
@@ -467,7 +491,7 @@ export class World {
   }
 
   /** A packet that leaves `from` for an address: passes, or is held and signalled as the kernel would. */
-  send(from: Workload, to: Workload | IpAddress): 'passed' | 'held' {
+  send(from: Workload, to: Workload | IpAddress): 'passed' | 'held' | 'dropped' {
     const remote = typeof to === 'string' ? to : to.ip;
     const { node } = from;
     const believed = node.believes(remote);
@@ -478,6 +502,7 @@ export class World {
     }
     const authType = this.required.get(pairText(from.identity, believed));
     if (authType === undefined || node.hasAuth(from.identity, believed, entry!.node)) return 'passed';
+    if (node.isRefused(from.identity, believed, entry!.node)) return 'dropped';
     const signal = this.signalOf('auth-miss', 'egress', from, remote);
     node.manager.signal({ ...signal, remoteIdentity: believed, remoteNode: entry!.node, authType });
     return 'held';
@@ -525,7 +550,7 @@ export class World {
 }
 
 /** Hands a frame to a channel's node as the channel layer does: what does not decode closes the channel. */
-export function inject(target: PeerChannel & { node: SimNode }, type: FrameType, body: Buffer): void {
+export function inject(target: SimChannel, type: FrameType, body: Buffer): void {
   if (target.closed) return;
   try {
     target.node.manager.frame(target, type, body);
