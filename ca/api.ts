@@ -89,6 +89,7 @@ export interface CertificateAuthority {
   /** Certificates that are valid now, newest first, 10,000 at most. */
   listSvids(): LedgerRow[];
   svidBySerial(serial: string): LedgerRow | undefined;
+  /** Finishes what was asked for. A second time does nothing. */
   close(): void;
 }
 
@@ -101,7 +102,9 @@ export async function openCertificateAuthority(options: CertificateAuthorityOpti
     const ledger = new Ledger(store, clock.nowMs());
     const authority = (await loadAuthority(directory)) ?? (await createAuthority(options, ledger));
     checkAuthority(authority.certificate, trustDomain, directory, clock.nowMs());
-    return new LocalAuthority(options, authority, ledger, new RevocationRegistry(store), () => store.close());
+    return new LocalAuthority(options, authority, ledger, new RevocationRegistry(store), () => {
+      if (store.isOpen) store.close();
+    });
   } catch (thrown) {
     store.close();
     throw thrown;
