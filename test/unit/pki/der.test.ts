@@ -79,7 +79,7 @@ describe('what is not DER is refused', () => {
 
   it('nesting without end is stopped', () => {
     const bottomless = (reader: DerReader): never => bottomless(reader.enter(TAG.sequence));
-    let bytes = Buffer.alloc(0);
+    let bytes: Buffer = Buffer.alloc(0);
     for (let i = 0; i < 1000; i++) bytes = der(TAG.sequence, bytes);
     expect(read(bytes, bottomless)).toEqual({ ok: false, error: 'nested too deeply' });
   });

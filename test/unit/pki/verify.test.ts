@@ -242,6 +242,8 @@ describe('a signing certificate', () => {
     const victim = leaf(pretender);
     expect(outcome([victim, pretender])).toBe('CERT_CHAIN_SECOND_LEAF');
     expect(outcome([victim], bundleOf(pretender))).toBe('CERT_ISSUER_NOT_CA');
+    const bold = leaf(root, { subject: name('Bold'), uris: [], keyUsage: [KU.keyCertSign] });
+    expect(outcome([leaf(bold)], bundleOf(bold))).toBe('CERT_ISSUER_NOT_CA');
   });
 
   it('may not have more intermediates below it than its path length', () => {
@@ -267,6 +269,12 @@ describe('what is remembered of earlier verifications', () => {
     const svid = leaf(root);
     expect(outcome([svid])).toBe(FRONTEND);
     expect(outcome([svid], bundleOf(ca({ subject: name('Next CA') })))).toBe('CERT_UNTRUSTED');
+  });
+
+  it('does not carry over to an authority of the same name', () => {
+    const svid = leaf(root);
+    expect(outcome([svid])).toBe(FRONTEND);
+    expect(outcome([svid], bundleOf(ca()))).toBe('CERT_BAD_SIGNATURE');
   });
 
   it('does not carry over to another trust domain', () => {

@@ -112,7 +112,8 @@ function extensionsOf(options: ForgeOptions): Buffer[] {
   const out: Buffer[] = [];
   if (options.ca) out.push(extension(OID.basicConstraints, basicConstraints(options.ca), true));
   if (options.keyUsage) out.push(extension(OID.keyUsage, bits(options.keyUsage), options.keyUsageCritical ?? true));
-  if (options.extKeyUsage) out.push(extension(OID.extKeyUsage, sequence(...options.extKeyUsage.map(derOid)), false));
+  if (options.extKeyUsage)
+    out.push(extension(OID.extKeyUsage, sequence(...options.extKeyUsage.map((oid) => derOid(oid))), false));
   const names = [...(options.uris ?? []).map(uri), ...(options.otherNames ?? [])];
   if (names.length > 0) out.push(extension(OID.subjectAltName, sequence(...names), options.sanCritical ?? false));
   out.push(...(options.more ?? []));
@@ -120,7 +121,7 @@ function extensionsOf(options: ForgeOptions): Buffer[] {
 }
 
 function basicConstraints({ isCa, pathLength }: { isCa: boolean; pathLength?: number }): Buffer {
-  const parts = isCa ? [Buffer.from([1, 1, 0xff])] : [];
+  const parts: Buffer[] = isCa ? [Buffer.from([1, 1, 0xff])] : [];
   if (pathLength !== undefined) parts.push(der(TAG.integer, Buffer.of(pathLength)));
   return sequence(...parts);
 }
