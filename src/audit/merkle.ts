@@ -2,18 +2,24 @@
 import { hash } from 'node:crypto';
 
 export const HASH_SIZE = 32;
-const LEAF = Buffer.of(0x00);
-const NODE = Buffer.of(0x01);
+/** Inputs are put together here, since an allocation for each costs as much as the hash. Hashing is synchronous. */
+const scratch = Buffer.alloc(4096);
 
 /** MTH of the empty list: SHA-256 of nothing. */
 export const EMPTY_ROOT: Buffer = hash('sha256', '', 'buffer');
 
 export function leafHash(leaf: Buffer): Buffer {
-  return hash('sha256', Buffer.concat([LEAF, leaf]), 'buffer');
+  const input = leaf.length < scratch.length ? scratch.subarray(0, leaf.length + 1) : Buffer.alloc(leaf.length + 1);
+  input[0] = 0x00;
+  leaf.copy(input, 1);
+  return hash('sha256', input, 'buffer');
 }
 
 export function nodeHash(left: Buffer, right: Buffer): Buffer {
-  return hash('sha256', Buffer.concat([NODE, left, right]), 'buffer');
+  scratch[0] = 0x01;
+  left.copy(scratch, 1);
+  right.copy(scratch, 1 + HASH_SIZE);
+  return hash('sha256', scratch.subarray(0, 1 + 2 * HASH_SIZE), 'buffer');
 }
 
 /** Told of each perfect subtree once, when it is complete: 2^level leaves, in order within a level. */
