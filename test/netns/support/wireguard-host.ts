@@ -10,7 +10,7 @@ const options = JSON.parse(process.argv[2]!) as Omit<WireguardTunnelOptions, 'lo
 const tunnel = await openWireguardTunnel({
   ...options,
   log: createLogger('wireguard-host', 'silent'),
-  onDeviceReplaced: (ifindex) => send({ replaced: ifindex }),
+  onDeviceReplaced: (ifindex) => void send({ replaced: ifindex }),
 });
 send({ ready: { publicKey: tunnel.publicKey, ifindex: tunnel.ifindex, implementation: tunnel.implementation } });
 

@@ -7,6 +7,7 @@ import type { Namespaces } from './namespaces.ts';
 
 type Methods = 'setPeer' | 'startHandshake' | 'removePeer' | 'allow' | 'disallow' | 'status' | 'close' | 'destroy';
 type Settled = PromiseWithResolvers<unknown>;
+type Ready = { publicKey: Uint8Array; ifindex: number; implementation: string };
 
 export class WireguardNode {
   readonly publicKey: Buffer;
@@ -18,7 +19,7 @@ export class WireguardNode {
   readonly #waiting = new Map<number, Settled>();
   #next = 1;
 
-  private constructor(child: ChildProcess, ready: { publicKey: Uint8Array; ifindex: number; implementation: string }) {
+  private constructor(child: ChildProcess, ready: Ready) {
     this.#child = child;
     this.publicKey = Buffer.from(ready.publicKey);
     this.ifindex = ready.ifindex;
@@ -45,9 +46,7 @@ export class WireguardNode {
     });
     return new Promise((resolve, reject) => {
       child.once('exit', () => reject(new Error(`the tunnel's process ended: ${stderr}`)));
-      child.once('message', (message: { ready: ConstructorParameters<typeof WireguardNode>[1] }) =>
-        resolve(new WireguardNode(child, message.ready)),
-      );
+      child.once('message', (message: { ready: Ready }) => resolve(new WireguardNode(child, message.ready)));
     });
   }
 
