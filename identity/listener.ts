@@ -161,6 +161,8 @@ export class Listener {
     // gRPC tells handlers the remote address and nothing else of a connection: make it the caller's id
     Object.defineProperty(socket, 'remoteAddress', { value: id });
     Object.defineProperty(socket, 'remotePort', { value: undefined });
+    // as tls.Server does with a socket it hands out; node:http2 would wait for it
+    Object.assign(socket, { secureConnecting: false });
     accept(socket);
   }
 
