@@ -162,8 +162,27 @@ describe('step 1, the authenticator', () => {
   test('the same proof twice in one exchange counts once', async () => {
     world.intercept = (frame) => (frame.type === FrameType.FRAME_TYPE_PROVE_PROOF ? [frame, frame] : [frame]);
     await sendAndSettle();
-    expect(b.log.filter((line) => line.startsWith('auth+'))).toHaveLength(1);
+    expect(b.log.filter((line) => line.startsWith('auth'))).toEqual(['auth+ 301>300@1']);
     expect(a.released).toHaveLength(1);
+  });
+
+  test('a request that was answered before is not answered again', async () => {
+    let recorded: Buffer | undefined;
+    world.intercept = (frame) => {
+      if (frame.type !== FrameType.FRAME_TYPE_PROVE_CHALLENGE) return [frame];
+      const { exchange, authenticatorRequest } = ProveChallenge.decode(frame.body);
+      recorded ??= authenticatorRequest;
+      const body = Buffer.from(ProveChallenge.encode({ exchange, authenticatorRequest: recorded }).finish());
+      return [{ ...frame, body }];
+    };
+    await sendAndSettle();
+    for (const node of [a, b]) {
+      node.manager.flush();
+      node.manager.bundlesChanged();
+    }
+    await sendAndSettle();
+    expect(proofs()).toHaveLength(1);
+    expect(a.reasons('auth.failed')).toEqual(['AUTH_CONTEXT_REUSED']);
   });
 
   test('an altered proof: every octet that is flipped is noticed', async () => {
@@ -258,6 +277,18 @@ describe('step 4, the identity table', () => {
     await sendAndSettle();
     expectRefused('AUTH_BAD_SIGNATURE', 'AUTH_BAD_SIGNATURE');
   });
+});
+
+test('on one node, too, the key must be the certificate’s', async () => {
+  const neighbour = await world.workload('neighbour', a, '10.0.1.3', 303);
+  world.require(frontend, neighbour);
+  const own = a.svids.get(neighbour.identity)!;
+  if (!own.ok) throw new Error();
+  a.svids.set(neighbour.identity, { ok: true, value: { ...own.value, privateKey: generateKey() } });
+  world.send(frontend, neighbour);
+  await world.settle();
+  expect(a.reasons('auth.failed')).toEqual(['AUTH_BAD_SIGNATURE']);
+  expect(a.kernelAuth.size).toBe(0);
 });
 
 describe('step 5, the vouch', () => {
@@ -462,7 +493,7 @@ describe('a peer that does not keep to the protocol', () => {
       };
       const body = Buffer.from(ProveRequest.encode(request).finish());
       inject(far, FrameType.FRAME_TYPE_PROVE_REQUEST, body);
-      if (!far.closed) inject(far, FrameType.FRAME_TYPE_PROVE_REQUEST, body);
+      if (exchange === 1n) inject(far, FrameType.FRAME_TYPE_PROVE_REQUEST, body);
       expect(far.closeReason).toBe('PEER_FRAME_UNEXPECTED');
     }
   });

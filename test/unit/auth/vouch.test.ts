@@ -232,6 +232,23 @@ describe('rule 2, lease', () => {
 });
 
 describe('rule 3, incarnation', () => {
+  test('RESET is not acked while the tunnel’s entry of the earlier one stands', async () => {
+    await meet();
+    const gate = Promise.withResolvers<void>();
+    a.tunnelGate = gate.promise;
+    b.info = { ...b.info, incarnation: 2n };
+    channelOf(a, b).close('PEER_REPLACED');
+    b.start();
+    world.frames.length = 0;
+    world.connect(b, a);
+    await world.settle();
+    const acks = () => world.frames.filter((f) => f.from === 'a' && f.type === FrameType.FRAME_TYPE_RESET_ACK).length;
+    expect([acks(), a.believes(backend.ip)]).toEqual([0, undefined]);
+    gate.resolve();
+    await world.settle();
+    expect(acks()).toBe(1);
+  });
+
   test('RESET of a higher one deletes what the earlier one vouched, before it is acked', async () => {
     await meet();
     const order: string[] = [];
