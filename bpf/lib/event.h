@@ -122,6 +122,7 @@ static __always_inline bool observe_lets_pass(const struct cs_config *cfg, __u8 
 	case CS_DROP_AUTH_EPOCH:
 	case CS_DROP_AUTH_ALWAYS_FAIL:
 	case CS_DROP_AUTH_NOT_A_WORKLOAD:
+	case CS_DROP_AUTH_REFUSED:
 	case CS_DROP_UNENCRYPTED:
 		return true;
 	default:

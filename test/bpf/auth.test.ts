@@ -172,6 +172,12 @@ describe.skipIf(unavailable)('authentication', () => {
       expect(kernel.run('from_workload', ethernet(tcp(f.a, f.r, 40000, 80, 0x10))).action).toBe('hold');
     });
 
+    test('observe mode lets a refused pair pass too', () => {
+      kernel.config({ flags: CFG_OBSERVE });
+      prove({ refused: true });
+      expect(send()).toMatchObject({ action: 'pass', reasons: ['AUTH_REFUSED'] });
+    });
+
     test('observe mode lets it pass, counted and told', async () => {
       kernel.config({ flags: CFG_OBSERVE });
       await kernel.drainEvents();
