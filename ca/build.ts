@@ -27,13 +27,17 @@ const CRITICAL = Buffer.from([TAG.boolean, 1, 0xff]);
 /** The subject of an SVID says nothing: its SPIFFE ID is the name. It is there for software that prints subjects. */
 const SVID_SUBJECT = name(['organizationName', 'Countersign']);
 
-const AUTHORITY_BASIC_CONSTRAINTS = extension('basicConstraints', sequence(CRITICAL), true);
-const LEAF_BASIC_CONSTRAINTS = extension('basicConstraints', sequence(), true);
 /** keyCertSign and cRLSign: bits 5 and 6. */
-const AUTHORITY_KEY_USAGE = extension('keyUsage', Buffer.from([TAG.bitString, 2, 1, 0x06]), true);
+const AUTHORITY_BASICS = Buffer.concat([
+  extension('basicConstraints', sequence(CRITICAL), true),
+  extension('keyUsage', Buffer.from([TAG.bitString, 2, 1, 0x06]), true),
+]);
 /** digitalSignature: bit 0. */
-const LEAF_KEY_USAGE = extension('keyUsage', Buffer.from([TAG.bitString, 2, 7, 0x80]), true);
-const LEAF_KEY_PURPOSES = extension('extKeyUsage', sequence(OID_DER.serverAuth, OID_DER.clientAuth), false);
+const LEAF_BASICS = Buffer.concat([
+  extension('basicConstraints', sequence(), true),
+  extension('keyUsage', Buffer.from([TAG.bitString, 2, 7, 0x80]), true),
+  extension('extKeyUsage', sequence(OID_DER.serverAuth, OID_DER.clientAuth), false),
+]);
 
 /**
  * @param issuer undefined: self-signed.
@@ -60,11 +64,11 @@ export function buildTbs(plan: CertificatePlan, issuer: IssuerNames | undefined,
 }
 
 function authorityExtensions(plan: CertificatePlan): Buffer[] {
-  return [AUTHORITY_BASIC_CONSTRAINTS, AUTHORITY_KEY_USAGE, subjectAltName(plan)];
+  return [AUTHORITY_BASICS, subjectAltName(plan)];
 }
 
 function leafExtensions(plan: CertificatePlan): Buffer[] {
-  const out = [LEAF_BASIC_CONSTRAINTS, LEAF_KEY_USAGE, LEAF_KEY_PURPOSES, subjectAltName(plan)];
+  const out = [LEAF_BASICS, subjectAltName(plan)];
   if (plan.nodeBinding !== undefined) out.push(extension('nodeBinding', utf8(plan.nodeBinding), false));
   if (plan.nodeIncarnation !== undefined) {
     out.push(extension('nodeIncarnation', utf8(plan.nodeIncarnation.toString()), false));
@@ -97,7 +101,8 @@ function authoritySubject(subjectKeyId: Buffer): Buffer {
 
 /** The leftmost 160 bits of SHA-256 over the SubjectPublicKeyInfo (RFC 7093, section 2, methods 1 and 4). */
 function keyIdentifier(spki: Buffer): Buffer {
-  return hash('sha256', spki, 'buffer').subarray(0, 20);
+  // by way of hex: a buffer of its own from the hash would cost the garbage collector more than the copy
+  return Buffer.from(hash('sha256', spki, 'hex').slice(0, 40), 'hex');
 }
 
 function extension(oid: OidName, value: Buffer, critical: boolean): Buffer {

@@ -80,7 +80,7 @@ export class DerReader {
     return new DerReader(this.buffer, start, this.position, this.#depth + 1);
   }
 
-  /** Reads DER that stands within a string's content, e.g. an extension's value. */
+  /** Reads DER again that was taken out whole. */
   within(content: Buffer): DerReader {
     return new DerReader(content, 0, content.length, this.#depth + 1);
   }
@@ -120,11 +120,18 @@ export class DerReader {
     return this.buffer.toString('latin1', start, end);
   }
 
+  /** Content of the next element, which must have this tag, each byte as one character. */
+  latin1(tag: number): string {
+    const start = this.#header(tag);
+    return this.buffer.toString('latin1', start, this.position);
+  }
+
   /** X.690, section 11.1: TRUE is 0xff. */
   boolean(): boolean {
-    const value = this.content(TAG.boolean);
-    if (value.length !== 1 || (value[0] !== 0 && value[0] !== 0xff)) throw new DerError('not a DER boolean');
-    return value[0] === 0xff;
+    const start = this.#header(TAG.boolean);
+    const value = this.buffer[start];
+    if (this.position - start !== 1 || (value !== 0 && value !== 0xff)) throw new DerError('not a DER boolean');
+    return value === 0xff;
   }
 
   /** Two's complement content, minimal (X.690, section 8.3.2), not negative. */
@@ -152,16 +159,18 @@ export class DerReader {
 
   /** A named bit list of at most 16 bits (X.690, section 11.2.2: no trailing zero bits); bit i is 1 << i. */
   namedBits(): number {
-    const value = this.content(TAG.bitString);
-    if (value.length === 1 && value[0] === 0) return 0;
-    if (value.length < 2 || value.length > 3) throw new DerError('a bit list of a wrong length');
-    const unused = value[0]!;
-    const last = value[value.length - 1]!;
+    const { buffer } = this;
+    const start = this.#header(TAG.bitString);
+    const end = this.position;
+    const unused = start < end ? buffer[start]! : 8;
+    if (end - start === 1 && unused === 0) return 0;
+    if (end - start < 2 || end - start > 3) throw new DerError('a bit list of a wrong length');
+    const last = buffer[end - 1]!;
     if (unused > 7 || (last & ((1 << unused) - 1)) !== 0) throw new DerError('a bit list with bad padding');
     if ((last & (1 << unused)) === 0) throw new DerError('a bit list that ends in a zero');
     let bits = 0;
-    for (let i = 0; i < (value.length - 1) * 8; i++) {
-      if (value[1 + (i >> 3)]! & (0x80 >> (i & 7))) bits |= 1 << i;
+    for (let i = 0; i < (end - start - 1) * 8; i++) {
+      if (buffer[start + 1 + (i >> 3)]! & (0x80 >> (i & 7))) bits |= 1 << i;
     }
     return bits;
   }
@@ -281,7 +290,7 @@ export function derTime(ms: number): Buffer {
 export function readTime(reader: DerReader): number {
   const tag = reader.peek();
   if (tag !== TAG.utcTime && tag !== TAG.generalizedTime) throw new DerError('not a time');
-  const text = reader.content(tag).toString('latin1');
+  const text = reader.latin1(tag);
   const utc = tag === TAG.utcTime;
   const yearDigits = utc ? 2 : 4;
   if (text.length !== yearDigits + 11 || text.charCodeAt(text.length - 1) !== 0x5a) {

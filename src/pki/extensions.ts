@@ -76,12 +76,12 @@ export function readExtensions(reader: DerReader): Extensions {
       critical = extension.boolean();
       if (!critical) throw new DerError('a default value is written out');
     }
-    const value = extension.content(TAG.octetString);
+    // extnValue is an OCTET STRING that holds DER
+    const value = extension.enter(TAG.octetString);
     extension.end();
     if (seen.includes(oid)) throw new DerError('an extension stands twice');
     if (seen.push(oid) > MAX_EXTENSIONS) throw new DerError('too many extensions');
-    const inner = extension.within(value);
-    if (readKnown(out, oid, critical, inner)) inner.end();
+    if (readKnown(out, oid, critical, value)) value.end();
     else if (critical) out.unknownCritical ??= oidText(oid);
   } while (!list.atEnd);
   return out;
@@ -120,13 +120,13 @@ function readKnown(out: Extensions, oid: string, critical: boolean, value: DerRe
       value.skip();
       return true;
     case 'nodeBinding': {
-      const parsed = parseSpiffeId(value.content(TAG.utf8String).toString('latin1'));
+      const parsed = parseSpiffeId(value.latin1(TAG.utf8String));
       if (!parsed.ok) throw new DerError('the node binding is not a SPIFFE ID');
       out.nodeBinding = parsed.value.id;
       return true;
     }
     case 'nodeIncarnation': {
-      const text = value.content(TAG.utf8String).toString('latin1');
+      const text = value.latin1(TAG.utf8String);
       if (!/^(0|[1-9][0-9]{0,19})$/.test(text) || BigInt(text) > 0xffff_ffff_ffff_ffffn) {
         throw new DerError('the node incarnation is not a number of 64 bits');
       }
@@ -173,12 +173,12 @@ function readSubjectAltName(out: Extensions, value: DerReader): void {
     if (++count > MAX_GENERAL_NAMES) throw new DerError('too many names');
     const tag = names.peek();
     if (tag === contextPrimitive(6)) {
-      const uri = ascii(names.content(tag));
+      const uri = ascii(names.latin1(tag));
       out.uriSanCount++;
       const parsed = out.uriSanCount === 1 ? parseSpiffeId(uri) : undefined;
       out.spiffeId = parsed?.ok ? parsed.value.id : undefined;
     } else if (tag === contextPrimitive(2)) {
-      dnsNames.push(ascii(names.content(tag)));
+      dnsNames.push(ascii(names.latin1(tag)));
     } else if (GENERAL_NAME_TAGS.includes(tag)) {
       names.skip();
     } else {
@@ -201,8 +201,7 @@ function readAuthorityKeyId(value: DerReader): Buffer | undefined {
 }
 
 /** IA5String. */
-function ascii(bytes: Buffer): string {
-  const text = bytes.toString('latin1');
-  for (let i = 0; i < bytes.length; i++) if (bytes[i]! > 0x7f) throw new DerError('not ASCII');
+function ascii(text: string): string {
+  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 0x7f) throw new DerError('not ASCII');
   return text;
 }

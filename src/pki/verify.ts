@@ -38,6 +38,8 @@ const svids = new CertificateCache(4096);
 const authorities = new CertificateCache(1024);
 /** Parsed, proven by nothing: bridges the moment between an authenticator's signature and its chain. Small, as anybody can fill it. */
 const unproven = new CertificateCache(64);
+/** By the very buffer that a certificate was parsed from, which nobody else writes to: spares the digest. */
+const byOwnDer = new WeakMap<Buffer, Certificate>();
 
 /**
  * @param chain DER, leaf first, each followed by its issuer; the root may be left out or sent.
@@ -90,11 +92,16 @@ function parseChain(chain: readonly Buffer[]): Result<Certificate[], ReasonCode>
  */
 export function readChainCertificate(der: Buffer): Result<Certificate, ReasonCode> {
   if (der.length > MAX_CERTIFICATE_BYTES) return err('CERT_MALFORMED');
+  const same = byOwnDer.get(der);
+  if (same !== undefined) return ok(same);
   const digest = certificateDigest(der);
   const known = svids.get(digest) ?? unproven.get(digest);
   if (known !== undefined) return ok(known);
   const parsed = parseCertificate(der);
-  if (parsed.ok) unproven.add(parsed.value);
+  if (parsed.ok) {
+    unproven.add(parsed.value);
+    byOwnDer.set(parsed.value.der, parsed.value);
+  }
   return parsed;
 }
 
