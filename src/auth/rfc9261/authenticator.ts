@@ -2,17 +2,19 @@
  * Exported authenticators (RFC 9261, section 5): Certificate, CertificateVerify and Finished, bound to one TLS
  * connection by its exporter and to one request by the transcript. Pure: octets in, octets or a reason out.
  */
-import { createHmac, hash as digest, sign, timingSafeEqual, verify } from 'node:crypto';
+import { sign, verify } from 'node:crypto';
 import { err, ok, type Result } from '../../base/errors.ts';
 import type { ReasonCode } from '../../base/registry/reason-codes.ts';
 import type { ChannelRole } from '../../channel/peer-channel.ts';
 import type { Svid } from '../../model/identity.ts';
 import { publicKeyOf } from '../../pki/certificate.ts';
 import { readChainCertificate } from '../../pki/verify.ts';
-import { type AuthenticatorHash, type AuthenticatorKeys, HASH_LENGTH, type SenderKeys } from './keys.ts';
+import { type AuthenticatorHash, HASH_LENGTH } from './finished-key.ts';
+import type { AuthenticatorKeys, SenderKeys } from './keys.ts';
 import { type AuthenticatorRequest, parseRequest } from './request.ts';
 import { SIGNATURE_SCHEMES, type SignatureScheme } from './schemes.ts';
-import { HANDSHAKE_TYPE, handshakeMessage, lengthField, WireError, WireReader } from './wire.ts';
+import { Transcript } from './transcript.ts';
+import { HANDSHAKE_HEADER_OCTETS, HANDSHAKE_TYPE, lengthField, WireError, WireReader } from './wire.ts';
 
 /** It must fit into one peer frame with what surrounds it. */
 export const MAX_AUTHENTICATOR_OCTETS = 32_768;
@@ -37,22 +39,15 @@ export function createAuthenticator(keys: AuthenticatorKeys, request: Buffer, sv
   const scheme = chooseScheme(asked.value, svid);
   if (scheme === undefined) return err('AUTH_REFUSED');
 
-  const certificate = certificateMessage(asked.value.context, svid.chain);
-  const transcript = Buffer.concat([keys.own.handshakeContext, request, certificate]);
-  const content = signedContent(digest(keys.hash, transcript, 'buffer'));
-  const signature = sign(scheme.hash, content, scheme.input(svid.privateKey));
-  const certificateVerify = handshakeMessage(
-    HANDSHAKE_TYPE.certificateVerify,
-    lengthField(2, scheme.code),
-    lengthField(2, signature.length),
-    signature,
-  );
-  const finished = finishedMac(keys.hash, keys.own, Buffer.concat([transcript, certificateVerify]));
-  const authenticator = Buffer.concat([
-    certificate,
-    certificateVerify,
-    handshakeMessage(HANDSHAKE_TYPE.finished, finished),
-  ]);
+  const transcript = new Transcript(keys.hash, keys.own).add(request);
+  const start = transcript.length;
+  addCertificate(transcript, asked.value.context, svid.chain);
+  const signature = sign(scheme.hash, transcript.signedContent(), scheme.input(svid.privateKey));
+  transcript.open(HANDSHAKE_TYPE.certificateVerify);
+  transcript.uint(2, scheme.code).uint(2, signature.length).add(signature).close();
+  const mac = transcript.finishedMac();
+  transcript.open(HANDSHAKE_TYPE.finished).addDigest(mac).close();
+  const authenticator = transcript.since(start);
   if (authenticator.length > MAX_AUTHENTICATOR_OCTETS) return err('CERT_CHAIN_TOO_LONG');
   return ok(authenticator);
 }
@@ -64,7 +59,10 @@ export function createAuthenticator(keys: AuthenticatorKeys, request: Buffer, sv
 export function createEmptyAuthenticator(keys: AuthenticatorKeys, request: Buffer): Result<Buffer, ReasonCode> {
   const asked = parseRequest(request, other(keys.role));
   if (!asked.ok) return asked;
-  return ok(handshakeMessage(HANDSHAKE_TYPE.finished, emptyMac(keys.hash, keys.own, asked.value)));
+  const transcript = emptyTranscript(keys.hash, keys.own, asked.value);
+  const mac = transcript.finishedMac();
+  const start = transcript.length;
+  return ok(transcript.open(HANDSHAKE_TYPE.finished).addDigest(mac).close().since(start));
 }
 
 /**
@@ -79,30 +77,39 @@ export function verifyAuthenticator(
   authenticator: Buffer,
 ): Result<AuthenticatorOutcome, ReasonCode> {
   const asked = parseRequest(request, keys.role);
-  if (!asked.ok) return asked;
-  const parsed = parseAuthenticator(authenticator, asked.value.context, HASH_LENGTH[keys.hash]);
+  return asked.ok ? verifyAnswer(keys, asked.value, authenticator) : asked;
+}
+
+/** verifyAuthenticator for a request that was read already. */
+export function verifyAnswer(
+  keys: AuthenticatorKeys,
+  asked: AuthenticatorRequest,
+  authenticator: Buffer,
+): Result<AuthenticatorOutcome, ReasonCode> {
+  const parsed = parseAuthenticator(authenticator, asked.context, HASH_LENGTH[keys.hash]);
   if (parsed === undefined) return err('AUTH_BAD_AUTHENTICATOR');
 
   if (parsed.kind === 'empty') {
-    const expected = emptyMac(keys.hash, keys.peer, asked.value);
-    return timingSafeEqual(expected, parsed.finished) ? ok({ kind: 'refused' }) : err('AUTH_BAD_FINISHED');
+    const transcript = emptyTranscript(keys.hash, keys.peer, asked);
+    return transcript.isFinishedMac(parsed.finished) ? ok({ kind: 'refused' }) : err('AUTH_BAD_FINISHED');
   }
 
-  const transcript = Buffer.concat([keys.peer.handshakeContext, request, parsed.certificate]);
-  const expected = finishedMac(keys.hash, keys.peer, Buffer.concat([transcript, parsed.certificateVerify]));
-  if (!timingSafeEqual(expected, parsed.finished)) return err('AUTH_BAD_FINISHED');
+  const transcript = new Transcript(keys.hash, keys.peer).add(asked.octets).add(parsed.certificate);
+  const content = transcript.signedContent();
+  if (!transcript.add(parsed.certificateVerify).isFinishedMac(parsed.finished)) return err('AUTH_BAD_FINISHED');
 
   const leaf = readChainCertificate(parsed.chain[0]!);
   if (!leaf.ok) return leaf;
   const key = publicKeyOf(leaf.value);
   if (key === undefined) return err('CERT_WEAK_KEY');
   const scheme = SIGNATURE_SCHEMES.find(({ code }) => code === parsed.scheme);
-  if (scheme === undefined || !asked.value.schemes.includes(scheme.code) || !scheme.fits(key)) {
+  if (scheme === undefined || !asked.schemes.includes(scheme.code) || !scheme.fits(key)) {
     return err('AUTH_BAD_SIGNATURE');
   }
-  const content = signedContent(digest(keys.hash, transcript, 'buffer'));
   if (!verify(scheme.hash, content, scheme.input(key), parsed.signature)) return err('AUTH_BAD_SIGNATURE');
-  return ok({ kind: 'proved', chain: parsed.chain });
+  // Copies: the chain outlives the frame it came in. The leaf's is the one that was parsed.
+  const [, ...above] = parsed.chain;
+  return ok({ kind: 'proved', chain: [leaf.value.der, ...above.map((der) => Buffer.from(der))] });
 }
 
 function other(role: ChannelRole): ChannelRole {
@@ -121,30 +128,31 @@ function chooseScheme(asked: AuthenticatorRequest, svid: Svid): SignatureScheme 
 const NO_EXTENSIONS = lengthField(2, 0);
 
 /** RFC 8446, section 4.4.2. No CertificateEntry carries extensions: our requests offer none that could stand there. */
-function certificateMessage(context: Buffer, chain: readonly Buffer[]): Buffer {
-  const entries = chain.flatMap((der) => [lengthField(3, der.length), der, NO_EXTENSIONS]);
-  const length = entries.reduce((sum, part) => sum + part.length, 0);
-  const { certificate } = HANDSHAKE_TYPE;
-  return handshakeMessage(certificate, lengthField(1, context.length), context, lengthField(3, length), ...entries);
+function addCertificate(transcript: Transcript, context: Buffer, chain: readonly Buffer[]): void {
+  transcript.open(HANDSHAKE_TYPE.certificate);
+  transcript.uint(1, context.length).add(context).add(certificateList(chain)).close();
 }
 
-/** RFC 9261, section 5.2.2: 64 octets of 0x20, the context string, one zero octet, the hashed transcript. */
-const signedPrefix = Buffer.concat([Buffer.alloc(64, 0x20), Buffer.from('Exported Authenticator\0', 'ascii')]);
+const certificateLists = new WeakMap<readonly Buffer[], Buffer>();
 
-function signedContent(transcriptHash: Buffer): Buffer {
-  return Buffer.concat([signedPrefix, transcriptHash]);
+/** certificate_list with its length; the same for every authenticator of an SVID. */
+function certificateList(chain: readonly Buffer[]): Buffer {
+  let list = certificateLists.get(chain);
+  if (list === undefined) {
+    const entries = Buffer.concat(chain.flatMap((der) => [lengthField(3, der.length), der, NO_EXTENSIONS]));
+    list = Buffer.concat([lengthField(3, entries.length), entries]);
+    certificateLists.set(chain, list);
+  }
+  return list;
 }
 
-/** RFC 9261, section 5.2.3. */
-function finishedMac(hash: AuthenticatorHash, sender: SenderKeys, transcript: Buffer): Buffer {
-  return createHmac(hash, sender.finishedKey)
-    .update(digest(hash, transcript, 'buffer'))
-    .digest();
-}
+const NO_ENTRIES: readonly Buffer[] = [];
 
-function emptyMac(hash: AuthenticatorHash, sender: SenderKeys, asked: AuthenticatorRequest): Buffer {
-  const transcript = Buffer.concat([sender.handshakeContext, asked.octets, certificateMessage(asked.context, [])]);
-  return finishedMac(hash, sender, transcript);
+/** Section 6: over a Certificate message without entries, which does not travel. */
+function emptyTranscript(hash: AuthenticatorHash, sender: SenderKeys, asked: AuthenticatorRequest): Transcript {
+  const transcript = new Transcript(hash, sender).add(asked.octets);
+  addCertificate(transcript, asked.context, NO_ENTRIES);
+  return transcript;
 }
 
 type ParsedAuthenticator =
@@ -168,18 +176,17 @@ function parseAuthenticator(octets: Buffer, context: Buffer, macLength: number):
     const certificate = reader.message(HANDSHAKE_TYPE.certificate);
     const certificateVerify = reader.message(HANDSHAKE_TYPE.certificateVerify);
     const finished = readFinished(reader, macLength);
-    const chain = readCertificate(certificate.body, context);
-    const body = new WireReader(certificateVerify.body);
-    const scheme = body.uint(2);
-    const signature = body.vector(2, 1);
-    body.end();
+    const chain = readCertificate(certificate, context);
+    const scheme = certificateVerify.uint(2);
+    const signature = certificateVerify.vector(2, 1);
+    certificateVerify.end();
     return {
       kind: 'full',
       chain,
       scheme,
       signature,
-      certificate: certificate.octets,
-      certificateVerify: certificateVerify.octets,
+      certificate: certificate.octets(HANDSHAKE_HEADER_OCTETS),
+      certificateVerify: certificateVerify.octets(HANDSHAKE_HEADER_OCTETS),
       finished,
     };
   } catch (thrown) {
@@ -189,23 +196,21 @@ function parseAuthenticator(octets: Buffer, context: Buffer, macLength: number):
 }
 
 function readFinished(reader: WireReader, macLength: number): Buffer {
-  const { body } = reader.message(HANDSHAKE_TYPE.finished);
+  const body = reader.message(HANDSHAKE_TYPE.finished);
   reader.end();
   if (body.length !== macLength) throw new WireError('a Finished of another length');
-  return body;
+  return body.octets();
 }
 
-function readCertificate(body: Buffer, context: Buffer): Buffer[] {
-  const reader = new WireReader(body);
-  if (!reader.vector(1).equals(context)) throw new WireError('another certificate_request_context');
-  const list = new WireReader(reader.vector(3));
-  reader.end();
+function readCertificate(body: WireReader, context: Buffer): Buffer[] {
+  if (!body.nested(1).equals(context)) throw new WireError('another certificate_request_context');
+  const list = body.nested(3);
+  body.end();
   const chain: Buffer[] = [];
   while (!list.done) {
-    // A copy: the chain outlives the frame it came in.
-    chain.push(Buffer.from(list.vector(3, 1)));
+    chain.push(list.vector(3, 1));
     // RFC 9261, section 5.2.1: only extensions that the request offered. It offered none for a CertificateEntry.
-    if (list.vector(2).length !== 0) throw new WireError('an extension that was not offered');
+    if (list.uint(2) !== 0) throw new WireError('an extension that was not offered');
     if (chain.length > MAX_CHAIN) throw new WireError('too many certificates');
   }
   if (chain.length === 0) throw new WireError('no certificate: a refusal is a Finished alone');

@@ -1,15 +1,13 @@
 /** The four secrets both ends draw from the TLS exporter, once for each channel (RFC 9261, section 5.1). */
-import { createSecretKey, type KeyObject } from 'node:crypto';
 import { EXPORTER_LABELS } from '../../base/registry/exporter-labels.ts';
 import type { ChannelRole, PeerChannel } from '../../channel/peer-channel.ts';
-
-export type AuthenticatorHash = PeerChannel['hash'];
+import { type AuthenticatorHash, FinishedKey, HASH_LENGTH } from './finished-key.ts';
 
 export interface SenderKeys {
   /** Handshake Context: public to both ends, unknown to everyone else. */
   readonly handshakeContext: Buffer;
   /** Finished MAC Key. */
-  readonly finishedKey: KeyObject;
+  readonly finishedKey: FinishedKey;
 }
 
 /** Belongs to one channel and dies with it. */
@@ -23,8 +21,6 @@ export interface AuthenticatorKeys {
   readonly peer: SenderKeys;
 }
 
-export const HASH_LENGTH: Readonly<Record<AuthenticatorHash, number>> = { sha256: 32, sha384: 48 };
-
 /**
  * Labels follow the TLS role of the authenticator's sender; the context is empty and the length that of the hash
  * (RFC 9261, section 5.1). @throws when the channel is closed.
@@ -35,11 +31,11 @@ export function deriveAuthenticatorKeys(channel: Pick<PeerChannel, 'exportKey' |
   const draw = (label: string) => channel.exportKey(label, none, length);
   const client: SenderKeys = {
     handshakeContext: draw(EXPORTER_LABELS.authenticatorClientHandshake),
-    finishedKey: createSecretKey(draw(EXPORTER_LABELS.authenticatorClientFinished)),
+    finishedKey: new FinishedKey(channel.hash, draw(EXPORTER_LABELS.authenticatorClientFinished)),
   };
   const server: SenderKeys = {
     handshakeContext: draw(EXPORTER_LABELS.authenticatorServerHandshake),
-    finishedKey: createSecretKey(draw(EXPORTER_LABELS.authenticatorServerFinished)),
+    finishedKey: new FinishedKey(channel.hash, draw(EXPORTER_LABELS.authenticatorServerFinished)),
   };
   const { role, hash } = channel;
   return role === 'client' ? { role, hash, own: client, peer: server } : { role, hash, own: server, peer: client };

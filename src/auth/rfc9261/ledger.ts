@@ -2,20 +2,24 @@
  * What makes a request and its answer count once on a channel (RFC 9261, sections 4 and 5.2): contexts are never used
  * twice, an answer is taken once and in time, and a peer's context is answered once.
  */
-import { randomBytes } from 'node:crypto';
+import { randomFillSync } from 'node:crypto';
 import type { Clock } from '../../base/clock.ts';
 import { err, ok, type Result } from '../../base/errors.ts';
 import type { ReasonCode } from '../../base/registry/reason-codes.ts';
 import type { ChannelRole } from '../../channel/peer-channel.ts';
-import { type AuthenticatorOutcome, verifyAuthenticator } from './authenticator.ts';
+import { type AuthenticatorOutcome, verifyAnswer } from './authenticator.ts';
 import type { AuthenticatorKeys } from './keys.ts';
-import { createRequest, parseRequest } from './request.ts';
+import { type AuthenticatorRequest, buildRequest, parseRequest } from './request.ts';
 
 /**
  * Context: role of the requester (1), counter (8), random (16). The role keeps the two sides' contexts apart, the
  * counter makes them unique, the random part unpredictable (RFC 9261, section 4).
  */
 const CONTEXT_OCTETS = 25;
+/** Where it stands in a request: after type, length and its own length. */
+const CONTEXT_AT = 5;
+/** Contexts drawn from the random generator at a time. */
+const CONTEXTS_AT_ONCE = 32;
 const ROLE_OCTET: Readonly<Record<ChannelRole, number>> = { client: 1, server: 2 };
 
 export interface LedgerLimits {
@@ -28,7 +32,7 @@ export interface LedgerLimits {
 export const DEFAULT_LEDGER_LIMITS: LedgerLimits = { open: 4096, deadlineMs: 5_000 };
 
 interface OpenRequest {
-  readonly octets: Buffer;
+  readonly asked: AuthenticatorRequest;
   readonly deadlineNs: bigint;
 }
 
@@ -38,6 +42,8 @@ export class RequestLedger {
   readonly #clock: Pick<Clock, 'bootNs'>;
   readonly #limits: LedgerLimits;
   readonly #open = new Map<string, OpenRequest>();
+  #contexts = Buffer.alloc(0);
+  #contextsAt = 0;
   #issued = 0n;
   #answered = 0n;
 
@@ -56,13 +62,10 @@ export class RequestLedger {
   issue(): Result<Buffer, ReasonCode> {
     if (this.#open.size >= this.#limits.open) this.sweep();
     if (this.#open.size >= this.#limits.open) return err('AUTH_QUEUE_FULL');
-    const context = randomBytes(CONTEXT_OCTETS);
-    context[0] = ROLE_OCTET[this.#keys.role];
-    context.writeBigUInt64BE(++this.#issued, 1);
-    const octets = createRequest(this.#keys, context);
+    const asked = buildRequest(this.#keys, this.#nextContext());
     const deadlineNs = this.#clock.bootNs() + BigInt(this.#limits.deadlineMs) * 1_000_000n;
-    this.#open.set(context.toString('latin1'), { octets, deadlineNs });
-    return ok(octets);
+    this.#open.set(openKey(asked.octets), { asked, deadlineNs });
+    return ok(asked.octets);
   }
 
   /**
@@ -73,7 +76,7 @@ export class RequestLedger {
     const open = this.#take(request);
     if (open === undefined) return err('AUTH_CONTEXT_REUSED');
     if (this.#clock.bootNs() >= open.deadlineNs) return err('AUTH_TIMEOUT');
-    return verifyAuthenticator(this.#keys, open.octets, authenticator);
+    return verifyAnswer(this.#keys, open.asked, authenticator);
   }
 
   /** Gives a request up. False if it was not open. */
@@ -110,13 +113,28 @@ export class RequestLedger {
     return ok(undefined);
   }
 
+  #nextContext(): Buffer {
+    if (this.#contextsAt === this.#contexts.length) {
+      this.#contexts = randomFillSync(Buffer.alloc(CONTEXTS_AT_ONCE * CONTEXT_OCTETS));
+      this.#contextsAt = 0;
+    }
+    const context = this.#contexts.subarray(this.#contextsAt, this.#contextsAt + CONTEXT_OCTETS);
+    this.#contextsAt += CONTEXT_OCTETS;
+    context[0] = ROLE_OCTET[this.#keys.role];
+    context.writeBigUInt64BE(++this.#issued, 1);
+    return context;
+  }
+
   #take(request: Buffer): OpenRequest | undefined {
-    const asked = parseRequest(request, this.#keys.role);
-    if (!asked.ok) return undefined;
-    const context = asked.value.context.toString('latin1');
-    const open = this.#open.get(context);
-    if (open === undefined || !open.octets.equals(request)) return undefined;
-    this.#open.delete(context);
+    const key = openKey(request);
+    const open = this.#open.get(key);
+    if (open === undefined || !open.asked.octets.equals(request)) return undefined;
+    this.#open.delete(key);
     return open;
   }
+}
+
+/** The context of a request that this ledger made. Of any other octets: something it does not have. */
+function openKey(request: Buffer): string {
+  return request.toString('latin1', CONTEXT_AT, CONTEXT_AT + CONTEXT_OCTETS);
 }

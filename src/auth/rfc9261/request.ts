@@ -22,9 +22,11 @@ function requestType(requester: ChannelRole): number {
   return requester === 'client' ? HANDSHAKE_TYPE.clientCertificateRequest : HANDSHAKE_TYPE.certificateRequest;
 }
 
+const offered: readonly number[] = SIGNATURE_SCHEMES.map(({ code }) => code);
+
 /** The one extension of our requests: all of SIGNATURE_SCHEMES. Without server_name, so a peer learns nothing from the request. */
 const extensions = (() => {
-  const schemes = Buffer.concat(SIGNATURE_SCHEMES.map((scheme) => lengthField(2, scheme.code)));
+  const schemes = Buffer.concat(offered.map((code) => lengthField(2, code)));
   const list = Buffer.concat([lengthField(2, schemes.length), schemes]);
   const extension = Buffer.concat([
     lengthField(2, EXTENSION_TYPE.signatureAlgorithms),
@@ -39,8 +41,14 @@ const extensions = (() => {
  * @throws RangeError unless the context has 1 to 255 octets.
  */
 export function createRequest(keys: { readonly role: ChannelRole }, context: Buffer): Buffer {
+  return buildRequest(keys, context).octets;
+}
+
+/** The same, as parseRequest would read it. */
+export function buildRequest(keys: { readonly role: ChannelRole }, context: Buffer): AuthenticatorRequest {
   if (context.length < 1 || context.length > 255) throw new RangeError('a request context has 1 to 255 octets');
-  return handshakeMessage(requestType(keys.role), lengthField(1, context.length), context, extensions);
+  const octets = handshakeMessage(requestType(keys.role), lengthField(1, context.length), context, extensions);
+  return { context, schemes: offered, octets };
 }
 
 /**
@@ -52,10 +60,10 @@ export function parseRequest(octets: Buffer, requester: ChannelRole): Result<Aut
   if (octets.length > MAX_REQUEST_OCTETS) return err('AUTH_BAD_REQUEST');
   try {
     const reader = new WireReader(octets);
-    const body = new WireReader(reader.message(requestType(requester)).body);
+    const body = reader.message(requestType(requester));
     reader.end();
     const context = body.vector(1, 1);
-    const schemes = parseExtensions(body.vector(2, 2));
+    const schemes = parseExtensions(body.nested(2, 2));
     body.end();
     return ok({ context, schemes, octets });
   } catch (thrown) {
@@ -64,24 +72,22 @@ export function parseRequest(octets: Buffer, requester: ChannelRole): Result<Aut
   }
 }
 
-function parseExtensions(octets: Buffer): number[] {
-  const reader = new WireReader(octets);
-  const seen = new Set<number>();
+function parseExtensions(reader: WireReader): number[] {
+  const seen: number[] = [];
   let schemes: number[] | undefined;
   while (!reader.done) {
     const type = reader.uint(2);
-    const data = reader.vector(2);
-    if (seen.has(type)) throw new WireError('an extension twice');
-    seen.add(type);
+    const data = reader.nested(2);
+    if (seen.includes(type)) throw new WireError('an extension twice');
+    seen.push(type);
     if (type === EXTENSION_TYPE.signatureAlgorithms) schemes = parseSchemes(data);
   }
   if (schemes === undefined) throw new WireError('no signature_algorithms');
   return schemes;
 }
 
-function parseSchemes(data: Buffer): number[] {
-  const reader = new WireReader(data);
-  const list = new WireReader(reader.vector(2, 2));
+function parseSchemes(reader: WireReader): number[] {
+  const list = reader.nested(2, 2);
   reader.end();
   const schemes: number[] = [];
   while (!list.done) schemes.push(list.uint(2));

@@ -15,60 +15,97 @@ export const EXTENSION_TYPE = { signatureAlgorithms: 13 } as const;
 /** Thrown inside this folder only: whoever parses a whole message turns it into one reason code. */
 export class WireError extends Error {}
 
-/** Reads a vector from its first octet to its last; every length is checked before a byte is touched. */
+/**
+ * Reads a stretch of octets from its first to its last; every length is checked before a byte is touched. What lies inside
+ * is read by readers on the same bytes: a buffer object for each field would cost more than the reading.
+ */
 export class WireReader {
   readonly #bytes: Buffer;
-  #at = 0;
+  readonly #start: number;
+  readonly #end: number;
+  #at: number;
 
-  constructor(bytes: Buffer) {
+  constructor(bytes: Buffer, start = 0, end = bytes.length) {
     this.#bytes = bytes;
+    this.#start = start;
+    this.#end = end;
+    this.#at = start;
   }
 
   get done(): boolean {
-    return this.#at === this.#bytes.length;
+    return this.#at === this.#end;
+  }
+
+  /** How many octets the stretch has. */
+  get length(): number {
+    return this.#end - this.#start;
   }
 
   /** An unsigned integer of 1 to 3 octets. */
   uint(octets: 1 | 2 | 3): number {
-    return this.bytes(octets).readUIntBE(0, octets);
+    let at = this.#advance(octets);
+    let value = 0;
+    while (at < this.#at) value = value * 256 + this.#bytes[at++]!;
+    return value;
   }
 
-  bytes(length: number): Buffer {
-    const end = this.#at + length;
-    if (end > this.#bytes.length) throw new WireError('truncated');
-    const slice = this.#bytes.subarray(this.#at, end);
-    this.#at = end;
-    return slice;
-  }
-
-  /** opaque field<least..2^(8*lengthOctets)-1> */
-  vector(lengthOctets: 1 | 2 | 3, least = 0): Buffer {
+  /** opaque field<least..2^(8*lengthOctets)-1>, to be read further. */
+  nested(lengthOctets: 1 | 2 | 3, least = 0): WireReader {
     const length = this.uint(lengthOctets);
     if (length < least) throw new WireError('vector too short');
-    return this.bytes(length);
+    const start = this.#advance(length);
+    return new WireReader(this.#bytes, start, this.#at);
   }
 
-  /** A handshake message of exactly this type: its body, and all its octets for the transcript. */
-  message(type: number): { readonly body: Buffer; readonly octets: Buffer } {
-    const start = this.#at;
+  /** The same, as octets. */
+  vector(lengthOctets: 1 | 2 | 3, least = 0): Buffer {
+    return this.nested(lengthOctets, least).octets();
+  }
+
+  /** The body of a handshake message of exactly this type. */
+  message(type: number): WireReader {
     if (this.uint(1) !== type) throw new WireError('another handshake type');
-    const body = this.vector(3);
-    return { body, octets: this.#bytes.subarray(start, this.#at) };
+    return this.nested(3);
+  }
+
+  /** The whole stretch, whatever was read of it. With `before`: also as many octets that stand before it. */
+  octets(before = 0): Buffer {
+    return this.#bytes.subarray(this.#start - before, this.#end);
+  }
+
+  equals(octets: Buffer): boolean {
+    return this.#bytes.compare(octets, 0, octets.length, this.#start, this.#end) === 0;
   }
 
   /** Nothing may follow what was read. */
   end(): void {
     if (!this.done) throw new WireError('octets after the end');
   }
+
+  #advance(length: number): number {
+    const start = this.#at;
+    if (start + length > this.#end) throw new WireError('truncated');
+    this.#at = start + length;
+    return start;
+  }
 }
+
+/** Type and length of a handshake message. */
+export const HANDSHAKE_HEADER_OCTETS = 4;
 
 /** Type, u24 length, body. */
 export function handshakeMessage(type: number, ...body: readonly Uint8Array[]): Buffer {
-  const length = body.reduce((sum, part) => sum + part.length, 0);
-  const header = Buffer.allocUnsafe(4);
-  header.writeUInt32BE(length, 0);
-  header[0] = type;
-  return Buffer.concat([header, ...body], 4 + length);
+  let length = 0;
+  for (const part of body) length += part.length;
+  const message = Buffer.allocUnsafe(4 + length);
+  message.writeUInt32BE(length, 0);
+  message[0] = type;
+  let at = 4;
+  for (const part of body) {
+    message.set(part, at);
+    at += part.length;
+  }
+  return message;
 }
 
 /** The length field of a vector. @throws RangeError when the length does not fit. */
