@@ -255,8 +255,8 @@ export class Revocations implements RevocationTable {
 
   /** The new ones. @throws Error if one cannot be read: to pass over a revocation would be to ignore it. */
   update(snapshot: boolean, messages: readonly RevocationMessage[]): readonly Revocation[] {
-    const before = this.#known;
     const parsed = messages.map(parseRevocation);
+    const fresh = parsed.filter((revocation) => !this.#known.has(revocation.sequence));
     if (snapshot) {
       this.#known = new Map();
       this.#serials = new Set();
@@ -270,7 +270,7 @@ export class Revocations implements RevocationTable {
       else if ('spiffeId' in what) raise(this.#spiffeIds, what.spiffeId, issuedUntil);
       else raise(this.#nodes, what.node, issuedUntil);
     }
-    return parsed.filter((revocation) => !before.has(revocation.sequence));
+    return fresh;
   }
 }
 
