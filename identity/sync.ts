@@ -127,13 +127,16 @@ export class SyncHub {
     this.#wake();
   }
 
-  /** Resolves when every live agent has acked the version, or after `waitMs`. */
+  /**
+   * Resolves when every agent that is live now has acked the version, or after `waitMs`. One whose stream breaks off is
+   * waited for: it comes back, and with a snapshot.
+   */
   async inForce(version: number, waitMs: number): Promise<InForce> {
+    const asked = this.live();
     const deadline = performance.now() + waitMs;
     for (;;) {
-      const live = [...this.#sessions.values()];
       const left = deadline - performance.now();
-      if (live.every((session) => session.acked >= version) || left <= 0) break;
+      if (asked.every((node) => (this.#sessions.get(node)?.acked ?? 0) >= version) || left <= 0) break;
       await this.#change(left);
     }
     const inForce = [...this.#sessions.values()].filter((s) => s.acked >= version).map((s) => s.node);

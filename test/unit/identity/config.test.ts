@@ -1,0 +1,115 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, expect, test } from 'vitest';
+import { stringify } from 'yaml';
+import { allocateIdentity } from '../../../identity/allocate.ts';
+import { serverConfigSchema } from '../../../identity/config.ts';
+import { entriesFileSchema } from '../../../identity/entry-spec.ts';
+import { Store } from '../../../identity/store.ts';
+import { loadConfigFile, parseConfig } from '../../../src/base/config-file.ts';
+import { spiffeId } from '../../../src/model/spiffe-id.ts';
+import { ENTRIES, TestServer } from './harness.ts';
+
+const example = (name: string) => join(import.meta.dirname, '../../../deploy/examples', name);
+const dirs: string[] = [];
+afterEach(() => {
+  for (const dir of dirs.splice(0)) rmSync(dir, { recursive: true, force: true });
+});
+function temporary(): string {
+  const dir = mkdtempSync(join(tmpdir(), 'cs-identity-'));
+  dirs.push(dir);
+  return dir;
+}
+
+const base = {
+  apiVersion: 'countersign.dev/v1alpha1',
+  kind: 'ServerConfig',
+  trustDomain: 'example.org',
+  dataDir: '/tmp/x',
+  listen: { address: '127.0.0.1' },
+  audit: { dir: '/tmp/x/audit' },
+};
+const check = (change: object) => () =>
+  parseConfig('server.yaml', stringify({ ...base, ...change }), serverConfigSchema);
+
+test('the examples are valid', () => {
+  expect(loadConfigFile(example('server.yaml'), serverConfigSchema).nodes).toHaveLength(2);
+  expect(loadConfigFile(example('entries.yaml'), entriesFileSchema).entries.length).toBeGreaterThan(5);
+});
+
+test('what is wrong in the settings is named by line and field', () => {
+  expect(check({})).not.toThrow();
+  expect(check({ trustDomian: 'x' })).toThrow(/server\.yaml:\d+: trustDomian: unknown field/);
+  expect(check({ listen: { address: 'localhost' } })).toThrow(/listen\.address/);
+  expect(check({ ca: { workloadTtl: '1y' } })).toThrow(/ca\.workloadTtl/);
+  expect(check({ ca: { workloadTtl: '48h' } })).toThrow(/60s to 24h/);
+  const nodes = (...prefixes: string[][]) => prefixes.map((p, i) => ({ name: `n${i}`, prefixes: p }));
+  expect(check({ nodes: nodes(['10.0.1.1/24']) })).toThrow(/nodes\[0\]\.prefixes\[0\]/);
+  expect(check({ nodes: nodes(['10.0.0.0/16'], ['10.0.1.0/24']) })).toThrow(/overlaps a prefix of n0/);
+  expect(check({ nodes: [{ name: 'n' }, { name: 'n' }] })).toThrow(/list each node once/);
+});
+
+test.each([
+  ['of another trust domain', { spiffeId: 'spiffe://elsewhere.org/x' }, 'trust domain'],
+  ["that is a node's", { spiffeId: 'spiffe://example.org/node/node-a' }, 'kept for nodes and the server'],
+  ["that is the server's", { spiffeId: 'spiffe://example.org/countersign/server' }, 'kept for nodes and the server'],
+  ['without a path', { spiffeId: 'spiffe://example.org' }, 'needs a path'],
+  ['for a node nobody configured', { node: 'node-z' }, 'not a node of the server'],
+  ['without a selector', { selectors: [] }, 'at least one selector'],
+  ['with a selector that is none', { selectors: ['everything'] }, 'type:value'],
+  [
+    'with labels that differ from those of the same SPIFFE ID',
+    { spiffeId: 'spiffe://example.org/frontend' },
+    'different labels',
+  ],
+])('an entry %s is refused', async (_, change, problem) => {
+  const bad = { id: 'bad', spiffeId: 'spiffe://example.org/bad', node: 'node-a', selectors: ['unix:uid:1'], ...change };
+  await using server = await TestServer.start();
+  await expect(server.putEntry(bad)).rejects.toMatchObject({ code: 3, details: expect.stringContaining(problem) });
+  const { entries } = await server.list('listEntries');
+  expect(entries).toHaveLength(ENTRIES.length);
+  await expect(TestServer.start({}, [...ENTRIES, bad])).rejects.toThrow(problem);
+});
+
+test('an entry of the file is not changed through the admin socket', async () => {
+  await using server = await TestServer.start();
+  await expect(server.putEntry({ ...ENTRIES[0], selectors: ['unix:uid:1'] })).rejects.toMatchObject({ code: 6 });
+});
+
+test('a security identity stays that of its SPIFFE ID and labels over restarts and is never given again', () => {
+  const path = join(temporary(), 'identity.db');
+  const ids = ['a', 'b'].map((name) => spiffeId(`spiffe://example.org/${name}`));
+  const allocate = (i: number, labels: Record<string, string>) => {
+    const store = new Store(path);
+    try {
+      return store.transaction(() => allocateIdentity(store, ids[i]!, labels));
+    } finally {
+      store.close();
+    }
+  };
+  expect(allocate(0, { app: 'x', tier: 'y' })).toBe(256);
+  expect(allocate(1, {})).toBe(257);
+  expect(allocate(0, { tier: 'y', app: 'x' })).toBe(256);
+  expect(allocate(0, { app: 'x' })).toBe(258);
+  expect(allocate(1, { app: 'x' })).toBe(259);
+  expect(allocate(1, {})).toBe(257);
+});
+
+test('when all security identities are used the next is refused, not wrapped around', () => {
+  const store = new Store(join(temporary(), 'identity.db'));
+  store.next('identity', 65_534);
+  const labels = (n: number) => ({ n: String(n) });
+  expect(allocateIdentity(store, spiffeId('spiffe://example.org/a'), labels(1))).toBe(65_535);
+  expect(() => allocateIdentity(store, spiffeId('spiffe://example.org/a'), labels(2))).toThrow(/65535/);
+  store.close();
+});
+
+test('a second server on the same admin socket does not start and harms nothing', async () => {
+  await using server = await TestServer.start();
+  await using other = new TestServer();
+  other.writeEntries(ENTRIES);
+  other.overrides = { adminSocket: join(server.dir, 'admin.sock') };
+  await expect(other.up()).rejects.toMatchObject({ code: 'already-exists' });
+  await expect(server.list('getStatus')).resolves.toMatchObject({ trustDomain: 'example.org' });
+});
