@@ -1,18 +1,13 @@
-/** Certificates that were proven once, by digest: parsing, key import and signature checks are not done again. Nothing here depends on time. */
+/** Certificates by digest: parsing, and what a certificate remembers (its key, who signed it), is not done again. Nothing here depends on time. */
 import type { Certificate } from './certificate.ts';
 
-/** Least recently used goes first. Holds only what verified, so that garbage cannot push out what is in use. */
+/** Bounded; the least recently used goes first. */
 export class CertificateCache {
   readonly #capacity: number;
   readonly #byDigest = new Map<string, Certificate>();
-  readonly #links = new WeakMap<Certificate, WeakSet<Certificate>>();
 
   constructor(capacity: number) {
     this.#capacity = capacity;
-  }
-
-  get size(): number {
-    return this.#byDigest.size;
   }
 
   get(digest: string): Certificate | undefined {
@@ -30,16 +25,5 @@ export class CertificateCache {
     if (this.#byDigest.size <= this.#capacity) return;
     const [oldest] = this.#byDigest.keys();
     this.#byDigest.delete(oldest!);
-  }
-
-  /** That `issuer`'s key signed `subject`: true for ever, as both are immutable. Trust in the issuer is not part of it. */
-  addLink(subject: Certificate, issuer: Certificate): void {
-    const issuers = this.#links.get(subject);
-    if (issuers === undefined) this.#links.set(subject, new WeakSet([issuer]));
-    else issuers.add(issuer);
-  }
-
-  hasLink(subject: Certificate, issuer: Certificate): boolean {
-    return this.#links.get(subject)?.has(issuer) ?? false;
   }
 }

@@ -64,17 +64,36 @@ export function certificateDigest(der: Uint8Array): string {
 
 /** The key to verify with, or undefined if it is not of an allowed kind or not a point of its curve. */
 export function publicKeyOf(certificate: Certificate): KeyObject | undefined {
-  const { keyKind, spki } = certificate;
-  if (keyKind === undefined) return undefined;
-  let key = importedKeys.get(certificate);
-  if (key === undefined) {
-    key = importPublicKey(spki);
-    if (key !== undefined) importedKeys.set(certificate, key);
-  }
-  return key;
+  if (certificate.keyKind === undefined) return undefined;
+  const memory = memoryOf(certificate);
+  memory.key ??= importPublicKey(certificate.spki);
+  return memory.key;
 }
 
-const importedKeys = new WeakMap<object, KeyObject>();
+/** That `issuer`'s key signed `subject`: true for ever, as both are immutable. Trust in the issuer is not part of it. */
+export function rememberSigner(subject: Certificate, issuer: Certificate): void {
+  const { signers } = memoryOf(subject);
+  if (signers.push(issuer.digest) > MAX_SIGNERS) signers.shift();
+}
+
+export function hasSigner(subject: Certificate, issuer: Certificate): boolean {
+  return memoryOf(subject).signers.includes(issuer.digest);
+}
+
+/** What was worked out of a certificate, kept in it, so that it is forgotten with it. */
+interface Memory {
+  key: KeyObject | undefined;
+  /** Digests of the certificates whose keys are known to have signed it. */
+  readonly signers: string[];
+}
+
+const MEMORY = Symbol('memory');
+/** An authority may be signed anew with its old key; more than a few at a time there are not. */
+const MAX_SIGNERS = 4;
+
+function memoryOf(certificate: Certificate): Memory {
+  return (certificate as Certificate & { readonly [MEMORY]: Memory })[MEMORY];
+}
 
 export interface TbsFields extends Readonly<Extensions> {
   readonly serial: string;
@@ -106,6 +125,7 @@ function readCertificate(der: Buffer, reader: DerReader): Certificate {
     digest: certificateDigest(der),
     tbs,
     signature,
+    [MEMORY]: { key: undefined, signers: [] },
     get publicKey(): KeyObject {
       const key = publicKeyOf(certificate);
       if (key === undefined)

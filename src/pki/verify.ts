@@ -12,9 +12,11 @@ import { verifySignature } from './algorithms.ts';
 import {
   type Certificate,
   certificateDigest,
+  hasSigner,
   MAX_CERTIFICATE_BYTES,
   parseCertificate,
   publicKeyOf,
+  rememberSigner,
 } from './certificate.ts';
 import { CertificateCache } from './certificate-cache.ts';
 import { KEY_USAGE } from './extensions.ts';
@@ -34,6 +36,7 @@ export interface VerifiedSvid {
 
 type Refusal = ReasonCode | undefined;
 
+/** Only what verified, so that garbage cannot push out what is in use. */
 const svids = new CertificateCache(4096);
 const authorities = new CertificateCache(1024);
 /** Parsed, proven by nothing: bridges the moment between an authenticator's signature and its chain. Small, as anybody can fill it. */
@@ -232,12 +235,12 @@ function checkSignerIdentity(signer: Certificate, trustDomain: TrustDomain): Ref
 
 /** The signature of one link. Checked once per pair of certificates. */
 function checkLink(subject: Certificate, issuer: Certificate): Refusal {
-  if (svids.hasLink(subject, issuer)) return undefined;
+  if (hasSigner(subject, issuer)) return undefined;
   const { signatureAlgorithm, tbs, signature } = subject;
   if (signatureAlgorithm === undefined || issuer.keyKind === undefined) return 'CERT_WEAK_KEY';
   if (!verifySignature(signatureAlgorithm, issuer.keyKind, issuer.publicKey, tbs, signature))
     return 'CERT_BAD_SIGNATURE';
-  svids.addLink(subject, issuer);
+  rememberSigner(subject, issuer);
   return undefined;
 }
 
