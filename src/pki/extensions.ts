@@ -40,7 +40,7 @@ export interface Extensions {
   nodeIncarnation: bigint | undefined;
 }
 
-export function noExtensions(): Extensions {
+function noExtensions(): Extensions {
   return {
     keyUsage: undefined,
     keyUsageCritical: false,
