@@ -9,7 +9,7 @@ import type { Clock } from '../src/base/clock.ts';
 import { CountersignError, err, ok, type Result } from '../src/base/errors.ts';
 import type { Logger } from '../src/base/log.ts';
 import type { ReasonCode } from '../src/base/registry/reason-codes.ts';
-import { systemTimers } from '../src/base/timers.ts';
+import { systemTimers, type Timers } from '../src/base/timers.ts';
 import type { AuditSink } from '../src/model/audit-event.ts';
 import type { TrustBundle } from '../src/model/identity.ts';
 import { privateKeyPem } from '../src/pki/keys.ts';
@@ -40,6 +40,7 @@ export interface ListenerOptions {
   readonly bundle: () => TrustBundle;
   readonly svid: () => ServerSvid;
   readonly clock: Clock;
+  readonly timers?: Timers;
   readonly log: Logger;
   readonly audit: AuditSink;
   /** Takes the connection over. */
@@ -48,6 +49,7 @@ export interface ListenerOptions {
 
 export class Listener {
   readonly #options: ListenerOptions;
+  readonly #timers: Timers;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   readonly #callers = new Map<string, Caller>();
@@ -57,6 +59,7 @@ export class Listener {
 
   constructor(options: ListenerOptions) {
     this.#options = options;
+    this.#timers = options.timers ?? systemTimers;
     this.#server = createServer({ noDelay: true }, (socket) => this.#connected(socket));
   }
 
@@ -122,7 +125,7 @@ export class Listener {
       raw.destroy();
     };
     // node's own handshake timeout does not end the connection
-    const cancelDeadline = systemTimers.set(HANDSHAKE_MS, () => fail('PEER_HANDSHAKE_TIMEOUT'));
+    const cancelDeadline = this.#timers.set(HANDSHAKE_MS, () => fail('PEER_HANDSHAKE_TIMEOUT'));
     socket.on('error', () => fail('PEER_HANDSHAKE_FAILED'));
     socket.once('close', () => fail('PEER_HANDSHAKE_FAILED'));
     socket.once('secure', () => {
@@ -153,7 +156,7 @@ export class Listener {
     const id = `connection-${this.#accepted}`;
     this.#callers.set(id, { id, remote, svid });
     const lifeMs = svid === undefined ? ANONYMOUS_MS : svid.validUntilMs - clock.nowMs();
-    const cancelEnd = systemTimers.set(lifeMs, () => socket.destroy());
+    const cancelEnd = this.#timers.set(lifeMs, () => socket.destroy());
     socket.once('close', () => {
       cancelEnd();
       this.#callers.delete(id);

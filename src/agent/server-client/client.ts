@@ -42,7 +42,6 @@ import { Connection, reasonIn, ServerError } from './transport.ts';
 
 export type { SyncChange, SyncListener } from './changes.ts';
 export type { TableChange } from './tables.ts';
-export { ServerError } from './transport.ts';
 
 const CALL_MS = 10_000;
 const BACKOFF_FIRST_MS = 100;

@@ -3,13 +3,15 @@ import { join } from 'node:path';
 import { type ConnectionOptions as TlsOptions, connect as tlsConnect } from 'node:tls';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type CertificateAuthority, openCertificateAuthority } from '../../../ca/api.ts';
+import { Listener } from '../../../identity/listener.ts';
+import { Signer } from '../../../identity/signer.ts';
 import { Connection } from '../../../src/agent/server-client/transport.ts';
 import type { Svid } from '../../../src/model/identity.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../../../src/model/ids.ts';
 import { nodeSpiffeId, spiffeId } from '../../../src/model/spiffe-id.ts';
 import { createCsr } from '../../../src/pki/csr.ts';
 import { generateKey } from '../../../src/pki/keys.ts';
-import { TestServer, TRUST_DOMAIN, until } from './harness.ts';
+import { quiet, TestServer, TRUST_DOMAIN, until } from './harness.ts';
 
 const NODE_A = nodeSpiffeId(TRUST_DOMAIN, 'node-a' as NodeName);
 let server: TestServer;
@@ -165,4 +167,44 @@ test('connections beyond the limit are closed at once, and there is room again w
   await closed(extra);
   for (const socket of open) socket.destroy();
   await expect(small.joined('node-a')).resolves.toBeDefined();
+});
+
+test('who does not end the TLS handshake in time is sent away, and so is who never attests', async () => {
+  const svid = await Signer.create(await authority(TRUST_DOMAIN, 'deadline'));
+  const timers: { ms: number; fire: () => void }[] = [];
+  const accepted: unknown[] = [];
+  const listener = new Listener({
+    address: '127.0.0.1',
+    port: 0,
+    limits: { connections: 10, handshakes: 10 },
+    bundle: () => ({ trustDomain: TRUST_DOMAIN, authorities: server.bundle }),
+    svid: () => svid.svid,
+    clock: server.clock,
+    timers: {
+      set(ms, fire) {
+        const timer = { ms, fire };
+        timers.push(timer);
+        return () => void timers.splice(timers.indexOf(timer), 1);
+      },
+    },
+    log: quiet,
+    audit: { emit: () => {} },
+    accept: (socket) => accepted.push(socket),
+  });
+  const port = await listener.listen();
+  const silent = connect(port, '127.0.0.1');
+  await until('the deadline', () => timers.length === 1);
+  expect(timers[0]?.ms).toBe(5000);
+  const gone = closed(silent);
+  timers[0]!.fire();
+  await gone;
+
+  const idle = tlsConnect({ host: '127.0.0.1', port, rejectUnauthorized: false, ALPNProtocols: ['h2'] });
+  const sentAway = closed(idle);
+  await until('the handshake', () => accepted.length === 1);
+  expect(timers.map((timer) => timer.ms)).toEqual([30_000]);
+  timers[0]!.fire();
+  await sentAway;
+  await until('both to be forgotten', () => listener.connections === 0);
+  listener.close();
 });

@@ -1,11 +1,14 @@
 import { readFileSync, writeFileSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import { createServer as createTlsServer } from 'node:tls';
 import { afterEach, expect, test } from 'vitest';
 import { WorkloadSvids } from '../../../src/agent/server-client/svids.ts';
 import type { Svid } from '../../../src/model/identity.ts';
 import type { SecurityIdentity } from '../../../src/model/ids.ts';
 import { parseCertificate } from '../../../src/pki/certificate.ts';
-import { publicKeyDer } from '../../../src/pki/keys.ts';
+import { privateKeyPem, publicKeyDer } from '../../../src/pki/keys.ts';
+import { encodePem } from '../../../src/pki/pem.ts';
 import { collector, ENTRIES, quiet, TestServer, until } from '../identity/harness.ts';
 
 let server: TestServer;
@@ -60,6 +63,41 @@ test('a state of another trust bundle than the one handed out is not used', asyn
   await expect(server.client('node-a', moved)).rejects.toThrow(/no join token/);
   const impostor = { address: other.address, stateDir: join(server.dir, 'node-a') };
   await expect(server.client('node-a', impostor)).rejects.toMatchObject({ reason: 'CERT_UNTRUSTED' });
+});
+
+test('a node of the trust domain that poses as the server is refused', async () => {
+  server = await TestServer.start();
+  const b = await server.joined('node-b');
+  const { chain, privateKey } = b.node.svid();
+  const impostor = createTlsServer({
+    key: privateKeyPem(privateKey),
+    cert: chain.map((der) => encodePem('CERTIFICATE', der)).join(''),
+    ecdhCurve: 'X25519MLKEM768',
+    ALPNProtocols: ['h2'],
+  });
+  let received = 0;
+  impostor.on('secureConnection', (socket) => {
+    socket.on('error', () => {});
+    socket.on('data', (bytes: Buffer) => {
+      received += bytes.length;
+    });
+  });
+  await new Promise<void>((resolve) => impostor.listen(0, '127.0.0.1', resolve));
+  server.onClose(() => impostor.close());
+  const address = `127.0.0.1:${(impostor.address() as AddressInfo).port}`;
+  const joining = server.client('node-a', { address, joinToken: async () => 'the token' });
+  await expect(joining).rejects.toMatchObject({ code: 'unauthenticated', reason: 'AUTH_WRONG_SPIFFE_ID' });
+  // not a byte of the token, nor of anything else
+  expect(received).toBe(0);
+});
+
+test('as long as nobody listens nothing is said to be in force', async () => {
+  server = await TestServer.start();
+  const client = await server.joined('node-a');
+  const revoked = server.revoke({ $case: 'spiffeId', value: 'spiffe://example.org/backend' }, 200);
+  expect(await revoked).toMatchObject({ inForce: [], missing: ['node-a'] });
+  client.onChange(() => {});
+  await until('the word', () => client.status().inForceVersion === client.status().version);
 });
 
 test('a start waits for a server that is not there yet, until it is told to stop', async () => {
