@@ -2,9 +2,16 @@
 import { createPublicKey, type KeyObject, sign } from 'node:crypto';
 import { CountersignError, err, ok, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
-import { ECDSA_SHA256_IDENTIFIER, readKeyKind, readSignatureAlgorithm, verifySignature } from './algorithms.ts';
+import {
+  ECDSA_SHA256_IDENTIFIER,
+  type KeyKind,
+  readKeyKind,
+  readSignatureAlgorithm,
+  type SignatureAlgorithm,
+  verifySignature,
+} from './algorithms.ts';
 import { contextConstructed, DerError, type DerReader, der, derBitString, readDer, sequence, TAG } from './der.ts';
-import { publicKeyDer, publicKeyPem } from './keys.ts';
+import { importPublicKey, publicKeyDer } from './keys.ts';
 
 const MAX_CSR_BYTES = 8192;
 const VERSION_0 = Buffer.from([TAG.integer, 1, 0]);
@@ -20,14 +27,37 @@ export function createCsr(privateKey: KeyObject): Buffer {
   return sequence(info, ECDSA_SHA256_IDENTIFIER, derBitString(sign('sha256', info, privateKey)));
 }
 
-/** The SubjectPublicKeyInfo (DER) of a request that its key's holder signed; ISSUE_CSR_INVALID or CERT_WEAK_KEY. */
-export function verifyCsr(csr: Buffer): Result<Buffer, ReasonCode> {
+/** A request as read, its key imported; verifyParsedCsr says whether its key's holder signed it. */
+export interface ParsedCsr {
+  /** SubjectPublicKeyInfo, DER. A copy. */
+  readonly spki: Buffer;
+  readonly key: KeyObject;
+  readonly kind: KeyKind;
+  readonly algorithm: SignatureAlgorithm;
+  readonly info: Buffer;
+  readonly signature: Buffer;
+}
+
+/** ISSUE_CSR_INVALID or CERT_WEAK_KEY. Apart from verifyParsedCsr, because each is faster over many requests than both in turns. */
+export function parseCsr(csr: Buffer): Result<ParsedCsr, ReasonCode> {
   const read = readDer(csr, MAX_CSR_BYTES, readCsr);
   if (!read.ok) return err('ISSUE_CSR_INVALID');
   const { info, spki, kind, algorithm, signature } = read.value;
   if (algorithm === undefined || kind === undefined) return err('CERT_WEAK_KEY');
-  if (!verifySignature(algorithm, kind, publicKeyPem(spki), info, signature)) return err('ISSUE_CSR_INVALID');
-  return ok(Buffer.from(spki));
+  const key = importPublicKey(spki);
+  if (key === undefined) return err('ISSUE_CSR_INVALID');
+  return ok({ spki: Buffer.from(spki), key, kind, algorithm, info, signature });
+}
+
+export function verifyParsedCsr({ algorithm, kind, key, info, signature }: ParsedCsr): boolean {
+  return verifySignature(algorithm, kind, key, info, signature);
+}
+
+/** The SubjectPublicKeyInfo (DER) of a request that its key's holder signed; ISSUE_CSR_INVALID or CERT_WEAK_KEY. */
+export function verifyCsr(csr: Buffer): Result<Buffer, ReasonCode> {
+  const parsed = parseCsr(csr);
+  if (!parsed.ok) return parsed;
+  return verifyParsedCsr(parsed.value) ? ok(parsed.value.spki) : err('ISSUE_CSR_INVALID');
 }
 
 function readCsr(reader: DerReader) {

@@ -40,17 +40,12 @@ export function publicKeyDer(key: KeyObject): Buffer {
 }
 
 /**
- * PEM text is how an untrusted key goes to OpenSSL: its PEM reader costs a third of the generic decoder behind `format: 'der'`
- * (20 against 50 µs for P-256, and less on the first verification).
+ * The KeyObject of a SubjectPublicKeyInfo whose kind was read before; undefined if OpenSSL refuses it (a point that is not on its curve).
+ * It goes to OpenSSL as PEM: that reader costs a third of the generic decoder behind `format: 'der'` (20 against 50 µs for P-256).
  */
-export function publicKeyPem(spki: Buffer): string {
-  return `-----BEGIN PUBLIC KEY-----\n${spki.toString('base64')}\n-----END PUBLIC KEY-----\n`;
-}
-
-/** The KeyObject of a SubjectPublicKeyInfo whose kind was read before; undefined if OpenSSL refuses it (a point that is not on its curve). */
 export function importPublicKey(spki: Buffer): KeyObject | undefined {
   try {
-    return createPublicKey(publicKeyPem(spki));
+    return createPublicKey(`-----BEGIN PUBLIC KEY-----\n${spki.toString('base64')}\n-----END PUBLIC KEY-----\n`);
   } catch {
     return undefined;
   }
