@@ -2,6 +2,11 @@ import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { Issuance } from '../../../ca/issuance.ts';
+import { loadAuthority } from '../../../ca/keys.ts';
+import { Ledger } from '../../../ca/ledger.ts';
+import { planWorkload } from '../../../ca/profile.ts';
+import { openStore } from '../../../ca/store.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
 import { parseCertificate } from '../../../src/pki/certificate.ts';
 import { createCsr } from '../../../src/pki/csr.ts';
@@ -242,6 +247,23 @@ describe('the ledger', () => {
       await ca.issueWorkloadSvid(workloadRequest());
       expect(ca.svidBySerial(outcome.value.serial)).toBeUndefined();
       expect(ca.listSvids()).toHaveLength(1);
+    });
+  });
+
+  it('that cannot be written keeps every SVID of its turn from leaving', async () => {
+    await withCa(async ({ open, directory }) => {
+      (await open()).close();
+      const authority = await loadAuthority(directory);
+      if (authority?.certificate.subjectKeyId === undefined) throw new Error('no authority');
+      const { subjectDer, subjectKeyId, notBeforeMs, notAfterMs } = authority.certificate;
+      const store = openStore(join(directory, 'other.db'));
+      const ledger = new Ledger(store, START);
+      const issuer = { subjectDer, subjectKeyId, notBeforeMs, notAfterMs };
+      const issuance = new Issuance(authority, issuer, ledger, () => START);
+      const plan = planWorkload(FRONTEND, NODE_A, [], { notBeforeMs: START, notAfterMs: START + HOUR });
+      store.close();
+      const asked = [1, 2].map(() => issuance.issue(createCsr(generateKey()), plan, NODE_A));
+      await Promise.all(asked.map((outcome) => expect(outcome).rejects.toThrow(/ledger could not be written/)));
     });
   });
 
