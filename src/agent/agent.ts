@@ -19,6 +19,7 @@ import { type StartedPeerChannels, startPeerChannels } from '../channel/peer-cha
 import { type Datapath, openDatapath } from '../datapath/datapath.ts';
 import type { AuditSink } from '../model/audit-event.ts';
 import type { DatapathSignal } from '../model/datapath.ts';
+import { LOCAL_NODE } from '../model/ids.ts';
 import { startWorkloadApi } from '../workload/workload-api.ts';
 import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
 import { readBootstrapBundle, readJoinToken } from './bootstrap.ts';
@@ -31,6 +32,7 @@ import { openPath } from './path.ts';
 import { PolicyControl } from './policy-control.ts';
 import { connectServer, type ServerClient, type TableChange } from './server-client/client.ts';
 import { WorkloadSvids } from './server-client/svids.ts';
+import { StandingChannels } from './standing-channels.ts';
 import { Surroundings } from './surroundings.ts';
 import { withProvidedSvids } from './svid-source.ts';
 import * as views from './views.ts';
@@ -109,6 +111,9 @@ async function start(
 
   const path = await openPath({ config, datapath, self, audit, log });
   closers.push(() => path.close());
+
+  // Vouches in the pinned maps are in force only together with their binding in the tunnel: a new path has none.
+  if (!path.continues) forgetVouches(datapath);
 
   // Channels tell the manager and the manager asks the channels: the events are bound late.
   let manager: AuthManager;
@@ -201,7 +206,19 @@ async function start(
     manager.signal(signal);
   };
   followServer({ server, svids, surroundings, endpoints, policy, manager, channels, audit });
-  const timer = setInterval(() => endpoints.reconcile(), RECONCILE_MS);
+  const standing = new StandingChannels({
+    self: server.node.info,
+    channels,
+    nodes: server.nodes,
+    identities: server.identities,
+    requiredPeers: () => policy.requiredPeers(),
+    clock,
+    log,
+  });
+  const timer = setInterval(() => {
+    endpoints.reconcile();
+    standing.apply();
+  }, RECONCILE_MS);
   closers.push(() => clearInterval(timer));
 
   const workloadApi = await startWorkloadApi({
@@ -241,6 +258,12 @@ function startDatapath(
     onSignal,
     log,
   });
+}
+
+function forgetVouches(datapath: Datapath): void {
+  for (const entry of datapath.addresses.list()) {
+    if (!entry.reserved && entry.node !== LOCAL_NODE) datapath.addresses.delete(entry.address);
+  }
 }
 
 function underlayIndex(config: AgentConfig): number {

@@ -1,15 +1,13 @@
 /** The agent as a process: settings, clock and log in; an orderly end when it is told to stop. */
 import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
-import { native } from '../../native/index.ts';
 import { loadConfigFile } from '../base/config-file.ts';
 import { createLogger } from '../base/log.ts';
 import { systemClock } from '../datapath/clock.ts';
 import { destroyPinned } from '../datapath/pinned.ts';
-import { openWireguardTunnel } from '../encryption/open.ts';
 import { loadPolicies } from '../policy/load.ts';
 import { startAgent } from './agent.ts';
 import { agentConfigSchema } from './config.ts';
+import { removeTunnel } from './path.ts';
 
 /** Runs until `signal` is aborted. @throws CountersignError if it cannot start; what is pinned goes on enforcing. */
 export async function runAgent(configPath: string, signal: AbortSignal): Promise<void> {
@@ -32,25 +30,5 @@ export async function uninstallAgent(configPath: string): Promise<void> {
   const config = loadConfigFile(configPath, agentConfigSchema);
   const log = createLogger('agent', config.logLevel);
   destroyPinned(config.bpffs, config.node.name);
-  const { device, port, mtu, implementation } = config.encryption.wireguard;
-  if (!deviceExists(device)) return;
-  const tunnel = await openWireguardTunnel({
-    device,
-    listenPort: port,
-    mtu,
-    implementation,
-    keyFile: join(config.dataDir, 'wireguard.key'),
-    runDir: config.dataDir,
-    log,
-  });
-  await tunnel.destroy();
-}
-
-function deviceExists(name: string): boolean {
-  try {
-    native().ifIndex(name);
-    return true;
-  } catch {
-    return false;
-  }
+  await removeTunnel(config, log);
 }

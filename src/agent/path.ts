@@ -1,5 +1,6 @@
 /** The path between nodes: an authenticated tunnel, or, where the configuration accepts the risk, none. */
 import { join } from 'node:path';
+import { native } from '../../native/index.ts';
 import type { FrameType } from '../../proto/gen/countersign/peer/v1/peer.ts';
 import type { TunnelBinding } from '../auth/ports.ts';
 import { CountersignError, ok } from '../base/errors.ts';
@@ -18,6 +19,8 @@ import type { AgentConfig } from './config.ts';
 const READY_TIMEOUT_MS = 4_000;
 
 export interface NodePath {
+  /** The same tunnel as before the agent's start: addresses that the kernel still believes are bound in it. */
+  readonly continues: boolean;
   readonly binding: TunnelBinding;
   channelOpened(channel: PeerChannel): void;
   /** @throws on a frame that is not the tunnel's; the channel closes then */
@@ -42,17 +45,48 @@ export interface PathOptions {
 }
 
 export async function openPath(options: PathOptions): Promise<NodePath> {
-  return options.config.encryption.enabled ? openTunnelPath(options) : clearPath();
+  if (options.config.encryption.enabled) return openTunnelPath(options);
+  // A device of an earlier start would keep its routes and go on encrypting what this configuration wants in clear.
+  await removeTunnel(options.config, options.log);
+  return clearPath();
 }
 
-async function openTunnelPath({ config, datapath, self, audit, log }: PathOptions): Promise<NodePath> {
+/** Takes the tunnel device away, with its routes and its user-space process. Nothing to do if there is none. */
+export async function removeTunnel(config: AgentConfig, log: Logger): Promise<void> {
   const { device, port, mtu, implementation } = config.encryption.wireguard;
+  if (!deviceExists(device)) return;
   const tunnel = await openWireguardTunnel({
     device,
     listenPort: port,
     mtu,
     implementation,
-    keyFile: join(config.dataDir, 'wireguard.key'),
+    keyFile: keyFile(config),
+    runDir: config.dataDir,
+    log,
+  });
+  await tunnel.destroy();
+}
+
+const keyFile = (config: AgentConfig): string => join(config.dataDir, 'wireguard.key');
+
+function deviceExists(name: string): boolean {
+  try {
+    native().ifIndex(name);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function openTunnelPath({ config, datapath, self, audit, log }: PathOptions): Promise<NodePath> {
+  const { device, port, mtu, implementation } = config.encryption.wireguard;
+  const continues = deviceExists(device);
+  const tunnel = await openWireguardTunnel({
+    device,
+    listenPort: port,
+    mtu,
+    implementation,
+    keyFile: keyFile(config),
     runDir: config.dataDir,
     onDeviceReplaced: (ifindex) => datapath.attachTunnel(ifindex),
     log,
@@ -74,6 +108,7 @@ async function openTunnelPath({ config, datapath, self, audit, log }: PathOption
     log,
   });
   return {
+    continues,
     binding: {
       whenReady: (node) => manager.whenReady(node.id, READY_TIMEOUT_MS),
       allow: (node, address) => tunnel.allow(node, address),
@@ -98,6 +133,7 @@ async function openTunnelPath({ config, datapath, self, audit, log }: PathOption
 
 function clearPath(): NodePath {
   return {
+    continues: false,
     binding: {
       whenReady: async () => ok(undefined),
       allow: async () => {},

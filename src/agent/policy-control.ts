@@ -27,6 +27,7 @@ export class PolicyControl {
   #loaded: LoadedPolicies;
   #compiled: CompiledPolicy;
   #problem: string | undefined;
+  #required: SecurityIdentity[] = [];
 
   /** @throws CountersignError bad-input when the policies at the start are not valid: nothing starts on half a policy */
   constructor(options: PolicyControlOptions) {
@@ -47,6 +48,10 @@ export class PolicyControl {
     const compiled = compilePolicy(this.#loaded.policies, identities.rows(), [...new Set(locals())]);
     datapath.setPolicy(compiled.entries);
     this.#compiled = compiled;
+    const own = new Set(locals());
+    this.#required = compiled
+      .requiredPairs()
+      .flatMap(({ local, remote, authType }) => (authType === 'spiffe' ? [own.has(local) ? remote : local] : []));
     changed();
   }
 
@@ -56,6 +61,11 @@ export class PolicyControl {
 
   authTypesOf(a: SecurityIdentity, b: SecurityIdentity): readonly AuthType[] {
     return this.#compiled.authTypesOf(a, b);
+  }
+
+  /** Identities that an endpoint of this node must authenticate with. */
+  requiredPeers(): SecurityIdentity[] {
+    return [...new Set(this.#required)];
   }
 
   rule(index: number): PolicyRule | undefined {

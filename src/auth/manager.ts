@@ -44,7 +44,7 @@ import { OwnProofs } from './own-proof.ts';
 import { PairAuthenticator } from './pair-authenticator.ts';
 import { type AuthSettings, DEFAULT_AUTH_SETTINGS, type PolicyDecisions, type TunnelBinding } from './ports.ts';
 import type { ProofFacts } from './verify-proof.ts';
-import { VouchClient } from './vouch-client.ts';
+import { OWN_BATCH, VouchClient } from './vouch-client.ts';
 import { type HostedEndpoint, type OwnEndpoint, VouchHost } from './vouch-host.ts';
 
 export interface AuthManagerOptions {
@@ -104,7 +104,6 @@ export interface AuthManager extends PeerChannelEvents {
 
 /** Above what any honest peer sends; below what could keep this node busy. */
 const MAX_ADDRESSES = 1_024;
-const MAX_OWN = 16;
 const FIRST_REDIAL_MS = 50;
 
 /** Frame types that belong here; the others above the channel's own are the tunnel's. */
@@ -147,7 +146,10 @@ class Manager implements AuthManager {
       peers: () => nodes.nodes().filter((node) => node.spiffeId !== options.self.spiffeId),
       channelTo: (node) => channels.get(node),
       dial: (node) => this.#dial(node),
-      opened: (endpoint) => options.endpointOpened(endpoint),
+      opened: (endpoint) => {
+        options.endpointOpened(endpoint);
+        for (const channel of channels.list()) this.#vouches.offer(channel, endpoint.addresses);
+      },
       audit,
       clock,
       timers,
@@ -160,6 +162,7 @@ class Manager implements AuthManager {
       settings,
       channelTo: (node) => channels.get(node),
       ...(options.inUse === undefined ? {} : { inUse: (address) => options.inUse!(address) }),
+      ownOpen: () => this.#host.list().flatMap(({ endpoint }) => (endpoint.open ? endpoint.addresses : [])),
       lost: (node, identity) => this.#pairs.lostVouch(node, identity),
       audit,
       clock,
@@ -368,7 +371,7 @@ class Manager implements AuthManager {
    * known. @throws RangeError on a malformed address or too many.
    */
   #onVouchRequest(channel: PeerChannel, request: VouchRequest) {
-    if (request.addresses.length > MAX_ADDRESSES || request.own.length > MAX_OWN)
+    if (request.addresses.length > MAX_ADDRESSES || request.own.length > OWN_BATCH)
       throw new RangeError('too many addresses');
     const addresses = request.addresses.map(addressFromBytes);
     const unknown = request.own

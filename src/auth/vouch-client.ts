@@ -25,6 +25,8 @@ import { type VouchAnswer, VouchTables, type VouchTablesOptions } from './vouch-
 export interface VouchClientOptions extends VouchTablesOptions {
   readonly settings: Pick<AuthSettings, 'leaseMs' | 'vouchTimeoutMs' | 'queueSize'>;
   channelTo(node: NodeInfo): PeerChannel | undefined;
+  /** Addresses of this node's open endpoints. */
+  ownOpen(): readonly IpAddress[];
   /** Is the address worth renewing? Left out: every known one is. */
   inUse?(address: IpAddress): boolean;
 }
@@ -48,6 +50,8 @@ interface Session {
 
 /** Addresses in one renewal: its reply stays below 64 KiB for SPIFFE IDs of common length. */
 const BATCH = 64;
+/** Own addresses in one request: what a peer takes. */
+export const OWN_BATCH = 16;
 
 export class VouchClient {
   readonly tables: VouchTables;
@@ -116,6 +120,16 @@ export class VouchClient {
     session.incarnation = incarnation;
     session.setReady();
     this.#renew(node);
+    this.offer(channel, this.#options.ownOpen());
+  }
+
+  /**
+   * Has the peer ask who these addresses of this node are, unless it knows. A packet whose source the peer's tunnel does not expect
+   * dies there unseen, so nobody would ask later: every open endpoint is offered on each channel, before its first packet.
+   */
+  offer(channel: PeerChannel, own: readonly IpAddress[]): void {
+    if (this.#sessions.get(channel)?.incarnation === undefined) return;
+    for (let at = 0; at < own.length; at += OWN_BATCH) this.#send(channel, new Map(), own.slice(at, at + OWN_BATCH));
   }
 
   /** Rules 1 and 2. A reply to no open request of this channel (late, or invented) changes nothing. @throws on a malformed address. */

@@ -2,7 +2,7 @@
  * Two nodes, the identity server and workloads as network namespaces: an underlay bridge between the nodes, a veth and
  * an IPv4 and IPv6 address for each workload. All names begin with the stage's prefix, so that leftovers can be found.
  */
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { sh } from './shell.ts';
 
 export interface NodeSpec {
@@ -92,7 +92,7 @@ export function addWorkload(spec: TopologySpec, workload: WorkloadSpec): void {
     `link set dev ${host} mtu ${WORKLOAD_MTU} addrgenmode none up`,
     `addr add ${GATEWAY6}/64 dev ${host} nodad`,
     `route add ${workload.address4}/32 dev ${host}`,
-    `-6 route add ${workload.address6}/128 dev ${host}`,
+    `route add ${workload.address6}/128 dev ${host}`,
   ]);
   batch(netns, [
     `link set dev eth0 mtu ${WORKLOAD_MTU} addrgenmode none up`,
@@ -101,7 +101,7 @@ export function addWorkload(spec: TopologySpec, workload: WorkloadSpec): void {
     `addr add fe80::2/64 dev eth0 nodad`,
     `route add ${GATEWAY4} dev eth0 scope link`,
     `route add default via ${GATEWAY4} dev eth0`,
-    `-6 route add default via ${GATEWAY6} dev eth0`,
+    `route add default via ${GATEWAY6} dev eth0`,
   ]);
 }
 
@@ -131,22 +131,26 @@ export function buildTopology(spec: TopologySpec): void {
         .filter((other) => other.name !== node.name)
         .flatMap((other) => [
           `route add ${other.prefix4} via ${other.underlay4} dev ${UNDERLAY_DEVICE}`,
-          `-6 route add ${other.prefix6} via ${other.underlay6} dev ${UNDERLAY_DEVICE}`,
+          `route add ${other.prefix6} via ${other.underlay6} dev ${UNDERLAY_DEVICE}`,
         ]),
     );
   }
   for (const workload of spec.workloads) addWorkload(spec, workload);
 }
 
+const namespacesOf = (prefix: string): string[] =>
+  existsSync('/run/netns') ? readdirSync('/run/netns').filter((n) => n.startsWith(`${prefix}-`)) : [];
+
 /** Every process with the stage's marker in its environment or inside one of its namespaces; never this one. */
-function processesOf(prefix: string): number[] {
+function processesOf(prefix: string, netnsInodes: ReadonlySet<number>): number[] {
   const marker = `COUNTERSIGN_STAGE=${prefix}\0`;
   const found: number[] = [];
   for (const entry of readdirSync('/proc')) {
     const pid = Number(entry);
     if (!Number.isInteger(pid) || pid === process.pid) continue;
     try {
-      if (`${readFileSync(`/proc/${pid}/environ`, 'latin1')}\0`.includes(marker)) found.push(pid);
+      const inside = netnsInodes.has(statSync(`/proc/${pid}/ns/net`).ino);
+      if (inside || `${readFileSync(`/proc/${pid}/environ`, 'latin1')}\0`.includes(marker)) found.push(pid);
     } catch {
       // ended meanwhile, or a kernel thread
     }
@@ -156,9 +160,11 @@ function processesOf(prefix: string): number[] {
 
 /** Takes away all that a stage of this prefix left, whether it ended well or was killed. Returns what it found. */
 export async function clearStage(prefix: string, dir: string): Promise<{ processes: number; namespaces: number }> {
+  const namespaces = namespacesOf(prefix);
+  const inodes = new Set(namespaces.map((name) => statSync(`/run/netns/${name}`).ino));
   let processes = 0;
-  for (let round = 0; round < 200; round++) {
-    const pids = processesOf(prefix);
+  for (let round = 0; round < 500; round++) {
+    const pids = processesOf(prefix, inodes);
     if (pids.length === 0) break;
     if (round === 0) processes = pids.length;
     for (const pid of pids) {
@@ -170,9 +176,6 @@ export async function clearStage(prefix: string, dir: string): Promise<{ process
     }
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
-  const namespaces = existsSync('/run/netns')
-    ? readdirSync('/run/netns').filter((n) => n.startsWith(`${prefix}-`))
-    : [];
   for (const name of namespaces) sh('ip', ['netns', 'del', name]);
   const mounts = readFileSync('/proc/mounts', 'utf8')
     .split('\n')

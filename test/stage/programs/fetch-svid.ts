@@ -1,5 +1,6 @@
 // A workload: drops to its uid, then asks the Workload API who it is. Arguments: uid, socket, output directory.
 // Writes svid.pem, key.pem and bundle.pem; prints {spiffeId, ms}. Exit 1 with the gRPC status on a refusal.
+import { asError, CountersignError } from '../../../src/base/errors.ts';
 import { fetchX509Svid, writeSvidFiles } from '../../../src/workload/client.ts';
 import { dropTo } from './drop-to.ts';
 
@@ -12,6 +13,7 @@ try {
   writeSvidFiles(svid, out);
   console.log(JSON.stringify({ spiffeId: svid.spiffeId, ms }));
 } catch (thrown) {
-  console.error(thrown instanceof Error ? thrown.message : String(thrown));
+  const code = thrown instanceof CountersignError ? thrown.code.toUpperCase().replaceAll('-', '_') : 'UNKNOWN';
+  console.error(`${code}: ${asError(thrown).message}`);
   process.exitCode = 1;
 }
