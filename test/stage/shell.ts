@@ -3,8 +3,6 @@ import { type ChildProcess, execFile, type SpawnOptions, spawn, spawnSync } from
 import { openSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 
-export const bootNs = (): bigint => process.hrtime.bigint();
-
 /** @throws Error with stderr when the exit status is not 0 */
 export function sh(command: string, args: readonly string[], options: { timeoutMs?: number } = {}): string {
   const result = spawnSync(command, args, { encoding: 'utf8', timeout: options.timeoutMs ?? 20_000 });

@@ -2,9 +2,8 @@ import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { BACKEND_HTTP_PORT } from '../demo-spec.ts';
 import { capture, type Packet } from '../pcap.ts';
-import { sh } from '../shell.ts';
 import type { Stage } from '../stage.ts';
-import { netnsOf, UNDERLAY_BRIDGE } from '../topology.ts';
+import { UNDERLAY_BRIDGE } from '../topology.ts';
 import { clearText } from './clear-text.ts';
 import { curl, url } from './http.ts';
 import { Demands, type Step } from './step.ts';
@@ -98,11 +97,3 @@ export const encryptedControl: Step = {
     ]);
   },
 };
-
-export function removeTunnelDevice(stage: Stage, node: string, device: string): void {
-  try {
-    sh('nsenter', [`--net=/run/netns/${netnsOf(stage.spec, node)}`, '--', 'ip', 'link', 'del', device]);
-  } catch {
-    // encryption was off: there is none
-  }
-}

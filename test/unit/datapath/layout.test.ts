@@ -1,4 +1,5 @@
 /** One truth for structs: what the compiler made of abi.h, through BTF, against the codecs in TypeScript. */
+
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -8,6 +9,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { native } from '../../../native/index.ts';
 import * as layout from '../../../src/datapath/layout.ts';
 import { AUTH_TYPE_CODE } from '../../../src/model/datapath.ts';
+import { clang } from '../native/clang.ts';
 
 const abi = join(import.meta.dirname, '../../../bpf/abi/abi.h');
 const directory = mkdtempSync(join(tmpdir(), 'cs-t-layout-'));
@@ -19,7 +21,7 @@ function compileStructs(names: readonly string[]): string {
   writeFileSync(source, `#include <linux/types.h>\n#include "${abi}"\n${uses}\n`);
   const object = join(directory, 'structs.o');
   const include = `/usr/include/${execFileSync('gcc', ['-dumpmachine']).toString().trim()}`;
-  execFileSync('clang-19', ['-g', '-O2', '-target', 'bpf', `-I${include}`, '-c', source, '-o', object]);
+  execFileSync(clang(), ['-g', '-O2', '-target', 'bpf', `-I${include}`, '-c', source, '-o', object]);
   return object;
 }
 

@@ -1,8 +1,10 @@
 /** Compiles the test programs once per test file, and says whether this user may load them. */
+
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { clang } from './clang.ts';
 
 export const privileged = process.geteuid?.() === 0;
 
@@ -12,7 +14,7 @@ export function compileFixture(...defines: string[]): string {
   const out = join(directory, `fixture${defines.join('')}.bpf.o`);
   const source = join(import.meta.dirname, 'fixture.bpf.c');
   const include = `/usr/include/${execFileSync('gcc', ['-dumpmachine']).toString().trim()}`;
-  execFileSync('clang-19', [
+  execFileSync(clang(), [
     '-O2',
     '-g',
     '-target',
