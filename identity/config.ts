@@ -1,21 +1,11 @@
 /** The identity server's settings: one schema, checked whole before anything starts. */
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { absolutePath, logLevel, parsed } from '../src/base/config-types.ts';
 import { type Prefix, parsePrefix, prefixContains } from '../src/model/address.ts';
 import type { NodeName, TrustDomain } from '../src/model/ids.ts';
 import { parseNodeName, parseTrustDomain } from '../src/model/spiffe-id.ts';
 
-/** A string that a parser of ours turns into its own form; the parser's sentence is the error. */
-export function parsed<T>(parse: (text: string) => { ok: true; value: T } | { ok: false; error: string }) {
-  return z.string().transform((text, context): T => {
-    const result = parse(text);
-    if (result.ok) return result.value;
-    context.addIssue({ code: 'custom', message: `${result.error}; correct it`, input: text });
-    return z.NEVER;
-  });
-}
-
-const absolutePath = z.string().regex(/^\//, 'must be an absolute path; begin it with /');
 const prefix = parsed<Prefix>((text) => {
   const value = parsePrefix(text);
   return value === undefined
@@ -71,7 +61,7 @@ export const serverConfigSchema = z
       })
       .prefault({}),
     audit: z.strictObject({ dir: absolutePath }),
-    logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),
+    logLevel,
   })
   .superRefine((config, context) => {
     const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });

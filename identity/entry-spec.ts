@@ -1,8 +1,8 @@
 /** What an administrator writes of a registration entry, in entries.yaml or through the admin API, and every rule it must keep. */
 import { z } from 'zod';
+import { parsed } from '../src/base/config-types.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
 import { parseNodeName, parseSpiffeId, pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
-import { parsed } from './config.ts';
 
 /** As in Kubernetes: what policies select by must be writable there. */
 const labelKey = z

@@ -2,7 +2,7 @@
  * The server's door: TCP to TLS 1.3 to a caller whose certificate chain was verified, or who showed none, and only then
  * gRPC. Whatever goes wrong before that ends one connection and nothing else.
  */
-import { constants, type X509Certificate } from 'node:crypto';
+import { constants } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import { createSecureContext, type SecureContext, TLSSocket } from 'node:tls';
 import type { Clock } from '../src/base/clock.ts';
@@ -14,14 +14,13 @@ import type { AuditSink } from '../src/model/audit-event.ts';
 import type { TrustBundle } from '../src/model/identity.ts';
 import { privateKeyPem } from '../src/pki/keys.ts';
 import { encodePem } from '../src/pki/pem.ts';
+import { presentedChain } from '../src/pki/presented-chain.ts';
 import { type VerifiedSvid, verifyX509Svid } from '../src/pki/verify.ts';
 import type { ServerSvid } from './signer.ts';
 
 const HANDSHAKE_MS = 5_000;
 /** Who shows no certificate came to attest; that does not take longer. */
 const ANONYMOUS_MS = 30_000;
-/** A chain with more than this is not looked at further. */
-const MAX_PRESENTED = 16;
 
 /** The other end of an accepted connection. */
 export interface Caller {
@@ -192,15 +191,4 @@ export class Listener {
     // a connection that never spoke TLS is noise; one that claimed to be somebody is an event
     if (reason.startsWith('CERT_')) audit.emit({ kind: 'peer.refused', reason, source: { address: remote } });
   }
-}
-
-/** All certificates that were presented, in their order, DER. Read once: Node takes the list out of the connection. */
-function presentedChain(socket: TLSSocket): Buffer[] {
-  const chain: Buffer[] = [];
-  let certificate: X509Certificate | undefined = socket.getPeerX509Certificate();
-  while (certificate !== undefined && chain.length < MAX_PRESENTED) {
-    chain.push(certificate.raw);
-    certificate = certificate.issuerCertificate;
-  }
-  return chain;
 }

@@ -1,20 +1,11 @@
 /** The agent's settings: one schema, checked whole before anything starts. */
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { absolutePath, logLevel, parsed } from '../base/config-types.ts';
 import { NET } from '../base/registry/net.ts';
 import { parseAddress } from '../model/address.ts';
 import type { IpAddress, NodeName, SpiffeId, TrustDomain } from '../model/ids.ts';
 import { parseNodeName, parseSpiffeId, parseTrustDomain } from '../model/spiffe-id.ts';
-
-/** A string that a parser of ours turns into its branded form; the parser's sentence is the error. */
-function parsed<T extends string>(parse: (text: string) => { ok: true; value: T } | { ok: false; error: string }) {
-  return z.string().transform((text, context): T => {
-    const result = parse(text);
-    if (result.ok) return result.value;
-    context.addIssue({ code: 'custom', message: `${result.error}; correct it`, input: text });
-    return z.NEVER;
-  });
-}
 
 const address = parsed<IpAddress>((text) => {
   const value = parseAddress(text);
@@ -32,7 +23,6 @@ const socketAddress = parsed<string>((text) => {
     ? { ok: true, value: text }
     : { ok: false, error: `"${text}" is not an address with a port, such as 192.0.2.1:4250 or [2001:db8::1]:4250` };
 });
-const absolutePath = z.string().regex(/^\//, 'must be an absolute path; begin it with /');
 const interfaceName = z.string().regex(/^[^\s/]{1,15}$/, 'must be an interface name of 1 to 15 characters; correct it');
 
 /** "30s", "500ms", "10m", "1h" to ms. */
@@ -138,7 +128,7 @@ export const agentConfigSchema = z
       })
       .prefault({}),
     enforcement: z.enum(['enforce', 'observe']).default('enforce'),
-    logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']).default('info'),
+    logLevel,
   })
   .superRefine((config, context) => {
     const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });

@@ -7,13 +7,14 @@ import { err, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { NodeInfo, Svid } from '../model/identity.ts';
 import type { SpiffeId } from '../model/ids.ts';
+import { presentedChain } from '../pki/presented-chain.ts';
 import { Connection, type ConnectionHost, endSocket } from './connection.ts';
 import { encodeFrame } from './frame.ts';
 import type { ChannelLimits } from './limits.ts';
 import type { NodeVerifier, ProvenNode } from './node-verifier.ts';
 import type { ChannelRole } from './peer-channel.ts';
 import type { RefusalLog } from './refusals.ts';
-import { checkConnection, presentedChain, reasonOfError } from './tls.ts';
+import { checkConnection, reasonOfError } from './tls.ts';
 
 export interface NodeSelf {
   readonly info: NodeInfo;

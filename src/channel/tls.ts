@@ -1,5 +1,4 @@
 /** What a peer channel asks of TLS, for both ends, and what is read off an established connection. */
-import type { X509Certificate } from 'node:crypto';
 import { createSecureContext, type SecureContext, type TLSSocket } from 'node:tls';
 import { err, ok, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
@@ -13,8 +12,6 @@ export const DEFAULT_GROUPS = 'X25519MLKEM768';
 const CIPHERS = 'TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256';
 const SIGNATURE_ALGORITHMS =
   'ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512';
-/** A peer that presents more has lost its case before anybody looks. */
-const MAX_PRESENTED = 16;
 
 export interface TlsSettings {
   /** Colon-separated TLS groups, in order of preference. */
@@ -71,20 +68,6 @@ export function checkConnection(socket: TLSSocket): Result<void, ReasonCode> {
   // A side that offers no ALPN at all still connects.
   if (socket.alpnProtocol !== ALPN) return err('PEER_ALPN_MISMATCH');
   return ok(undefined);
-}
-
-/**
- * All certificates the peer presented, in its order, DER. Read once, right after the handshake: Node takes the list out
- * of the connection. (getPeerCertificate would rebuild a chain and leave out what does not belong to it, a second leaf say.)
- */
-export function presentedChain(socket: TLSSocket): Buffer[] {
-  const chain: Buffer[] = [];
-  let certificate: X509Certificate | undefined = socket.getPeerX509Certificate();
-  while (certificate !== undefined && chain.length < MAX_PRESENTED) {
-    chain.push(certificate.raw);
-    certificate = certificate.issuerCertificate;
-  }
-  return chain;
 }
 
 /** Suffix of the cipher suite's name (RFC 8446, appendix B.4). */

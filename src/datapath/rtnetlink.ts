@@ -1,12 +1,9 @@
 /** The few settings the hold device needs, as rtnetlink messages (rtnetlink(7), netlink(7)). */
 import { native } from '../../native/index.ts';
+import { attribute, encodeMessage, NETLINK_ROUTE, NLM_F, u32 } from '../base/netlink.ts';
 
-const NETLINK_ROUTE = 0;
 const RTM_SETLINK = 19;
 const RTM_NEWADDR = 20;
-const NLM_F_REQUEST = 1;
-const NLM_F_ACK = 4;
-const NLM_F_CREATE = 0x400;
 const IFLA_MTU = 4;
 const IFLA_TXQLEN = 13;
 const IFA_LOCAL = 2;
@@ -21,11 +18,6 @@ export function setLinkUp(ifindex: number, settings: { readonly txQueueLength: n
   ifinfo.writeInt32LE(ifindex, 4);
   ifinfo.writeUInt32LE(IFF_UP, 8);
   ifinfo.writeUInt32LE(IFF_UP | IFF_MULTICAST, 12);
-  const u32 = (value: number) => {
-    const bytes = Buffer.alloc(4);
-    bytes.writeUInt32LE(value);
-    return bytes;
-  };
   request(RTM_SETLINK, 0, [
     ifinfo,
     attribute(IFLA_MTU, u32(settings.mtu)),
@@ -40,25 +32,9 @@ export function addHostAddress(ifindex: number, address: Buffer): void {
   ifaddr.writeUInt8(32, 1);
   ifaddr.writeUInt8(RT_SCOPE_HOST, 3);
   ifaddr.writeUInt32LE(ifindex, 4);
-  request(RTM_NEWADDR, NLM_F_CREATE, [ifaddr, attribute(IFA_LOCAL, address)]);
-}
-
-/** @param value its length a multiple of 4, so that no padding is due. */
-function attribute(type: number, value: Buffer): Buffer {
-  const header = Buffer.alloc(4);
-  header.writeUInt16LE(header.length + value.length, 0);
-  header.writeUInt16LE(type, 2);
-  return Buffer.concat([header, value]);
+  request(RTM_NEWADDR, NLM_F.create, [ifaddr, attribute(IFA_LOCAL, address)]);
 }
 
 function request(type: number, flags: number, body: readonly Buffer[]): void {
-  const header = Buffer.alloc(16);
-  header.writeUInt32LE(
-    body.reduce((sum, part) => sum + part.length, header.length),
-    0,
-  );
-  header.writeUInt16LE(type, 4);
-  header.writeUInt16LE(NLM_F_REQUEST | NLM_F_ACK | flags, 6);
-  header.writeUInt32LE(1, 8);
-  native().netlinkRequest(NETLINK_ROUTE, Buffer.concat([header, ...body]));
+  native().netlinkRequest(NETLINK_ROUTE, encodeMessage(type, NLM_F.request | NLM_F.ack | flags, ...body));
 }

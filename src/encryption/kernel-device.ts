@@ -1,7 +1,7 @@
 /** WireGuard in the kernel: the device by rtnetlink, its peers by generic netlink. It stands whether or not the agent lives. */
 import { CountersignError } from '../base/errors.ts';
+import { NETLINK_GENERIC, type NetlinkRequest } from '../base/netlink.ts';
 import type { DeviceChange, DeviceState, WireguardDevice } from './device.ts';
-import { NETLINK_GENERIC, type NetlinkRequest } from './netlink.ts';
 import { isErrno, type Links } from './rtnetlink.ts';
 import {
   decodeDevice,

@@ -1,6 +1,5 @@
 /** The few rtnetlink messages (linux/rtnetlink.h, if_link.h, if_addr.h) a tunnel device needs: link, address, route. */
-import { addressWireBytes, isIpv4 } from '../model/address.ts';
-import type { IpAddress } from '../model/ids.ts';
+
 import {
   attribute,
   cString,
@@ -14,7 +13,9 @@ import {
   textOf,
   u8,
   u32,
-} from './netlink.ts';
+} from '../base/netlink.ts';
+import { addressWireBytes, isIpv4 } from '../model/address.ts';
+import type { IpAddress } from '../model/ids.ts';
 
 const RTM = { newLink: 16, delLink: 17, getLink: 18, newAddress: 20, newRoute: 24, delRoute: 25 } as const;
 const AF_INET = 2;

@@ -1,7 +1,5 @@
 /** The kernel's WireGuard by generic netlink (linux/wireguard.h): its messages, to bytes and back. */
-import { addressFromBytes, addressWireBytes, isIpv4 } from '../model/address.ts';
-import type { PeerChange, PeerState } from './device.ts';
-import { type DeviceChange, type DeviceState, type Endpoint, formatEndpoint, hostPrefixLength } from './device.ts';
+
 import {
   attribute,
   cString,
@@ -14,7 +12,10 @@ import {
   u8,
   u16,
   u32,
-} from './netlink.ts';
+} from '../base/netlink.ts';
+import { addressFromBytes, addressWireBytes, isIpv4 } from '../model/address.ts';
+import type { PeerChange, PeerState } from './device.ts';
+import { type DeviceChange, type DeviceState, type Endpoint, formatEndpoint, hostPrefixLength } from './device.ts';
 
 export const WG_FAMILY = 'wireguard';
 const GENL_ID_CTRL = 0x10;

@@ -11,11 +11,11 @@ import { CountersignError, type ErrorCode, err, ok, type Result } from '../../ba
 import { errorCodeOfGrpcStatus } from '../../base/exit-codes.ts';
 import { type ReasonCode, reasonCodes } from '../../base/registry/reason-codes.ts';
 import { systemTimers } from '../../base/timers.ts';
-import { presentedChain } from '../../channel/tls.ts';
 import type { Svid, TrustBundle } from '../../model/identity.ts';
 import { serverSpiffeId } from '../../model/spiffe-id.ts';
 import { privateKeyPem } from '../../pki/keys.ts';
 import { encodePem } from '../../pki/pem.ts';
+import { presentedChain } from '../../pki/presented-chain.ts';
 import { verifyX509Svid } from '../../pki/verify.ts';
 
 const HANDSHAKE_MS = 5_000;

@@ -10,7 +10,7 @@ import {
   nested,
   u16,
   u32,
-} from '../../../src/encryption/netlink.ts';
+} from '../../../src/base/netlink.ts';
 import {
   decodeLink,
   encodeAddAddress,
