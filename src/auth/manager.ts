@@ -163,6 +163,7 @@ class Manager implements AuthManager {
       channelTo: (node) => channels.get(node),
       ...(options.inUse === undefined ? {} : { inUse: (address) => options.inUse!(address) }),
       ownOpen: () => this.#host.list().flatMap(({ endpoint }) => (endpoint.open ? endpoint.addresses : [])),
+      isKnownTo: (peer, address) => this.#host.isKnownTo(peer, address),
       lost: (node, identity) => this.#pairs.lostVouch(node, identity),
       audit,
       clock,
@@ -374,13 +375,9 @@ class Manager implements AuthManager {
     if (request.addresses.length > MAX_ADDRESSES || request.own.length > OWN_BATCH)
       throw new RangeError('too many addresses');
     const addresses = request.addresses.map(addressFromBytes);
-    const unknown = request.own
-      .map(addressFromBytes)
-      .filter((own) => this.#vouches.known(channel.peer.id, own) === undefined)
-      .filter((own) => this.#options.nodes.byAddress(own)?.id === channel.peer.id);
-    if (unknown.length === 0) return this.#vouch(channel, request.nonce, addresses);
-    const asked = Promise.all(unknown.map((own) => this.#vouches.ask(channel, own)));
-    this.#guard(asked.then(() => this.#vouch(channel, request.nonce, addresses)));
+    const known = this.#vouches.offered(channel, request.own.map(addressFromBytes));
+    if (known === undefined) return this.#vouch(channel, request.nonce, addresses);
+    this.#guard(known.then(() => this.#vouch(channel, request.nonce, addresses)));
   }
 
   #vouch(channel: PeerChannel, nonce: Buffer, addresses: readonly IpAddress[]) {

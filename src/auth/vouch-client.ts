@@ -27,6 +27,8 @@ export interface VouchClientOptions extends VouchTablesOptions {
   channelTo(node: NodeInfo): PeerChannel | undefined;
   /** Addresses of this node's open endpoints. */
   ownOpen(): readonly IpAddress[];
+  /** Does the peer hold a lease on this node's address, with a good part of it left? */
+  isKnownTo(peer: NodeId, address: IpAddress): boolean;
   /** Is the address worth renewing? Left out: every known one is. */
   inUse?(address: IpAddress): boolean;
 }
@@ -46,12 +48,23 @@ interface Session {
   resetSeen: boolean;
   readonly ready: Promise<void>;
   readonly setReady: () => void;
+  /** What the peer offered and is being asked for, by address; one promise for all that one request asks. */
+  readonly askedBack: Map<IpAddress, Promise<unknown>>;
+  /** Requests of that kind that are open, and offers that wait for them. */
+  asking: number;
+  waiting: number;
+  /** Offered without a grant, and audited. */
+  readonly ungranted: Set<IpAddress>;
 }
 
 /** Addresses in one renewal: its reply stays below 64 KiB for SPIFFE IDs of common length. */
 const BATCH = 64;
 /** Own addresses in one request: what a peer takes. */
 export const OWN_BATCH = 16;
+/** One peer's share of the queue, for what it makes this node ask: a hostile one leaves the rest to the others. */
+const OFFER_SHARE = 16;
+/** Ungranted addresses that are audited for one channel. */
+const MAX_UNGRANTED = 64;
 
 export class VouchClient {
   readonly tables: VouchTables;
@@ -86,7 +99,16 @@ export class VouchClient {
 
   channelOpened(channel: PeerChannel): void {
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#sessions.set(channel, { incarnation: undefined, resetSeen: false, ready: promise, setReady: resolve });
+    this.#sessions.set(channel, {
+      incarnation: undefined,
+      resetSeen: false,
+      ready: promise,
+      setReady: resolve,
+      askedBack: new Map(),
+      asking: 0,
+      waiting: 0,
+      ungranted: new Set(),
+    });
   }
 
   /** Its outstanding requests end; leases run on, to their end. */
@@ -125,11 +147,48 @@ export class VouchClient {
 
   /**
    * Has the peer ask who these addresses of this node are, unless it knows. A packet whose source the peer's tunnel does not expect
-   * dies there unseen, so nobody would ask later: every open endpoint is offered on each channel, before its first packet.
+   * dies there unseen, so nobody would ask later: every open endpoint is offered on each channel, before its first packet. No
+   * answer is waited for; what the peer does not take up is offered again with the next renewal.
    */
   offer(channel: PeerChannel, own: readonly IpAddress[]): void {
     if (this.#sessions.get(channel)?.incarnation === undefined) return;
-    for (let at = 0; at < own.length; at += OWN_BATCH) this.#send(channel, new Map(), own.slice(at, at + OWN_BATCH));
+    for (let at = 0; at < own.length; at += OWN_BATCH) {
+      this.#sendRequest(channel, randomBytes(16), [], own.slice(at, at + OWN_BATCH));
+    }
+  }
+
+  /**
+   * The peer offers addresses of its own: what is not known yet is asked for, in one request. Bounded for each channel; above that an
+   * offer is not heeded. undefined: nothing to wait for; else resolves when the addresses are in force, or refused. An offer
+   * before RESET, which comes first, closes the channel: nothing would bound the wait.
+   */
+  offered(channel: PeerChannel, own: readonly IpAddress[]): Promise<unknown> | undefined {
+    const session = this.#sessions.get(channel);
+    if (session === undefined || own.length === 0) return undefined;
+    if (!session.resetSeen) {
+      channel.close('PEER_FRAME_UNEXPECTED');
+      return undefined;
+    }
+    const wanted = [...new Set(own)].filter(
+      (address) =>
+        this.known(channel.peer.id, address) === undefined && this.#isGranted(channel.peer, session, address),
+    );
+    const share = Math.max(1, Math.floor(this.#options.settings.queueSize / OFFER_SHARE));
+    const news = wanted.filter((address) => !session.askedBack.has(address));
+    if (news.length > 0 && session.asking < share) {
+      session.asking += 1;
+      const asked = this.#askBack(channel, session, news).finally(() => {
+        session.asking -= 1;
+        for (const address of news) session.askedBack.delete(address);
+      });
+      for (const address of news) session.askedBack.set(address, asked);
+    }
+    const awaited = new Set(wanted.flatMap((address) => session.askedBack.get(address) ?? []));
+    if (awaited.size === 0 || session.waiting >= share) return undefined;
+    session.waiting += 1;
+    return Promise.all(awaited).finally(() => {
+      session.waiting -= 1;
+    });
   }
 
   /** Rules 1 and 2. A reply to no open request of this channel (late, or invented) changes nothing. @throws on a malformed address. */
@@ -214,6 +273,26 @@ export class VouchClient {
     }
   }
 
+  async #askBack(channel: PeerChannel, session: Session, addresses: readonly IpAddress[]): Promise<void> {
+    if (session.incarnation === undefined) await session.ready;
+    if (session.incarnation === undefined || channel.closed) return;
+    if (this.#requests.size >= this.#options.settings.queueSize) return;
+    const answers = addresses.map((address) => ({ address, ...Promise.withResolvers<VouchAnswer>() }));
+    this.#send(channel, new Map(answers.map(({ address, resolve }) => [address, resolve])), []);
+    await Promise.all(answers.map(({ promise }) => promise));
+  }
+
+  /** As granted now, not as when the channel was opened. What is not is audited, once for each address and channel. */
+  #isGranted(peer: NodeInfo, session: Session, address: IpAddress): boolean {
+    const { prefixes } = this.#options.nodes.byId(peer.id) ?? peer;
+    if (prefixes.some((prefix) => prefixContains(prefix, address))) return true;
+    if (!session.ungranted.has(address) && session.ungranted.size < MAX_UNGRANTED) {
+      session.ungranted.add(address);
+      this.#auditRefusal(peer, { address }, 'VOUCH_NOT_GRANTED');
+    }
+    return false;
+  }
+
   #send(channel: PeerChannel, waiting: Waiting, own: readonly IpAddress[]): void {
     const nonce = randomBytes(16);
     const key = nonce.toString('hex');
@@ -225,11 +304,12 @@ export class VouchClient {
       cancelTimeout: this.#options.timers.set(vouchTimeoutMs, () => this.#end(key, request, 'VOUCH_TIMEOUT')),
     };
     this.#requests.set(key, request);
-    const addresses = [...waiting.keys()].map(addressWireBytes);
-    channel.send(
-      FrameType.FRAME_TYPE_VOUCH_REQUEST,
-      VouchRequest.encode({ nonce, addresses, own: own.map(addressWireBytes) }).finish(),
-    );
+    this.#sendRequest(channel, nonce, [...waiting.keys()], own);
+  }
+
+  #sendRequest(channel: PeerChannel, nonce: Buffer, asked: readonly IpAddress[], own: readonly IpAddress[]): void {
+    const request = { nonce, addresses: asked.map(addressWireBytes), own: own.map(addressWireBytes) };
+    channel.send(FrameType.FRAME_TYPE_VOUCH_REQUEST, VouchRequest.encode(request).finish());
   }
 
   #end(nonce: string, request: OpenRequest, reason: ReasonCode): void {
@@ -304,6 +384,13 @@ export class VouchClient {
     for (let at = 0; at < wanted.length; at += BATCH) {
       const batch = wanted.slice(at, at + BATCH);
       this.#send(channel, new Map(batch.map((address) => [address, () => {}])), []);
+    }
+    // While this node sends to the peer, the peer must know whoever may send: an offer it could not take up is made again.
+    if (wanted.length > 0) {
+      this.offer(
+        channel,
+        this.#options.ownOpen().filter((address) => !this.#options.isKnownTo(node, address)),
+      );
     }
   }
 

@@ -42,6 +42,8 @@ export class VouchTables {
   readonly #options: VouchTablesOptions;
   readonly #installs = new Map<IpAddress, Install>();
   readonly #serial = new Map<IpAddress, Promise<void>>();
+  /** In the kernel's table from before a restart: the tunnel may be a new one that has no entry for them. */
+  readonly #adopted = new Set<IpAddress>();
   #expiry: { atNs: bigint; cancel: () => void } | undefined;
 
   constructor(options: VouchTablesOptions) {
@@ -51,7 +53,7 @@ export class VouchTables {
 
   /** In force now: a live lease in the kernel's table, and the tunnel's entry with it. */
   get(address: IpAddress): KnownVouch | undefined {
-    const vouch = this.book.get(address);
+    const vouch = this.#adopted.has(address) ? undefined : this.book.get(address);
     return vouch !== undefined && vouch.leaseEndNs > this.#options.clock.bootNs() ? vouch : undefined;
   }
 
@@ -82,13 +84,15 @@ export class VouchTables {
   async take(peer: NodeInfo, claim: KnownVouch): Promise<VouchAnswer> {
     const known = this.book.get(claim.address);
     const entry = this.#options.addresses.get(claim.address);
-    if (known !== undefined && entry !== undefined && isSame(known, claim) && isSame(entry, claim)) {
+    const isRenewal = known !== undefined && entry !== undefined && isSame(known, claim) && isSame(entry, claim);
+    if (isRenewal && !this.#adopted.has(claim.address)) {
       if (claim.leaseEndNs > known.leaseEndNs) this.#write(claim);
       return ok(this.book.get(claim.address)!);
     }
     const earlier = this.#installs.get(claim.address);
     if (earlier !== undefined && isSame(earlier.vouch, claim)) return earlier.done;
-    if (entry !== undefined) this.#unwrite(claim.address);
+    // What was adopted stays in force while the tunnel learns of it: its flows and proofs are still good.
+    if (entry !== undefined && !isRenewal) this.#unwrite(claim.address);
     const done = this.#inTurn(claim.address, () => this.#install(peer, claim));
     this.#installs.set(claim.address, { vouch: claim, done });
     const answer = await done;
@@ -135,6 +139,7 @@ export class VouchTables {
       this.#complain(thrown);
       return err('TUNNEL_FAILED');
     }
+    this.#adopted.delete(claim.address);
     this.#write(claim);
     this.#options.audit.emit({
       kind: 'vouch.taken',
@@ -163,6 +168,7 @@ export class VouchTables {
   /** Out of the kernel's table and of the book; says so if the identity is now vouched for nowhere on that node. */
   #unwrite(address: IpAddress): void {
     this.#options.addresses.delete(address);
+    this.#adopted.delete(address);
     const vouch = this.book.remove(address);
     if (vouch !== undefined && !this.isVouched(vouch.node, vouch.identity)) {
       this.#options.lost(vouch.node, vouch.identity);
@@ -188,6 +194,7 @@ export class VouchTables {
       if (entry.node === LOCAL_NODE || entry.reserved || entry.leaseEndNs === undefined) continue;
       const spiffeId = this.#options.identities.byIdentity(entry.identity)?.spiffeId;
       this.book.set({ ...entry, leaseEndNs: entry.leaseEndNs, spiffeId });
+      this.#adopted.add(entry.address);
       this.#armExpiry(entry.leaseEndNs);
     }
   }

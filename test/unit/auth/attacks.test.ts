@@ -293,11 +293,11 @@ test('on one node, too, the key must be the certificate’s', async () => {
 
 describe('step 5, the vouch', () => {
   test('an identity that its node does not vouch for', async () => {
-    world.connect(a, b);
-    await world.settle();
     world.intercept = (frame) =>
       frame.to === 'a' && frame.type === FrameType.FRAME_TYPE_VOUCH_REQUEST ? undefined : [frame];
-    // B's question for the sender's address is lost: B cannot know the sender, and answers no sooner than its patience ends
+    world.connect(a, b);
+    await world.settle();
+    // B's question for the sender's address is lost, whenever it is offered: B cannot know the sender, and answers no sooner than its patience ends
     world.send(frontend, backend);
     await world.pass(4_100);
     expect(b.believes(frontend.ip)).toBeUndefined();
