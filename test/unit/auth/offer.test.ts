@@ -235,7 +235,7 @@ describe('an offer that should not be', () => {
     expect(arrives(frontend, b)).toBe(true);
   });
 
-  test('of one address again and again asks for it once at a time', async () => {
+  test('of one address again and again asks for it once at a time, and few offers wait', async () => {
     await connect(c, b);
     world.frames.length = 0;
     world.intercept = dropRequests('c');
@@ -243,6 +243,8 @@ describe('an offer that should not be', () => {
     for (let i = 0; i < 200; i++) injectOffer(b, c, [ip]);
     await world.settle();
     expect(askedBy(b)).toEqual([ip]);
+    const answers = world.frames.filter((f) => f.from === 'b' && f.type === FrameType.FRAME_TYPE_VOUCH_REPLY);
+    expect(answers, 'no more than 64 offers wait').toHaveLength(200 - 64);
     await world.pass(2_100);
     injectOffer(b, c, [ip]);
     await world.settle();
