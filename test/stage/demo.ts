@@ -89,7 +89,7 @@ function tryNext(stage: Stage): string {
   ].join('\n');
 }
 
-async function runSteps(stage: Stage, options: Options): Promise<string[]> {
+async function runSteps(stage: Stage, options: Options, interrupted: () => boolean): Promise<string[]> {
   const failed: string[] = [];
   for (const step of options.steps) {
     progress(`${step.name}…`);
@@ -97,6 +97,7 @@ async function runSteps(stage: Stage, options: Options): Promise<string[]> {
     const result = await step.run(stage).catch((thrown: unknown): StepResult => {
       return { ok: false, figures: { error: asError(thrown).message }, saw: [`NOT SO: ${asError(thrown).message}`] };
     });
+    if (interrupted()) break;
     const ms = performance.now() - started;
     if (!result.ok) failed.push(step.name);
     clearProgress();
@@ -113,15 +114,16 @@ async function main(): Promise<number> {
   const options = parseArguments(process.argv.slice(2));
   takeLock();
   const stage = new Stage(DEMO);
-  let ending = false;
-  const end = async (): Promise<void> => {
-    if (ending) return;
-    ending = true;
-    await stage.down();
-    rmSync(LOCK, { force: true });
+  let ending: Promise<void> | undefined;
+  let interrupted = false;
+  const end = (): Promise<void> => {
+    // One and the same end for whoever asks: nobody may leave the process while the other still takes away.
+    ending ??= stage.down().then(() => rmSync(LOCK, { force: true }));
+    return ending;
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.once(signal, () => {
+      interrupted = true;
       clearProgress();
       process.stderr.write('taking the playground away…\n');
       void end().then(() => process.exit(130));
@@ -144,11 +146,15 @@ async function main(): Promise<number> {
     await stage.up((what) => progress(`setting the stage: ${what}`));
     const backend = stage.workload('backend');
     stage.spawnIn('backend', 'http-server', 'http-server.ts', String(backend.uid), String(BACKEND_HTTP_PORT));
-    failed = await runSteps(stage, options);
+    failed = await runSteps(stage, options, () => interrupted);
   } catch (thrown) {
     clearProgress();
-    console.error(asError(thrown).message);
+    if (!interrupted) console.error(asError(thrown).message);
     failed = ['stage'];
+  }
+  if (interrupted) {
+    await end();
+    return 130;
   }
   const seconds = Number(((performance.now() - started) / 1000).toFixed(1));
   if (options.json) console.log(JSON.stringify({ summary: true, ok: failed.length === 0, failed, seconds }));

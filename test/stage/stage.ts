@@ -24,6 +24,7 @@ export class Stage {
   readonly dir: string;
   readonly env: NodeJS.ProcessEnv;
   readonly #processes = new Map<string, ChildProcess>();
+  #leaving = false;
 
   constructor(spec: StageSpec) {
     this.spec = spec;
@@ -63,6 +64,7 @@ export class Stage {
   }
 
   async down(): Promise<void> {
+    this.#leaving = true;
     await Stage.clear(this.spec);
   }
 
@@ -118,6 +120,7 @@ export class Stage {
   }
 
   spawn(name: string, argv: readonly string[]): ChildProcess {
+    if (this.#leaving) throw new Error('the stage is being taken away');
     const child = start(argv, this.log(name), this.env);
     this.#processes.set(name, child);
     return child;

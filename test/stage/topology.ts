@@ -3,6 +3,7 @@
  * an IPv4 and IPv6 address for each workload. All names begin with the stage's prefix, so that leftovers can be found.
  */
 import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { sh } from './shell.ts';
 
 export interface NodeSpec {
@@ -79,6 +80,12 @@ function plugIntoUnderlay(spec: TopologySpec, name: string, address4: string, ad
     `addr add ${address6}/64 dev ${UNDERLAY_DEVICE} nodad`,
     `link set dev ${UNDERLAY_DEVICE} up`,
   ]);
+}
+
+/** A host on the underlay that is no node: an outsider. */
+export function addUnderlayHost(spec: TopologySpec, name: string, address4: string, address6: string): void {
+  addNetns(netnsOf(spec, name));
+  plugIntoUnderlay(spec, name, address4, address6);
 }
 
 export function addWorkload(spec: TopologySpec, workload: WorkloadSpec): void {
@@ -158,6 +165,14 @@ function processesOf(prefix: string, netnsInodes: ReadonlySet<number>): number[]
   return found;
 }
 
+/** As the agents' configuration names them. */
+function tunnelDevices(dir: string): string[] {
+  if (!existsSync(dir)) return [];
+  return readdirSync(dir)
+    .filter((f) => f.startsWith('agent-') && f.endsWith('.yaml'))
+    .flatMap((f) => [...readFileSync(join(dir, f), 'utf8').matchAll(/^ +device: (cs-[\w.-]+)/gm)].map((m) => m[1]!));
+}
+
 /** Takes away all that a stage of this prefix left, whether it ended well or was killed. Returns what it found. */
 export async function clearStage(prefix: string, dir: string): Promise<{ processes: number; namespaces: number }> {
   const namespaces = namespacesOf(prefix);
@@ -182,6 +197,11 @@ export async function clearStage(prefix: string, dir: string): Promise<{ process
     .map((line) => line.split(' ')[1] ?? '')
     .filter((path) => path.startsWith(`${dir}/`));
   for (const path of mounts) sh('umount', ['-l', path]);
+  for (const file of readdirSync('/run').filter((f) => f.startsWith(`${prefix}-`) && f.endsWith('.batch'))) {
+    rmSync(join('/run', file), { force: true });
+  }
+  // A killed wireguard-go leaves its control socket, which is named after the device, outside the stage's directory.
+  for (const device of tunnelDevices(dir)) rmSync(`/var/run/wireguard/${device}.sock`, { force: true });
   rmSync(dir, { recursive: true, force: true });
   return { processes, namespaces: namespaces.length };
 }
