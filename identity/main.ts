@@ -1,8 +1,10 @@
 /** The identity server as a process: settings, clock and log in; an orderly end when it is told to stop. */
+import { existsSync } from 'node:fs';
 import type { Clock } from '../src/base/clock.ts';
-import { loadConfigFile } from '../src/base/config-file.ts';
+import { fieldError, loadConfigFile } from '../src/base/config-file.ts';
 import { createLogger } from '../src/base/log.ts';
 import { serverConfigSchema } from './config.ts';
+import { entriesFileSchema } from './entry-spec.ts';
 import { startServer } from './server.ts';
 
 /** Nothing here is compared with a kernel's clock, so that the server needs no native code. */
@@ -11,6 +13,14 @@ const clock: Clock = { nowMs: () => Date.now(), bootNs: () => process.hrtime.big
 /** Runs until `signal` is aborted. @throws CountersignError if it cannot start; then nothing is left running. */
 export async function runServer(configPath: string, signal: AbortSignal): Promise<void> {
   const config = loadConfigFile(configPath, serverConfigSchema);
+  const { entriesFile } = config;
+  if (entriesFile !== undefined) {
+    if (!existsSync(entriesFile)) {
+      throw fieldError(configPath, ['entriesFile'], `${entriesFile} does not exist; create it or correct the path`);
+    }
+    // Before anything is made: a server does not start on entries it cannot read.
+    loadConfigFile(entriesFile, entriesFileSchema);
+  }
   const log = createLogger('server', config.logLevel);
   const server = await startServer(config, clock, log);
   await new Promise<void>((resolve) => {

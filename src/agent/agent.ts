@@ -5,11 +5,9 @@
 import { sign } from 'node:crypto';
 import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { native } from '../../native/index.ts';
 import { type AuditLog, openAuditLog } from '../audit/log.ts';
 import { type AuthManager, createAuthManager, isAuthFrame } from '../auth/manager.ts';
 import type { Clock } from '../base/clock.ts';
-import { CountersignError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { NET } from '../base/registry/net.ts';
 import { systemTimers } from '../base/timers.ts';
@@ -22,7 +20,7 @@ import type { DatapathSignal } from '../model/datapath.ts';
 import { LOCAL_NODE } from '../model/ids.ts';
 import { startWorkloadApi } from '../workload/workload-api.ts';
 import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
-import { readBootstrapBundle, readJoinToken } from './bootstrap.ts';
+import { readBootstrapBundle, readJoinToken, underlayIndex } from './bootstrap.ts';
 import type { AgentConfig } from './config.ts';
 import { auditDrop } from './drop-events.ts';
 import { Endpoints } from './endpoints.ts';
@@ -263,18 +261,6 @@ function startDatapath(
 function forgetVouches(datapath: Datapath): void {
   for (const entry of datapath.addresses.list()) {
     if (!entry.reserved && entry.node !== LOCAL_NODE) datapath.addresses.delete(entry.address);
-  }
-}
-
-function underlayIndex(config: AgentConfig): number {
-  try {
-    return native().ifIndex(config.node.underlay);
-  } catch (cause) {
-    throw new CountersignError(
-      'bad-input',
-      `node.underlay: there is no interface ${config.node.underlay} in this network namespace; name the one towards the other nodes`,
-      { cause },
-    );
   }
 }
 

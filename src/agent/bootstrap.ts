@@ -1,10 +1,13 @@
 /** What an agent must have before it may talk to anybody: the trust bundle, and once a join token. */
-import { readFileSync, statSync } from 'node:fs';
-import { CountersignError } from '../base/errors.ts';
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { native } from '../../native/index.ts';
+import { fieldError } from '../base/config-file.ts';
+import { asError, CountersignError } from '../base/errors.ts';
 import { decodePem } from '../pki/pem.ts';
+import { loadPolicies } from '../policy/load.ts';
 import type { AgentConfig } from './config.ts';
 
-/** @throws CountersignError bad-input that names the field */
+/** @throws CountersignError bad-input that names the file */
 export function readBootstrapBundle(config: AgentConfig): readonly Buffer[] {
   const { bundleFile } = config.server;
   let text: string;
@@ -13,7 +16,7 @@ export function readBootstrapBundle(config: AgentConfig): readonly Buffer[] {
   } catch (cause) {
     throw new CountersignError(
       'bad-input',
-      `server.bundleFile: ${bundleFile} cannot be read (${(cause as NodeJS.ErrnoException).code}); copy the trust bundle there: countersign bundle show`,
+      `${bundleFile} cannot be read (${(cause as NodeJS.ErrnoException).code}); copy the trust bundle there: countersign bundle show`,
       { cause },
     );
   }
@@ -21,9 +24,44 @@ export function readBootstrapBundle(config: AgentConfig): readonly Buffer[] {
   if (certificates.length === 0)
     throw new CountersignError(
       'bad-input',
-      `server.bundleFile: ${bundleFile} holds no PEM certificate; copy the trust bundle there: countersign bundle show`,
+      `${bundleFile} holds no PEM certificate; copy the trust bundle there: countersign bundle show`,
     );
   return certificates;
+}
+
+/**
+ * What the settings name must be there before anything is touched.
+ * @throws CountersignError bad-input with file, line and field; of a policy with those of the policy's file
+ */
+export function checkNamed(path: string, config: AgentConfig): void {
+  const at = (field: readonly string[], look: () => void) => {
+    try {
+      look();
+    } catch (thrown) {
+      throw fieldError(path, field, asError(thrown).message);
+    }
+  };
+  at(['server', 'bundleFile'], () => readBootstrapBundle(config));
+  at(['node', 'underlay'], () => underlayIndex(config));
+  const { directory } = config.policies;
+  if (!existsSync(directory)) {
+    throw fieldError(path, ['policies', 'directory'], `${directory} does not exist; create it or correct the path`);
+  }
+  // An agent does not start on policies it cannot read.
+  loadPolicies(directory);
+}
+
+/** @throws CountersignError bad-input */
+export function underlayIndex(config: AgentConfig): number {
+  try {
+    return native().ifIndex(config.node.underlay);
+  } catch (cause) {
+    throw new CountersignError(
+      'bad-input',
+      `there is no interface ${config.node.underlay} in this network namespace; name the one towards the other nodes`,
+      { cause },
+    );
+  }
 }
 
 /** undefined: there is none, which is right once the node is attested. */

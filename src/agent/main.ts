@@ -4,16 +4,15 @@ import { loadConfigFile } from '../base/config-file.ts';
 import { createLogger } from '../base/log.ts';
 import { systemClock } from '../datapath/clock.ts';
 import { destroyPinned } from '../datapath/pinned.ts';
-import { loadPolicies } from '../policy/load.ts';
 import { startAgent } from './agent.ts';
+import { checkNamed } from './bootstrap.ts';
 import { agentConfigSchema } from './config.ts';
 import { removeTunnel } from './path.ts';
 
 /** Runs until `signal` is aborted. @throws CountersignError if it cannot start; what is pinned goes on enforcing. */
 export async function runAgent(configPath: string, signal: AbortSignal): Promise<void> {
   const config = loadConfigFile(configPath, agentConfigSchema);
-  // Before anything is touched: an agent does not start on policies it cannot read.
-  loadPolicies(config.policies.directory);
+  checkNamed(configPath, config);
   const log = createLogger('agent', config.logLevel);
   mkdirSync(config.dataDir, { recursive: true, mode: 0o700 });
   const agent = await startAgent(config, systemClock(), log);

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import type { z } from 'zod';
 import { CountersignError } from './errors.ts';
 import { checkSchema } from './schema-problems.ts';
-import { parseYamlDocuments, problemsError } from './yaml-document.ts';
+import { type FieldPath, parseYamlDocuments, problemsError } from './yaml-document.ts';
 
 export {
   type FieldPath,
@@ -39,6 +39,15 @@ export function readTextFile(path: string): string {
  */
 export function loadConfigFile<T>(path: string, schema: z.ZodType<T>): T {
   return parseConfig(path, readTextFile(path), schema);
+}
+
+/**
+ * What is wrong with a field only once it meets the machine, such as a file that is not there, told as loadConfigFile
+ * tells what is wrong in the file itself.
+ */
+export function fieldError(path: string, field: FieldPath, message: string): CountersignError {
+  const [document] = parseYamlDocuments(path, readTextFile(path));
+  return problemsError([{ file: path, line: document?.lineOf(field), path: field, message }]);
 }
 
 /** As loadConfigFile, from text; `file` is only named in messages. */
