@@ -1,0 +1,96 @@
+/** Traffic that a test lets run while it does its mischief, counted at both ends. */
+import type { ChildProcess } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { onTestFinished } from 'vitest';
+import { BACKEND_HTTP_PORT, BACKEND_UDP_PORT } from '../../stage/demo-spec.ts';
+import { inNetns, until } from '../../stage/shell.ts';
+import type { Stage } from '../../stage/stage.ts';
+import { curl, url } from '../../stage/tour/http.ts';
+
+export interface Counted {
+  readonly sent: number;
+  readonly lost: number;
+  /** Datagrams the receiver got that the sender does not send. */
+  readonly foreign: number;
+  /** Numbers of the lost ones, as ranges; for a failure's message. */
+  readonly gaps: string;
+}
+
+let runs = 0;
+
+/** A steady stream of datagrams from a workload to backend, until it is stopped. Resolves when the first one has been sent. */
+export async function startTraffic(
+  stage: Stage,
+  from: string,
+  perSecond: number,
+): Promise<{ stop(): Promise<Counted> }> {
+  const run = ++runs;
+  const [sink, source] = [`udp-counter-${run}`, `udp-${from}-${run}`];
+  const program = join(import.meta.dirname, 'stage-udp-counter.ts');
+  const argv = inNetns(stage.netns('backend'), process.execPath, program, String(BACKEND_UDP_PORT));
+  // Also when the test fails in between: the next one wants the same port.
+  onTestFinished(async () => {
+    await stage.stop(source);
+    await stage.stop(sink);
+  });
+  stage.spawn(sink, argv);
+  await saying(stage, sink, 'listening');
+  const { uid } = stage.workload(from);
+  const target = stage.workload('backend').address4;
+  const args = [String(uid), target, String(BACKEND_UDP_PORT), String(perSecond)];
+  stage.spawnIn(from, source, 'udp-sender.ts', ...args);
+  await saying(stage, source, 'sending');
+  return {
+    async stop() {
+      await stage.stop(source);
+      const { sent } = lastJson(stage, source) as { sent: number };
+      await stage.stop(sink);
+      const { distinct, foreign, gaps } = lastJson(stage, sink) as { distinct: number; foreign: number; gaps: unknown };
+      return { sent, lost: sent - distinct, foreign, gaps: JSON.stringify(gaps) };
+    },
+  };
+}
+
+export async function startBackend(stage: Stage): Promise<ChildProcess> {
+  const { uid } = stage.workload('backend');
+  const child = stage.spawnIn('backend', 'http-server', 'http-server.ts', String(uid), String(BACKEND_HTTP_PORT));
+  await saying(stage, 'http-server', 'listening');
+  return child;
+}
+
+/** HTTP status of a request to backend; 0: no answer. */
+export async function ask(
+  stage: Stage,
+  from: string,
+  options: { v6?: boolean; timeoutS?: number } = {},
+): Promise<number> {
+  const backend = stage.workload('backend');
+  const target = url(options.v6 === true ? backend.address6 : backend.address4, BACKEND_HTTP_PORT);
+  return (await curl(stage, from, target, { timeoutS: options.timeoutS ?? 3 })).status;
+}
+
+export async function saying(stage: Stage, name: string, word: string): Promise<void> {
+  await until(`${name} to say "${word}"`, 10_000, () => (stage.tail(name).includes(word) ? true : undefined));
+}
+
+function lastJson(stage: Stage, name: string): unknown {
+  const line = readFileSync(stage.log(name), 'utf8')
+    .split('\n')
+    .findLast((l) => l.startsWith('{'));
+  if (line === undefined) throw new Error(`${name} printed no figures: ${stage.tail(name)}`);
+  return JSON.parse(line);
+}
+
+/** Packets dropped for a reason on a node so far. */
+export async function drops(stage: Stage, node: string, reason: string): Promise<number> {
+  const reply = (await stage.agentCli(node, 'drop', 'list')) as { drops: { reason: string; packets: number }[] };
+  return reply.drops.filter((d) => d.reason === reason).reduce((sum, d) => sum + d.packets, 0);
+}
+
+/** Replaced as an editor does it: never half a file under a policy's name. */
+export function writePolicy(stage: Stage, name: string, text: string): string {
+  const path = join(stage.dir, 'policies', name);
+  writeFileSync(path, text);
+  return path;
+}
