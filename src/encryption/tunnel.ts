@@ -108,7 +108,13 @@ export class WireguardTunnel implements Tunnel {
       const changes: PeerChange[] = [];
       const id = peer.publicKey.toString('hex');
       if (before === undefined) {
-        if (this.#orphans.delete(id)) changes.push({ publicKey: peer.publicKey, remove: true });
+        const orphaned = this.#orphans.get(id);
+        if (orphaned !== undefined) {
+          // The same node, proven anew: what it had goes on with it, or flows would stop until each address is vouched for again.
+          this.#orphans.delete(id);
+          for (const address of orphaned) if (!this.#owner.has(address)) this.#owner.set(address, peer.node);
+          changes.push({ publicKey: peer.publicKey, remove: true });
+        }
       } else if (!sameKeys(before, peer)) {
         // A session lives on under a changed preshared key: only the peer's removal ends it.
         changes.push({ publicKey: before.publicKey, remove: true });
