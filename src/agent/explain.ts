@@ -56,7 +56,8 @@ export function explainPair(parts: Parts, query: ExplainQuery) {
     if (decision.authType === 'test-always-fail') return { verdict: 'deny', because: reasonCodes.AUTH_ALWAYS_FAIL };
     if (!required) return { verdict: 'allow', because: 'policy allows it and requires no authentication' };
     if (proven) return { verdict: 'allow', because: 'policy allows it and both sides are proven' };
-    if (failure !== undefined)
+    // A failure that was forgiven, because what it rested on has changed, does not decide the next try.
+    if (failure !== undefined && failure.count > 0)
       return {
         verdict: 'deny',
         because: `policy requires authentication and it failed: ${reasonCodes[failure.reason]}`,

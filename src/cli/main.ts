@@ -7,6 +7,12 @@ import { addAuditCommands } from './commands/audit.ts';
 import { addServerCommands } from './commands/server.ts';
 import { fail } from './context.ts';
 
+// The reader went away (`| head`): nothing more to say.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(EXIT.ok);
+  throw error;
+});
+
 const program = new Command('countersign')
   .description(
     'Two workloads prove who they are before a packet passes between them; the kernel checks it on every packet.',

@@ -5,6 +5,7 @@ import { readEvents } from '../../audit/read.ts';
 import { verifyAuditLog } from '../../audit/verify.ts';
 import { CountersignError } from '../../base/errors.ts';
 import { EXIT } from '../../base/exit-codes.ts';
+import type { AuditKind } from '../../model/audit-event.ts';
 import type { TrustBundle } from '../../model/identity.ts';
 import { trustDomainOf } from '../../model/spiffe-id.ts';
 import { parseCertificate } from '../../pki/certificate.ts';
@@ -57,7 +58,11 @@ export function addAuditCommands(program: Command): void {
     .option('--kind <kind>', 'such as auth.failed')
     .option('--reason <code>', 'such as AUTH_WRONG_NODE')
     .option('--spiffe-id <id>', 'source or destination')
-    .action(async (dir: string, filter: { kind?: string; reason?: string; spiffeId?: string }) => {
-      for await (const line of readEvents(dir, filter)) process.stdout.write(`${JSON.stringify(line)}\n`);
+    .action((dir: string, filter: { kind?: string; reason?: string; spiffeId?: string }) => {
+      const { kind, ...rest } = filter;
+      const events = readEvents(dir, { ...rest, ...(kind === undefined ? {} : { kinds: [kind as AuditKind] }) });
+      for (const event of events)
+        process.stdout.write(`${JSON.stringify(event)}
+`);
     });
 }
