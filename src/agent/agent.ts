@@ -26,7 +26,7 @@ import { auditDrop } from './drop-events.ts';
 import { Endpoints } from './endpoints.ts';
 import { explainPair } from './explain.ts';
 import { EventFanout } from './fanout.ts';
-import { openPath } from './path.ts';
+import { type NodePath, openPath } from './path.ts';
 import { PolicyControl } from './policy-control.ts';
 import { connectServer, type ServerClient, type TableChange } from './server-client/client.ts';
 import { WorkloadSvids } from './server-client/svids.ts';
@@ -203,7 +203,7 @@ async function start(
     });
     manager.signal(signal);
   };
-  followServer({ server, svids, surroundings, endpoints, policy, manager, channels, audit });
+  followServer({ server, svids, surroundings, endpoints, policy, manager, channels, path, audit });
   const standing = new StandingChannels({
     self: server.node.info,
     channels,
@@ -273,10 +273,11 @@ function followServer(parts: {
   policy: PolicyControl;
   manager: AuthManager;
   channels: StartedPeerChannels;
+  path: NodePath;
   audit: AuditSink;
 }): void {
-  const { server, surroundings, endpoints, policy, manager, channels, audit } = parts;
-  server.onChange((change) => {
+  const { server, surroundings, endpoints, policy, manager, channels, path, audit } = parts;
+  server.onChange(async (change) => {
     if (change.revocations.length > 0) {
       // Before anything else, and in this turn: when it returns, the kernel has no entry that rests on what was revoked.
       const deleted = manager.revoked();
@@ -288,6 +289,7 @@ function followServer(parts: {
       surroundings.apply();
       manager.nodesChanged();
       channels.revokeCheck();
+      for (const node of change.nodes.removed) await path.forget(node.id);
     }
     if (isChanged(change.identities) || change.snapshot) {
       policy.apply();

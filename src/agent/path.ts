@@ -12,6 +12,7 @@ import { createTunnelManager } from '../encryption/manager.ts';
 import { openWireguardTunnel } from '../encryption/open.ts';
 import type { AuditSink } from '../model/audit-event.ts';
 import type { NodeInfo, Svid } from '../model/identity.ts';
+import type { NodeId } from '../model/ids.ts';
 import type { TunnelPeerStatus } from '../model/tunnel.ts';
 import type { AgentConfig } from './config.ts';
 
@@ -26,6 +27,8 @@ export interface NodePath {
   /** @throws on a frame that is not the tunnel's; the channel closes then */
   frame(channel: PeerChannel, type: FrameType, body: Buffer): void;
   channelClosed(channel: PeerChannel): void;
+  /** The node left the registry: its tunnel ends now, not with its last lease. */
+  forget(node: NodeId): Promise<void>;
   describe(): {
     readonly type: string;
     readonly implementation?: string;
@@ -120,6 +123,7 @@ async function openTunnelPath({ config, datapath, self, audit, log }: PathOption
         throw new CountersignError('bad-input', `frame type ${type} belongs to nobody`);
     },
     channelClosed: (channel) => manager.channelClosed(channel),
+    forget: (node) => manager.forget(node),
     describe: () => ({
       type: tunnel.type,
       implementation: tunnel.implementation,
@@ -143,6 +147,7 @@ function clearPath(): NodePath {
     // The peer offers a tunnel that this node does not want: its offer stays unanswered, and it sees no tunnel.
     frame: () => {},
     channelClosed: () => {},
+    forget: async () => {},
     describe: () => ({ type: 'none' }),
     peers: async () => [],
     close: async () => {},
