@@ -21,6 +21,7 @@ import { LOCAL_NODE } from '../model/ids.ts';
 import { startWorkloadApi } from '../workload/workload-api.ts';
 import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
 import { readBootstrapBundle, readJoinToken, underlayIndex } from './bootstrap.ts';
+import { startCheckpoints } from './checkpoints.ts';
 import type { AgentConfig } from './config.ts';
 import { auditDrop } from './drop-events.ts';
 import { Endpoints } from './endpoints.ts';
@@ -102,6 +103,11 @@ async function start(
     detail: { attach: datapath.attachMode },
   });
   closers.push(() => audit.emit({ kind: 'agent.stopped', source: { node: config.node.name } }));
+
+  const checkpoints = startCheckpoints(auditLog, server, log);
+  closers.push(() => checkpoints.close());
+  // At the start, so that a log that was set back shows before anything is added to it.
+  void checkpoints.send();
 
   const svids = new WorkloadSvids({ client: server, clock, log, audit });
   closers.push(() => svids.close());

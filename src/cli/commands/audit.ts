@@ -61,8 +61,6 @@ export function addAuditCommands(program: Command): void {
     .action((dir: string, filter: { kind?: string; reason?: string; spiffeId?: string }) => {
       const { kind, ...rest } = filter;
       const events = readEvents(dir, { ...rest, ...(kind === undefined ? {} : { kinds: [kind as AuditKind] }) });
-      for (const event of events)
-        process.stdout.write(`${JSON.stringify(event)}
-`);
+      for (const event of events) process.stdout.write(`${JSON.stringify(event)}\n`);
     });
 }
