@@ -1,5 +1,6 @@
 // ./dev demo: builds the demonstration cluster, walks through the tour, takes everything away again.
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import pc from 'picocolors';
 import { asError } from '../../src/base/errors.ts';
 import { BACKEND_HTTP_PORT, DEMO } from './demo-spec.ts';
@@ -148,6 +149,8 @@ async function main(): Promise<number> {
     stage.spawnIn('backend', 'http-server', 'http-server.ts', String(backend.uid), String(BACKEND_HTTP_PORT));
     failed = await runSteps(stage, options, () => interrupted);
   } catch (thrown) {
+    // Ctrl-C reaches the tools that run in this moment as well; what they failed of is told only after it.
+    await delay(20);
     clearProgress();
     if (!interrupted) console.error(asError(thrown).message);
     failed = ['stage'];
