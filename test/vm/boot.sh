@@ -5,7 +5,7 @@
 # Environment: VM_CACHE (kernels, initramfs), VM_MEMORY (MiB), VM_TIMEOUT (s), VM_APPEND (kernel arguments)
 # Emulated (TCG): about ten times slower than the machine. It shows that things work, never how fast.
 set -euo pipefail
-package=$1 script=$(readlink -f "$2")
+package=$1 script=$(readlink -f "$2") here=$(dirname "$(readlink -f "$0")")
 shift 2
 cache=${VM_CACHE:?} memory=${VM_MEMORY:-2048} limit=${VM_TIMEOUT:-600}
 mkdir -p "$cache"
@@ -76,6 +76,11 @@ INIT
   rm -rf "$tree"
 fi
 
+# The kernel measures the time stamp counter against the emulated PIT. On a busy host that fails, and without a clock it hangs
+# before its first line. tsc=reliable: all emulated CPUs read the host's counter; else its clock ticks every 4 ms.
+[ "$cache/tsc-khz" -nt "$here/tsc-khz.cc" ] || g++ -O1 -o "$cache/tsc-khz" "$here/tsc-khz.cc"
+clock="tsc_early_khz=$("$cache/tsc-khz") tsc=reliable"
+
 # --- run ---
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -91,7 +96,7 @@ code=0
 timeout -k 5 "$limit" qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
   -M microvm -accel tcg,thread=multi -cpu max,la57=off -smp 2 -m "$memory" \
   -kernel "$kernel/boot/vmlinuz-$release" -initrd "$initramfs" \
-  -append "console=ttyS0 quiet panic=-1 reboot=t oops=panic mitigations=off random.trust_cpu=on ${VM_APPEND:-}" \
+  -append "console=ttyS0 quiet panic=-1 reboot=t oops=panic mitigations=off random.trust_cpu=on $clock ${VM_APPEND:-}" \
   -chardev "file,id=console,path=$work/console.log" -serial chardev:console \
   -chardev stdio,id=out,signal=off -device virtio-serial-device -device virtserialport,chardev=out,name=out \
   -fsdev local,id=root,path=/,security_model=none,readonly=on,multidevs=remap -device virtio-9p-device,fsdev=root,mount_tag=hostroot \
