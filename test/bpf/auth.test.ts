@@ -1,12 +1,16 @@
 /** Mutual authentication as the kernel checks it: vouch, lease, proof, epoch, and the hold queue for what is missing. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { CFG_OBSERVE } from '../../src/datapath/layout.ts';
+import { SLOW } from '../support/slow.ts';
 import { type Kernel, MARK_TUNNEL, stamped, unavailable } from './support/kernel.ts';
 import { ethernet, tcp, udp } from './support/packets.ts';
 import { A, allowBoth, B, EGRESS, families, HOST, INGRESS, makeWorld, R, settle, WORLD } from './support/world.ts';
 
 const SPIFFE = 1;
 const ALWAYS_FAIL = 2;
+/** Long enough for a few packets, short enough to wait for. */
+const SOON_NS = 40_000_000n * BigInt(SLOW);
+
 describe.skipIf(unavailable)('authentication', () => {
   let kernel: Kernel;
   beforeAll(() => {
@@ -59,17 +63,17 @@ describe.skipIf(unavailable)('authentication', () => {
     });
 
     test('a proof ends to the nanosecond, also for the flow it let pass', () => {
-      prove({ expires: kernel.now() + 20_000_000n });
+      const end = kernel.now() + SOON_NS;
+      prove({ expires: end });
       expect(send().action).toBe('pass');
-      const end = Date.now() + 30;
-      while (Date.now() < end);
+      while (kernel.now() < end);
       expect(send().action).toBe('hold');
     });
 
     test('a refused pair drops at once, also a flow that was proven before, and none of it is held', () => {
       prove();
       expect(send().action).toBe('pass');
-      const until = kernel.now() + 20_000_000n;
+      const until = kernel.now() + SOON_NS;
       kernel.auth({ local: A.identity, remote: R.identity, node: R.node }, { refused: true, expires: until });
       kernel.bump();
       const taken = kernel.hold('cs_hold_taken', A.identity);
@@ -106,11 +110,11 @@ describe.skipIf(unavailable)('authentication', () => {
 
     test('a lease’s end also ends the flows that rest on it', () => {
       prove();
-      kernel.address(f.r, { ...R, lease: kernel.now() + 20_000_000n });
+      const end = kernel.now() + SOON_NS;
+      kernel.address(f.r, { ...R, lease: end });
       expect(send().action).toBe('pass');
       expect(receive().action).toBe('pass');
-      const end = Date.now() + 30;
-      while (Date.now() < end);
+      while (kernel.now() < end);
       expect(receive()).toMatchObject(dropsWith('LEASE_EXPIRED'));
       expect(send().action).toBe('hold');
     });

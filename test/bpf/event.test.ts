@@ -92,7 +92,7 @@ describe.skipIf(unavailable)('events and counters', () => {
     test('2,000 packets of one key make one event; the next interval says how many were left out', async () => {
       allowBoth(kernel, 1);
       kernel.config({ signal_interval_ns: HOUR, hold_limit_identity: 1_000_000, hold_limit_total: 1_000_000 });
-      for (let i = 0; i < 2000; i++) send(udp(f.a, f.r, 1024 + i, 53));
+      for (let i = 0; i < 2000; i++) kernel.fire('from_workload', ethernet(udp(f.a, f.r, 1024 + i, 53)));
       expect(await kernel.drainEvents()).toHaveLength(1);
       kernel.config({ signal_interval_ns: 0n });
       send(udp(f.a, f.r, 40000, 53));
@@ -118,7 +118,7 @@ describe.skipIf(unavailable)('events and counters', () => {
       const at = (i: number) =>
         ip(f.name === 'IPv4' ? `8.0.${2 + (i >> 8)}.${i & 255}` : `fd00:0:86dd:3::${i.toString(16)}`);
       kernel.config({ hold_ifindex: 0 });
-      for (let i = 0; i < 2000; i++) send(udp(f.a, at(i), 1, 53));
+      for (let i = 0; i < 2000; i++) kernel.fire('from_workload', ethernet(udp(f.a, at(i), 1, 53)));
       const events = await kernel.drainEvents();
       expect(events.length).toBeGreaterThanOrEqual(250);
       expect(events.length).toBeLessThanOrEqual(257);

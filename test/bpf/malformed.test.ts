@@ -1,6 +1,7 @@
 /** Packets that lie about themselves: every length, every bit. None is allowed that a whole one of its kind would not be. */
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { SLOW } from '../support/slow.ts';
 import { type Kernel, MARK_TUNNEL, type Program, unavailable, type Verdict } from './support/kernel.ts';
 import {
   echoRequest,
@@ -126,7 +127,7 @@ describe.skipIf(unavailable)('malformed packets', () => {
           if (!nd) expect(run('from_workload', packet)?.action ?? 'drop').toBe('drop');
           expect(run('to_workload', packet, MARK_TUNNEL)?.action ?? 'drop').toBe('drop');
         }),
-        { numRuns: 1500 },
+        { numRuns: Math.ceil(1500 / SLOW) },
       );
     });
 
@@ -187,7 +188,7 @@ describe.skipIf(unavailable)('malformed packets', () => {
             expect(run(program, packet)?.action ?? 'drop').toBe('drop');
           },
         ),
-        { numRuns: 1500 },
+        { numRuns: Math.ceil(1500 / SLOW) },
       );
     });
   });

@@ -244,13 +244,14 @@ export class Kernel {
   drops(): Map<DropReason, bigint> {
     const { keys, values, count } = native().mapDump(this.#fd('cs_drops'));
     const perKey = values.length / count;
+    const none = Buffer.alloc(perKey);
     const out = new Map<DropReason, bigint>();
     for (let i = 0; i < count; i++) {
+      if (values.compare(none, 0, perKey, i * perKey, (i + 1) * perKey) === 0) continue;
       let packets = 0n;
       for (let at = 0; at < perKey; at += layout.counterStruct.size) {
         packets += layout.counterStruct.decode(values, i * perKey + at).packets;
       }
-      if (packets === 0n) continue;
       const code = layout.u32Key.decode(keys, i * 4).n >> 1;
       const name = dropReasonName(code);
       if (name === undefined) throw new Error(`drop reason ${code} has no name`);

@@ -2,6 +2,7 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
 import { createInterface } from 'node:readline';
+import { SLOW } from '../../support/slow.ts';
 
 export class Namespaces {
   readonly #prefix: string;
@@ -76,7 +77,7 @@ export class Capture {
   readonly ready: Promise<void>;
 
   constructor(namespaces: Namespaces, ns: string, device: string, filter: string) {
-    this.#child = namespaces.spawn(ns, ['tcpdump', '--immediate-mode', '-lnni', device, filter]);
+    this.#child = namespaces.spawn(ns, ['tcpdump', '--immediate-mode', '-ttlnni', device, filter]);
     createInterface({ input: this.#child.stdout! }).on('line', (line) => this.lines.push(line));
     const said = createInterface({ input: this.#child.stderr! });
     this.ready = new Promise((resolve, reject) => {
@@ -85,6 +86,11 @@ export class Capture {
       });
       this.#child.once('exit', () => reject(new Error(`tcpdump ended on ${device}`)));
     });
+  }
+
+  /** When each packet was seen, ms since the Unix epoch. */
+  get timesMs(): number[] {
+    return this.lines.map((line) => Number(line.slice(0, line.indexOf(' '))) * 1000);
   }
 
   async stop(): Promise<void> {
@@ -96,7 +102,7 @@ export class Capture {
 
 function run(command: string, args: readonly string[]): string {
   try {
-    return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], timeout: 20_000 });
+    return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], timeout: 20_000 * SLOW });
   } catch (error) {
     const { stderr } = error as { stderr?: string };
     throw new Error(`${command} ${args.join(' ')}: ${stderr || (error as Error).message}`, { cause: error });

@@ -2,7 +2,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { onTestFinished } from 'vitest';
+import { onTestFailed, onTestFinished } from 'vitest';
 import { BACKEND_HTTP_PORT, BACKEND_UDP_PORT } from '../../stage/demo-spec.ts';
 import { inNetns, until } from '../../stage/shell.ts';
 import type { Stage } from '../../stage/stage.ts';
@@ -29,6 +29,7 @@ export async function startTraffic(
   const [sink, source] = [`udp-counter-${run}`, `udp-${from}-${run}`];
   const program = join(import.meta.dirname, 'stage-udp-counter.ts');
   const argv = inNetns(stage.netns('backend'), process.execPath, program, String(BACKEND_UDP_PORT));
+  onTestFailed(() => tellWhatHappened(stage));
   // Also when the test fails in between: the next one wants the same port.
   onTestFinished(async () => {
     await stage.stop(source);
@@ -80,6 +81,21 @@ function lastJson(stage: Stage, name: string): unknown {
     .findLast((l) => l.startsWith('{'));
   if (line === undefined) throw new Error(`${name} printed no figures: ${stage.tail(name)}`);
   return JSON.parse(line);
+}
+
+/** For whoever reads the failure of a test: what the nodes told each other of late, and what they dropped. */
+async function tellWhatHappened(stage: Stage): Promise<void> {
+  for (const { name } of stage.spec.nodes) {
+    const events = stage
+      .audit(name)
+      .filter((l) => /^(agent|peer|tunnel|auth|lease|vouch|endpoint|revocation)/.test(l.kind));
+    const told = events.slice(-60).map((l) => {
+      const { time, kind, reason = '', source, destination, detail = {} } = l;
+      return `${time} ${kind} ${reason} ${JSON.stringify({ source, destination, detail })}`;
+    });
+    const dropped = await stage.agentCli(name, 'drop', 'list').catch(() => 'the agent does not answer');
+    console.error([`--- ${name}`, ...told, JSON.stringify(dropped), stage.tail(name, 30)].join('\n'));
+  }
 }
 
 /** Packets dropped for a reason on a node so far. */
