@@ -344,7 +344,8 @@ function elsewhere(node: string, name: string): string {
   const dir = join(stage.dir, name);
   mkdirSync(join(dir, 'bpf'), { recursive: true });
   sh('mount', ['-t', 'bpf', 'bpf', join(dir, 'bpf')]);
-  const file = join(dir, 'agent.yaml');
+  // Beside the others': where a later run looks for the names of devices that a killed one left.
+  const file = join(stage.dir, `agent-${name}.yaml`);
   writeFileSync(file, readFileSync(join(stage.dir, `agent-${node}.yaml`)));
   editYaml(file, (config) => {
     config.dataDir = join(dir, 'data');
