@@ -137,6 +137,12 @@ export const agentConfigSchema = z
       interface: new Map<string, number>(),
       address: new Map<string, number>(),
     };
+    config.peer.listen.forEach((text, i) => {
+      // Peers are told these addresses, and workloads are kept off them: a wildcard names none.
+      if (/^(?:0\.0\.0\.0|\[::\]):/.test(text)) {
+        issue(['peer', 'listen', i], `${text} is a wildcard; name the address at which the other nodes reach this one`);
+      }
+    });
     config.endpoints.forEach((e, i) => {
       const once = (kind: keyof typeof seen, value: string, path: (string | number)[]) => {
         const first = seen[kind].get(value);
