@@ -1,11 +1,12 @@
-/** Running the system's tools: bounded in time, with what they printed in the error. */
+/** Running the system's tools: bounded in time (longer on a slow machine), with what they printed in the error. */
 import { type ChildProcess, execFile, type SpawnOptions, spawn, spawnSync } from 'node:child_process';
 import { openSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
+import { SLOW } from '../support/slow.ts';
 
 /** @throws Error with stderr when the exit status is not 0 */
 export function sh(command: string, args: readonly string[], options: { timeoutMs?: number } = {}): string {
-  const result = spawnSync(command, args, { encoding: 'utf8', timeout: options.timeoutMs ?? 20_000 });
+  const result = spawnSync(command, args, { encoding: 'utf8', timeout: (options.timeoutMs ?? 20_000) * SLOW });
   if (result.error) throw new Error(`${command} ${args.join(' ')}: ${result.error.message}`);
   if (result.status !== 0)
     throw new Error(`${command} ${args.join(' ')}: exit ${result.status}: ${result.stderr.trim()}`);
@@ -20,10 +21,15 @@ export interface Output {
 
 export function run(command: string, args: readonly string[], options: { timeoutMs?: number } = {}): Promise<Output> {
   return new Promise((resolve) => {
-    execFile(command, args, { timeout: options.timeoutMs ?? 20_000, maxBuffer: 64 << 20 }, (error, stdout, stderr) => {
-      const status = error === null ? 0 : typeof error.code === 'number' ? error.code : 124;
-      resolve({ status, stdout, stderr });
-    });
+    execFile(
+      command,
+      args,
+      { timeout: (options.timeoutMs ?? 20_000) * SLOW, maxBuffer: 64 << 20 },
+      (error, stdout, stderr) => {
+        const status = error === null ? 0 : typeof error.code === 'number' ? error.code : 124;
+        resolve({ status, stdout, stderr });
+      },
+    );
   });
 }
 
@@ -48,11 +54,11 @@ export async function until<T>(
   timeoutMs: number,
   probe: () => T | undefined | Promise<T | undefined>,
 ): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
+  const deadline = performance.now() + timeoutMs * SLOW;
   for (;;) {
     const value = await probe();
     if (value !== undefined && value !== false) return value;
-    if (performance.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);
+    if (performance.now() > deadline) throw new Error(`not within ${timeoutMs * SLOW} ms: ${what}`);
     await delay(10);
   }
 }

@@ -1,4 +1,5 @@
 /** HTTP requests as a user's client makes them, with what curl measured. */
+import { SLOW } from '../../support/slow.ts';
 import type { Stage } from '../stage.ts';
 
 export interface HttpResult {
@@ -21,7 +22,7 @@ export async function curl(
     '-o',
     '/dev/null',
     '-m',
-    String(options.timeoutS ?? 5),
+    String(options.timeoutS ?? 5 * SLOW),
     '-H',
     `x-marker: ${options.marker ?? 'none'}`,
     '-w',
