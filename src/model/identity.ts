@@ -7,6 +7,14 @@ import type { IpAddress, NodeId, NodeName, SecurityIdentity, SpiffeId, TrustDoma
 
 export type Labels = Readonly<Record<string, string>>;
 
+/** A port that policies may name instead of its number. */
+export interface NamedPort {
+  readonly name: string;
+  /** IP protocol number. */
+  readonly protocol: number;
+  readonly port: number;
+}
+
 /** A verified row of the identity table: policy selects labels, an SVID proves a SPIFFE ID, this ties them. */
 export interface IdentityRow {
   readonly identity: SecurityIdentity;
@@ -14,6 +22,8 @@ export interface IdentityRow {
   readonly labels: Labels;
   /** Nodes that may prove it. */
   readonly nodes: readonly SpiffeId[];
+  /** Left out: it names none. */
+  readonly ports?: readonly NamedPort[];
 }
 
 export interface IdentityTable {
