@@ -121,7 +121,7 @@ const tiers: readonly Tier[] = [
   { name: 'netns', what: 'real packets in network namespaces', obstacle: privileged, run: vitest('netns') },
   {
     name: 'vm',
-    what: "Debian's own kernels in QEMU: clsact on 6.1, the kernel's WireGuard",
+    what: "Debian's own kernels in QEMU: 6.1 (clsact, the kernel's WireGuard), 6.12 (tcx, SCTP)",
     obstacle: vmObstacle,
     run: vm,
     onRequest: 'takes many minutes in an emulated machine: ./dev test vm',

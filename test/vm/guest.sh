@@ -2,28 +2,8 @@
 # In the guest: the tests that talk to the kernel, then the demonstration itself, on a kernel that has no tcx and has
 # WireGuard of its own. Prints TAP lines. Two lanes first, as there are two CPUs; what connects against the clock runs alone.
 set -u
-echo "# kernel $(uname -r)"
-if modprobe wireguard; then echo "ok - the kernel's WireGuard loads"; else echo "not ok - the kernel's WireGuard loads"; fi
-sysctl -qw net.core.bpf_jit_enable=1
-# Compiled code is kept: starting a process is what takes longest here. Workloads drop to other uids, which read it.
-export COUNTERSIGN_SLOW_MACHINE=10 COUNTERSIGN_VM=1 CI=true NODE_COMPILE_CACHE=/tmp/compile-cache
-node=node_modules/.bin/node
-failed=0
-
-# run NAME COMMAND…: its output, and a line of its own if it ended badly without saying so
-run() {
-  local name=$1 started=$SECONDS status
-  shift
-  "$@" 2>&1 | tee "/tmp/$name.tap"
-  status=${PIPESTATUS[0]}
-  if [ $status != 0 ]; then
-    failed=1 # of a lane in the background its exit status says so
-    grep -q '^not ok ' "/tmp/$name.tap" || echo "not ok - $name: ended with status $status"
-  fi
-  echo "# $name: $((SECONDS - started)) s"
-  return $status
-}
-tests() { $node node_modules/vitest/vitest.mjs run --project "$1" --no-isolate --reporter=tap-flat "$2"; }
+. "$(dirname "$0")/lib.sh"
+load wireguard "the kernel's WireGuard"
 
 # Each process of the demonstration, once to its first error: what it imports is compiled while there is a CPU to spare.
 compile() {
