@@ -8,6 +8,8 @@ import { createRequire } from 'node:module';
 
 export interface MapInfo {
   readonly fd: number;
+  /** The kernel's number for it. */
+  readonly id: number;
   readonly type: number;
   readonly keySize: number;
   readonly valueSize: number;
@@ -69,6 +71,31 @@ export interface PeerCredentials {
   readonly gid: number;
 }
 
+/** A place in a hook's chain, first one first. */
+export interface ChainEntry {
+  readonly programId: number;
+  /** 0: attached without a link. */
+  readonly linkId: number;
+}
+
+export interface LinkInfo {
+  readonly id: number;
+  readonly programId: number;
+  readonly tcx: boolean;
+  /** 0: the interface has gone, the link holds nothing any more. */
+  readonly ifindex: number;
+  readonly direction: TcDirection;
+}
+
+export interface ProgramInfo {
+  readonly id: number;
+  /** Of its instructions, 16 hex digits: equal for the same program loaded twice. */
+  readonly tag: string;
+  /** At most 15 characters. */
+  readonly name: string;
+  readonly mapIds: readonly number[];
+}
+
 export type TcDirection = 'ingress' | 'egress';
 
 export interface Native {
@@ -90,6 +117,8 @@ export interface Native {
   mapDump(fd: number): { keys: Buffer; values: Buffer; count: number };
   /** Called on the event loop with each record, at most 512 in one turn. What the callback throws is an uncaught exception. */
   ringbufOpen(fd: number, onRecord: (record: Buffer) => void): Handle;
+  /** How many records there are. Per-CPU values count once. */
+  mapCount(fd: number): number;
   /** Structs of the BTF of an object file (or of the kernel when path is undefined) by name. */
   btfStructs(path: string | undefined, names: readonly string[]): BtfStruct[];
   progTestRun(fd: number, options: TestRunOptions): TestRunResult;
@@ -97,10 +126,18 @@ export interface Native {
   // --- attachment ---
   /** True if the kernel has tcx links (6.6 or later): tried, not read from a version number. */
   tcxSupported(): boolean;
-  /** Returns the link's fd: pin it, or the attachment ends with the process. */
+  /** At the head of the chain. Returns the link's fd: pin it, or the attachment ends with the process. */
   tcxAttach(progFd: number, ifindex: number, direction: TcDirection): number;
   /** Replace the program of a link in place (bpf link update). */
   linkUpdate(linkFd: number, progFd: number): void;
+  /** Takes the program off now, although others hold the link. False if nothing was attached any more. */
+  linkDetach(linkFd: number): boolean;
+  /** The programs of a tcx hook in their order. */
+  tcxQuery(ifindex: number, direction: TcDirection): ChainEntry[];
+  linkInfo(linkFd: number): LinkInfo;
+  progInfo(progFd: number): ProgramInfo;
+  /** An fd to close; undefined: there is no such program (any more). */
+  progById(programId: number): number | undefined;
   /** Adds the clsact qdisc if missing, attaches as direct-action filter with this handle and priority, replacing it. */
   clsactAttach(progFd: number, ifindex: number, direction: TcDirection, priority: number, handle: number): void;
   /** False if nothing was there. */
@@ -126,6 +163,8 @@ export interface Native {
   pidfdAlive(fd: number): boolean;
   /** Enter a network namespace, run fn synchronously, come back (also when fn throws). */
   withNetns<T>(path: string, fn: () => T): T;
+  /** flock(2), exclusive, of an open file or directory, until its fd is closed. False while somebody else holds it. */
+  tryLock(fd: number): boolean;
   /** CLOCK_BOOTTIME in ns, what bpf_ktime_get_boot_ns() reads. */
   bootTimeNs(): bigint;
   /** prctl(PR_SET_PDEATHSIG). */

@@ -9,6 +9,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports)
 	cs::init_maps(env, exports);
 	cs::init_ringbuf(env, exports);
 	cs::init_links(env, exports);
+	cs::init_inspect(env, exports);
 	cs::init_netlink(env, exports);
 	cs::init_tun(env, exports);
 	cs::init_process(env, exports);

@@ -86,8 +86,13 @@ static Napi::Value load_object(const Napi::CallbackInfo &info)
 			programs.Set(entry.name, fd);
 			continue;
 		}
+		bpf_map_info map_info = {};
+		uint32_t length = sizeof(map_info);
+		if (bpf_obj_get_info_by_fd(entry.fd.get(), &map_info, &length) < 0)
+			throw_errno(env, "bpf(OBJ_GET_INFO_BY_FD)", errno, entry.name);
 		Napi::Object described = Napi::Object::New(env);
 		described.Set("fd", fd);
+		described.Set("id", Napi::Number::New(env, map_info.id));
 		described.Set("type", Napi::Number::New(env, bpf_map__type(entry.map)));
 		described.Set("keySize", Napi::Number::New(env, bpf_map__key_size(entry.map)));
 		described.Set("valueSize", Napi::Number::New(env, bpf_map__value_size(entry.map)));

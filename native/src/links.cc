@@ -22,6 +22,8 @@ struct LinkCreate {
 };
 static_assert(sizeof(LinkCreate) == 32);
 static constexpr uint32_t tcx_ingress = 46, tcx_egress = 47;
+/* BPF_F_BEFORE. Before nobody named: at the head of the hook's chain, so that nobody's verdict keeps a packet from ours. */
+static constexpr uint32_t tcx_before = 1u << 3;
 
 static int tcx_create(int prog_fd, uint32_t ifindex, bool ingress)
 {
@@ -29,6 +31,7 @@ static int tcx_create(int prog_fd, uint32_t ifindex, bool ingress)
 	attr.prog_fd = static_cast<uint32_t>(prog_fd);
 	attr.target_ifindex = ifindex;
 	attr.attach_type = ingress ? tcx_ingress : tcx_egress;
+	attr.flags = tcx_before;
 	return static_cast<int>(syscall(__NR_bpf, BPF_LINK_CREATE, &attr, sizeof(attr)));
 }
 
@@ -71,6 +74,15 @@ static void link_update(const Napi::CallbackInfo &info)
 	const int program = arg_fd(info, 1, "progFd");
 	if (bpf_link_update(link, program, nullptr) < 0)
 		throw_errno(info.Env(), "bpf(LINK_UPDATE)", errno);
+}
+
+/* At once, whoever else holds the link. To close or unpin it would only ask the kernel to do so later. */
+static Napi::Value link_detach(const Napi::CallbackInfo &info)
+{
+	const int rc = bpf_link_detach(arg_fd(info, 0, "linkFd"));
+	if (rc < 0 && errno != ENOLINK)
+		throw_errno(info.Env(), "bpf(LINK_DETACH)", errno);
+	return Napi::Boolean::New(info.Env(), rc == 0);
 }
 
 static bpf_tc_hook hook_of(uint32_t ifindex, bool ingress)
@@ -140,6 +152,7 @@ void init_links(Napi::Env env, Napi::Object exports)
 	exports.Set("tcxSupported", Napi::Function::New(env, tcx_supported, "tcxSupported"));
 	exports.Set("tcxAttach", Napi::Function::New(env, tcx_attach, "tcxAttach"));
 	exports.Set("linkUpdate", Napi::Function::New(env, link_update, "linkUpdate"));
+	exports.Set("linkDetach", Napi::Function::New(env, link_detach, "linkDetach"));
 	exports.Set("clsactAttach", Napi::Function::New(env, clsact_attach, "clsactAttach"));
 	exports.Set("clsactDetach", Napi::Function::New(env, clsact_detach, "clsactDetach"));
 }

@@ -75,6 +75,7 @@ static Napi::Value map_info(const Napi::CallbackInfo &info)
 	const Sizes sizes = sizes_of(env, fd);
 	Napi::Object result = Napi::Object::New(env);
 	result.Set("fd", Napi::Number::New(env, fd));
+	result.Set("id", Napi::Number::New(env, sizes.info.id));
 	result.Set("type", Napi::Number::New(env, sizes.info.type));
 	result.Set("keySize", Napi::Number::New(env, sizes.info.key_size));
 	result.Set("valueSize", Napi::Number::New(env, sizes.info.value_size));
@@ -274,6 +275,52 @@ static Napi::Value map_dump(const Napi::CallbackInfo &info)
 	return result;
 }
 
+static int count_batches(int fd, const Sizes &sizes, uint32_t &count)
+{
+	Records chunk;
+	uint32_t room = std::clamp(sizes.info.max_entries, 1u, 4096u);
+	std::vector<uint8_t> token(std::max<size_t>(sizes.key, 8)), next(token.size());
+	bool first = true;
+	for (;;) {
+		chunk.keys.resize(size_t{room} * sizes.key);
+		chunk.values.resize(size_t{room} * sizes.value);
+		uint32_t got = room;
+		bpf_map_batch_opts opts = {};
+		opts.sz = sizeof(opts);
+		const int rc = bpf_map_lookup_batch(fd, first ? nullptr : token.data(), next.data(), chunk.keys.data(),
+						    chunk.values.data(), &got, &opts);
+		const int error = errno;
+		if (rc < 0 && error == ENOSPC && room < (1u << 24)) { /* a hash bucket larger than the chunk */
+			room *= 2;
+			continue;
+		}
+		if (rc < 0 && error != ENOENT)
+			return error;
+		count += std::min(got, room);
+		if (rc < 0)
+			return 0;
+		first = false;
+		token.swap(next);
+	}
+}
+
+static Napi::Value map_count(const Napi::CallbackInfo &info)
+{
+	const Napi::Env env = info.Env();
+	const int fd = arg_fd(info, 0, "fd");
+	const Sizes sizes = sizes_of(env, fd);
+	uint32_t count = 0;
+	int error = count_batches(fd, sizes, count);
+	if (unsupported(error)) {
+		Records records;
+		error = dump_one_by_one(fd, sizes, records);
+		count = records.count;
+	}
+	if (error != 0)
+		throw_errno(env, "bpf(MAP_LOOKUP_BATCH)", error, sizes.info.name);
+	return Napi::Number::New(env, count);
+}
+
 void init_maps(Napi::Env env, Napi::Object exports)
 {
 	exports.Set("mapInfo", Napi::Function::New(env, map_info, "mapInfo"));
@@ -282,6 +329,7 @@ void init_maps(Napi::Env env, Napi::Object exports)
 	exports.Set("mapDelete", Napi::Function::New(env, map_delete, "mapDelete"));
 	exports.Set("mapUpdateBatch", Napi::Function::New(env, map_update_batch, "mapUpdateBatch"));
 	exports.Set("mapDeleteBatch", Napi::Function::New(env, map_delete_batch, "mapDeleteBatch"));
+	exports.Set("mapCount", Napi::Function::New(env, map_count, "mapCount"));
 	exports.Set("mapDump", Napi::Function::New(env, map_dump, "mapDump"));
 }
 

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -84,6 +85,15 @@ static Napi::Value with_netns(const Napi::CallbackInfo &info)
 	return result;
 }
 
+static Napi::Value try_lock(const Napi::CallbackInfo &info)
+{
+	if (flock(arg_fd(info, 0, "fd"), LOCK_EX | LOCK_NB) == 0)
+		return Napi::Boolean::New(info.Env(), true);
+	if (errno != EWOULDBLOCK)
+		throw_errno(info.Env(), "flock", errno);
+	return Napi::Boolean::New(info.Env(), false);
+}
+
 static Napi::Value boot_time_ns(const Napi::CallbackInfo &info)
 {
 	timespec now = {};
@@ -114,6 +124,7 @@ void init_process(Napi::Env env, Napi::Object exports)
 	exports.Set("pidfdOpen", Napi::Function::New(env, pidfd_open, "pidfdOpen"));
 	exports.Set("pidfdAlive", Napi::Function::New(env, pidfd_alive, "pidfdAlive"));
 	exports.Set("withNetns", Napi::Function::New(env, with_netns, "withNetns"));
+	exports.Set("tryLock", Napi::Function::New(env, try_lock, "tryLock"));
 	exports.Set("bootTimeNs", Napi::Function::New(env, boot_time_ns, "bootTimeNs"));
 	exports.Set("setParentDeathSignal", Napi::Function::New(env, set_parent_death_signal, "setParentDeathSignal"));
 	exports.Set("closeFd", Napi::Function::New(env, close_fd, "closeFd"));

@@ -58,6 +58,7 @@ void init_btf(Napi::Env env, Napi::Object exports);
 void init_maps(Napi::Env env, Napi::Object exports);
 void init_ringbuf(Napi::Env env, Napi::Object exports);
 void init_links(Napi::Env env, Napi::Object exports);
+void init_inspect(Napi::Env env, Napi::Object exports);
 void init_netlink(Napi::Env env, Napi::Object exports);
 void init_tun(Napi::Env env, Napi::Object exports);
 void init_process(Napi::Env env, Napi::Object exports);
