@@ -191,7 +191,7 @@ function listNodes({ nodes, hub, ca }: AdminOptions) {
 }
 
 function entryJson({ ca }: AdminOptions, entry: RegisteredEntry) {
-  const { id, spiffeId, selectors, labels, hint, ttlSeconds, dnsNames, origin, barred, identity } = entry;
+  const { id, spiffeId, selectors, labels, ports, hint, ttlSeconds, dnsNames, origin, barred, identity } = entry;
   const parentId = nodeSpiffeId(ca.trustDomain, entry.node);
   const revoked = barred ? { revoked: true } : {};
   return {
@@ -200,6 +200,7 @@ function entryJson({ ca }: AdminOptions, entry: RegisteredEntry) {
     parentId,
     selectors,
     labels,
+    ports,
     securityIdentity: identity,
     hint,
     ttlSeconds,

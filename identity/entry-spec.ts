@@ -22,6 +22,23 @@ const dnsName = z
     'must be a lower-case DNS name; correct it',
   );
 
+const PROTOCOLS = { TCP: 6, UDP: 17, SCTP: 132 } as const;
+
+/** As a container's ports in Kubernetes; policies may say the name where they would say the number. */
+const namedPort = z
+  .strictObject({
+    // RFC 6335, section 5.1: at least one letter, no two hyphens in a row.
+    name: z
+      .string()
+      .regex(
+        /^(?=.*[a-z])(?!.*--)[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?$/,
+        'must be a service name: at most 15 lower-case letters, digits and single hyphens; correct it',
+      ),
+    protocol: z.enum(['TCP', 'UDP', 'SCTP']).default('TCP'),
+    port: z.number().int().min(1).max(65_535),
+  })
+  .transform(({ name, protocol, port }) => ({ name, protocol: PROTOCOLS[protocol], port }));
+
 export const entrySchema = z.strictObject({
   id: z
     .string()
@@ -42,6 +59,17 @@ export const entrySchema = z.strictObject({
     .min(1, 'must name at least one selector; without one every process on the node would match')
     .max(32),
   labels: z.record(labelKey, labelValue).default({}),
+  ports: z
+    .array(namedPort)
+    .max(64)
+    .refine(
+      (ports) => new Set(ports.map(({ name, protocol }) => `${protocol}/${name}`)).size === ports.length,
+      'has two ports of the same name and protocol; rename one',
+    )
+    .default([])
+    .transform((ports) =>
+      ports.toSorted((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : a.protocol - b.protocol)),
+    ),
   hint: z.string().max(256).default(''),
   ttlSeconds: z.number().int().min(60).max(86_400).optional(),
   dnsNames: z.array(dnsName).max(16).default([]),

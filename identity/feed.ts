@@ -11,6 +11,7 @@ export interface TableRow {
   readonly identity: SecurityIdentity;
   readonly spiffeId: EntryRecord['spiffeId'];
   readonly labels: EntryRecord['labels'];
+  readonly ports: EntryRecord['ports'];
   /** Parents of its entries, sorted. */
   readonly nodes: readonly NodeName[];
   /** Version in which it got this form. */

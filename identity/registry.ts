@@ -156,7 +156,7 @@ function isSame(known: RegisteredEntry, record: EntryRecord): boolean {
   return isDeepStrictEqual({ ...plain(known), barred: false }, record);
 }
 
-/** One SPIFFE ID proves one label set: else an SVID would not say which labels its holder has. */
+/** One SPIFFE ID proves one label set, and names one set of ports: else an SVID would not say which its holder has. */
 function checkOneLabelSet(records: readonly EntryRecord[]): void {
   const sets = new Map<SpiffeId, EntryRecord>();
   for (const record of records) {
@@ -166,6 +166,11 @@ function checkOneLabelSet(records: readonly EntryRecord[]): void {
       throw new CountersignError(
         'bad-input',
         `entries ${first.id} and ${record.id}: both are ${record.spiffeId} but have different labels; make them equal`,
+      );
+    } else if (!isDeepStrictEqual(first.ports, record.ports)) {
+      throw new CountersignError(
+        'bad-input',
+        `entries ${first.id} and ${record.id}: both are ${record.spiffeId} but have different ports; make them equal`,
       );
     }
   }
@@ -185,8 +190,8 @@ function tableOf(
   }
   const rows = new Map<SecurityIdentity, TableRow>();
   for (const [identity, { entry, nodes: parents }] of nodes) {
-    const { spiffeId, labels } = entry;
-    const row: TableRow = { identity, spiffeId, labels, nodes: [...parents].sort(), sequence: version };
+    const { spiffeId, labels, ports } = entry;
+    const row: TableRow = { identity, spiffeId, labels, ports, nodes: [...parents].sort(), sequence: version };
     const known = before.get(identity);
     rows.set(identity, known !== undefined && isDeepStrictEqual({ ...known, sequence: version }, row) ? known : row);
   }

@@ -57,6 +57,7 @@ export class Signer {
         labels: { ...row.labels },
         sequence: BigInt(row.sequence),
         nodes: row.nodes.map((name) => nodeSpiffeId(this.#ca.trustDomain, name)),
+        ports: [...row.ports],
       }).finish(),
     );
     const signature = sign('sha256', Buffer.concat([ROW_CONTEXT, bytes]), this.#svid.privateKey);

@@ -5,10 +5,10 @@
 import { chmodSync, closeSync, openSync } from 'node:fs';
 import { DatabaseSync, type SQLInputValue } from 'node:sqlite';
 import { CountersignError } from '../src/base/errors.ts';
-import type { Labels } from '../src/model/identity.ts';
+import type { Labels, NamedPort } from '../src/model/identity.ts';
 import type { NodeName, SpiffeId } from '../src/model/ids.ts';
 
-const SCHEMA_VERSION = 1;
+const SCHEMA_VERSION = 2;
 const schema = `
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS nodes (
@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS tokens (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS entries (
   id TEXT PRIMARY KEY, origin TEXT NOT NULL, spiffe_id TEXT NOT NULL, node TEXT NOT NULL, selectors TEXT NOT NULL,
-  hint TEXT NOT NULL, labels TEXT NOT NULL, ttl_seconds INTEGER NOT NULL, dns_names TEXT NOT NULL, barred INTEGER NOT NULL
+  hint TEXT NOT NULL, labels TEXT NOT NULL, ttl_seconds INTEGER NOT NULL, dns_names TEXT NOT NULL, barred INTEGER NOT NULL,
+  ports TEXT NOT NULL DEFAULT '[]'
 ) STRICT;
 CREATE TABLE IF NOT EXISTS identities (
   identity INTEGER PRIMARY KEY, spiffe_id TEXT NOT NULL, labels TEXT NOT NULL, UNIQUE (spiffe_id, labels)
@@ -49,6 +50,8 @@ export interface EntryRecord {
   readonly selectors: readonly string[];
   readonly hint: string;
   readonly labels: Labels;
+  /** Sorted by name and protocol. */
+  readonly ports: readonly NamedPort[];
   readonly ttlSeconds: number;
   readonly dnsNames: readonly string[];
   /** Its SPIFFE ID was revoked after it was registered: nothing is issued until it is registered anew. */
@@ -98,6 +101,8 @@ export class Store {
       this.#db.close();
       throw new CountersignError('unsupported', `${path} was written by a later version of the server; use that one`);
     }
+    // Version 1 had no ports.
+    if (version === 1) this.#db.exec("ALTER TABLE entries ADD COLUMN ports TEXT NOT NULL DEFAULT '[]'");
     this.#db.exec(`${schema} PRAGMA user_version = ${SCHEMA_VERSION};`);
   }
 
@@ -174,7 +179,7 @@ export class Store {
 
   putEntry(entry: EntryRecord): void {
     this.#run(
-      'INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+      'INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
       entry.id,
       entry.origin,
       entry.spiffeId,
@@ -185,6 +190,7 @@ export class Store {
       entry.ttlSeconds,
       JSON.stringify(entry.dnsNames),
       entry.barred ? 1 : 0,
+      JSON.stringify(entry.ports),
     );
   }
 
@@ -201,6 +207,7 @@ export class Store {
       selectors: JSON.parse(row.selectors as string) as string[],
       hint: row.hint as string,
       labels: JSON.parse(row.labels as string) as Labels,
+      ports: JSON.parse(row.ports as string) as NamedPort[],
       ttlSeconds: row.ttl_seconds as number,
       dnsNames: JSON.parse(row.dns_names as string) as string[],
       barred: row.barred === 1,

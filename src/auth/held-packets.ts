@@ -42,6 +42,8 @@ type Step = Result<void, ReasonCode>;
 /** MISS frames are said and heeded at most once for each key in this time. */
 const MISS_INTERVAL_MS = 1_000;
 const MAX_MISS_KEYS = 16_384;
+/** What opens a flow of ICMP and ICMPv6: to policy the message's type is its port. */
+const ECHO_REQUEST: Readonly<Record<number, number>> = { 1: 8, 58: 128 };
 
 export class HeldPackets {
   readonly #options: HeldPacketsOptions;
@@ -53,7 +55,7 @@ export class HeldPackets {
   }
 
   signal(signal: DatapathSignal) {
-    if (signal.kind === 'drop') return;
+    if (signal.kind !== 'vouch-miss' && signal.kind !== 'auth-miss') return;
     const key = `${signal.kind}|${signal.direction}|${addressKey(signal)}`;
     if (this.#underWay.has(key)) return;
     if (this.#options.backoff.isWaiting(addressKey(signal), this.#options.clock.bootNs())) {
@@ -125,9 +127,10 @@ export class HeldPackets {
   /** A denied packet goes on too: the kernel drops it with the right name and counts it. */
   #demand(signal: DatapathSignal, remote: SecurityIdentity): AuthType {
     if (signal.kind === 'auth-miss') return signal.authType;
+    const port = ECHO_REQUEST[signal.protocol] ?? signal.remotePort;
     const { verdict, authType } = this.#options
       .policy()
-      .decide(signal.localIdentity, remote, signal.protocol, signal.remotePort);
+      .decide(signal.localIdentity, remote, signal.protocol, port);
     return verdict === 'deny' ? 'none' : authType;
   }
 

@@ -14,6 +14,8 @@ const ROW_CONTEXT = Buffer.from('countersign identity row v1\n');
 const FIRST_CLUSTER_IDENTITY = 256;
 const LAST_CLUSTER_IDENTITY = 65_535;
 const MAX_LABELS = 256;
+const MAX_PORTS = 64;
+const PROTOCOLS_WITH_PORTS = new Set([6, 17, 132]);
 
 export interface VerifiedRow {
   readonly row: IdentityRow;
@@ -49,7 +51,7 @@ export function verifyRow(
   } catch {
     return err('it cannot be read');
   }
-  const { securityIdentity: identity, labels, nodes: nodeTexts, sequence } = message;
+  const { securityIdentity: identity, labels, nodes: nodeTexts, sequence, ports } = message;
   if (identity < FIRST_CLUSTER_IDENTITY || identity > LAST_CLUSTER_IDENTITY) return err('its identity is out of range');
   const spiffeId = parseSpiffeId(message.spiffeId);
   if (!spiffeId.ok) return err(`its SPIFFE ID is not one: ${spiffeId.error}`);
@@ -57,6 +59,11 @@ export function verifyRow(
   if (trustDomainOf(id) !== bundle.trustDomain || pathOf(id) === '')
     return err('its SPIFFE ID is of another trust domain');
   if (Object.keys(labels).length > MAX_LABELS) return err('it has too many labels');
+  if (ports.length > MAX_PORTS) return err('it names too many ports');
+  for (const { name, protocol, port } of ports) {
+    if (name === '' || !PROTOCOLS_WITH_PORTS.has(protocol) || port < 1 || port > 65_535)
+      return err('a port of it is none');
+  }
   const nodes: SpiffeId[] = [];
   for (const text of nodeTexts) {
     const node = parseSpiffeId(text);
@@ -65,7 +72,8 @@ export function verifyRow(
     }
     nodes.push(node.value.id);
   }
-  return ok({ row: { identity: securityIdentity(identity), spiffeId: id, labels: { ...labels }, nodes }, sequence });
+  const row = { identity: securityIdentity(identity), spiffeId: id, labels: { ...labels }, nodes };
+  return ok({ row: ports.length === 0 ? row : { ...row, ports }, sequence });
 }
 
 function isSigned(bytes: Buffer, signature: Buffer, signer: Certificate): boolean {

@@ -27,6 +27,12 @@ const text = (value: unknown): string => {
 };
 
 /** A list command over a JSON reply {<name>: [...]}: its columns are field names. */
+function namedPort(text: string) {
+  const match = /^([^=]+)=(\d+)(?:\/(TCP|UDP|SCTP))?$/i.exec(text);
+  if (match === null) throw new CountersignError('bad-input', `--port ${text}: write it as name=port or name=port/UDP`);
+  return { name: match[1], port: Number(match[2]), protocol: (match[3] ?? 'TCP').toUpperCase() };
+}
+
 function addList(
   noun: Command,
   description: string,
@@ -107,10 +113,18 @@ export function addServerCommands(program: Command): void {
     .requiredOption('--node <name>', 'the node it runs on')
     .requiredOption('--selector <type:value...>', 'what the workload must be, such as unix:uid:1001; all must match')
     .option('--label <key=value...>', 'labels that policies select', [])
+    .option('--port <name=port[/protocol]...>', 'ports that policies may name, such as http=8080 or dns=53/UDP', [])
     .option('--ttl <seconds>', 'life of its SVIDs', '3600')
     .action(
       async (
-        options: CommonOptions & { spiffeId: string; node: string; selector: string[]; label: string[]; ttl: string },
+        options: CommonOptions & {
+          spiffeId: string;
+          node: string;
+          selector: string[];
+          label: string[];
+          port: string[];
+          ttl: string;
+        },
       ) => {
         const labels = Object.fromEntries(
           options.label.map((pair) => {
@@ -125,6 +139,7 @@ export function addServerCommands(program: Command): void {
           node: options.node,
           selectors: options.selector,
           labels,
+          ports: options.port.map(namedPort),
           ttlSeconds: Number(options.ttl),
         });
         const reply = JSON.parse(

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { afterEach, expect, test } from 'vitest';
 import { stringify } from 'yaml';
 import { allocateIdentity } from '../../../identity/allocate.ts';
@@ -63,6 +64,22 @@ test.each([
     { spiffeId: 'spiffe://example.org/frontend' },
     'different labels',
   ],
+  [
+    'with ports that differ from those of the same SPIFFE ID',
+    { spiffeId: 'spiffe://example.org/frontend', labels: { app: 'frontend' }, ports: [{ name: 'http', port: 80 }] },
+    'different ports',
+  ],
+  [
+    'with two ports of one name',
+    {
+      ports: [
+        { name: 'http', port: 80 },
+        { name: 'http', port: 81 },
+      ],
+    },
+    'same name and protocol',
+  ],
+  ['with a port name that is none', { ports: [{ name: '80', port: 80 }] }, 'service name'],
 ])('an entry %s is refused', async (_, change, problem) => {
   const bad = { id: 'bad', spiffeId: 'spiffe://example.org/bad', node: 'node-a', selectors: ['unix:uid:1'], ...change };
   await using server = await TestServer.start();
@@ -94,6 +111,24 @@ test('a security identity stays that of its SPIFFE ID and labels over restarts a
   expect(allocate(0, { app: 'x' })).toBe(258);
   expect(allocate(1, { app: 'x' })).toBe(259);
   expect(allocate(1, {})).toBe(257);
+});
+
+test('a database of the version without ports is taken over, and its entries name none', () => {
+  const path = join(temporary(), 'identity.db');
+  const old = new DatabaseSync(path);
+  old.exec(`CREATE TABLE entries (
+    id TEXT PRIMARY KEY, origin TEXT NOT NULL, spiffe_id TEXT NOT NULL, node TEXT NOT NULL, selectors TEXT NOT NULL,
+    hint TEXT NOT NULL, labels TEXT NOT NULL, ttl_seconds INTEGER NOT NULL, dns_names TEXT NOT NULL, barred INTEGER NOT NULL
+  ) STRICT; PRAGMA user_version = 1;
+  INSERT INTO entries VALUES ('a', 'admin', 'spiffe://example.org/a', 'node-a', '[]', '', '{}', 0, '[]', 0);`);
+  old.close();
+  for (let start = 0; start < 2; start++) {
+    const store = new Store(path);
+    const [entry] = store.entries();
+    expect(entry).toMatchObject({ id: 'a', ports: [], barred: false });
+    store.putEntry(entry!);
+    store.close();
+  }
 });
 
 test('when all security identities are used the next is refused, not wrapped around', () => {

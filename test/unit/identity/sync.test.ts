@@ -34,13 +34,17 @@ test('changes come as deltas, and a bad entries file changes nothing', async () 
   await until('the first change', () => changes.length === 1);
   expect(changes[0]).toMatchObject({ snapshot: true, entries: { changed: [{ id: 'frontend' }] } });
 
-  const added = { id: 'new', spiffeId: 'spiffe://example.org/new', node: 'node-a', labels: { app: 'new' } };
+  const ports = [{ name: 'dns', protocol: 'UDP', port: 53 }];
+  const added = { id: 'new', spiffeId: 'spiffe://example.org/new', node: 'node-a', labels: { app: 'new' }, ports };
   server.writeEntries([...ENTRIES, added]);
   await until('the new entry', () => changes.length === 2);
   expect(changes[1]).toMatchObject({
     snapshot: false,
     entries: { changed: [{ id: 'new', identity: 258 }], removed: [] },
-    identities: { changed: [{ identity: 258, labels: { app: 'new' } }], removed: [] },
+    identities: {
+      changed: [{ identity: 258, labels: { app: 'new' }, ports: [{ name: 'dns', protocol: 17, port: 53 }] }],
+      removed: [],
+    },
   });
   server.writeEntries([...ENTRIES, { ...added, spiffeId: 'not a SPIFFE ID' }]);
   await until('the refusal', () => server.logged.some((line) => line.includes('entries refused')));

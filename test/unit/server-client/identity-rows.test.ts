@@ -41,6 +41,7 @@ function row(change: Partial<TableRow> = {}): TableRow {
     identity: 256 as SecurityIdentity,
     spiffeId: spiffeId('spiffe://example.org/frontend'),
     labels: { app: 'frontend' },
+    ports: [],
     nodes: ['node-a' as NodeName],
     sequence: 5,
     ...change,
@@ -55,6 +56,23 @@ test('a signed row is taken as it is', () => {
       row: { identity: 256, labels: { app: 'frontend' }, nodes: ['spiffe://example.org/node/node-a'] },
     },
   });
+});
+
+test('a row carries the ports that policies may name, and one with a port that is none is refused', () => {
+  const ports = [{ name: 'http', protocol: 6, port: 8080 }];
+  expect(verifyRow(signer.sign(row({ ports })), leaf, bundle())).toMatchObject({ ok: true, value: { row: { ports } } });
+  for (const wrong of [
+    { name: '', protocol: 6, port: 8080 },
+    { name: 'http', protocol: 1, port: 8080 },
+    { name: 'http', protocol: 6, port: 0 },
+    { name: 'http', protocol: 6, port: 65_536 },
+  ])
+    expect(verifyRow(signer.sign(row({ ports: [wrong] })), leaf, bundle()), JSON.stringify(wrong)).toMatchObject({
+      ok: false,
+      error: 'a port of it is none',
+    });
+  const many = Array.from({ length: 65 }, (_, i) => ({ name: `p${i}`, protocol: 6, port: 1 }));
+  expect(verifyRow(signer.sign(row({ ports: many })), leaf, bundle()).ok).toBe(false);
 });
 
 test('a row with any bit changed, in the row or in the signature, is refused', () => {
