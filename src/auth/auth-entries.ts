@@ -33,7 +33,8 @@ export interface AuthEntriesOptions {
 export class AuthEntries {
   readonly #options: AuthEntriesOptions;
   readonly #records = new Map<string, AuthRecord>();
-  readonly #byCertificate = new Map<string, { subject: RevocationSubject; keys: Set<string> }>();
+  /** Which certificates entries rest on, by digest, and how many do. Which ones is looked for when one is revoked. */
+  readonly #certificates = new Map<string, { readonly subject: RevocationSubject; entries: number }>();
   readonly #byNode = new Map<NodeId, Set<string>>();
 
   constructor(options: AuthEntriesOptions) {
@@ -90,20 +91,24 @@ export class AuthEntries {
 
   /** Costs one question for each certificate, not for each entry. */
   restingOnRevoked(isRevoked: (subject: RevocationSubject) => boolean): AuthRecord[] {
-    const keys = new Set<string>();
-    for (const { subject, keys: resting } of this.#byCertificate.values()) {
-      if (isRevoked(subject)) for (const key of resting) keys.add(key);
-    }
-    return [...keys].map((key) => this.#records.get(key)!);
+    const revoked = new Set<string>();
+    for (const [digest, { subject }] of this.#certificates) if (isRevoked(subject)) revoked.add(digest);
+    if (revoked.size === 0) return [];
+    return this.list().filter(({ own, remoteProof }) => {
+      return (
+        (own !== undefined && revoked.has(own.digest)) ||
+        (remoteProof !== undefined && revoked.has(remoteProof.leaf.digest))
+      );
+    });
   }
 
   #add(record: AuthRecord): void {
     const key = authKeyText(record);
     this.#records.set(key, record);
     for (const [digest, subject] of certificatesOf(record)) {
-      const resting = this.#byCertificate.get(digest) ?? { subject, keys: new Set<string>() };
-      resting.keys.add(key);
-      this.#byCertificate.set(digest, resting);
+      const resting = this.#certificates.get(digest);
+      if (resting === undefined) this.#certificates.set(digest, { subject, entries: 1 });
+      else resting.entries += 1;
     }
     const ofNode = this.#byNode.get(record.remoteNode) ?? new Set<string>();
     this.#byNode.set(record.remoteNode, ofNode.add(key));
@@ -115,9 +120,9 @@ export class AuthEntries {
     if (record === undefined) return;
     this.#records.delete(key);
     for (const [digest] of certificatesOf(record)) {
-      const resting = this.#byCertificate.get(digest);
-      resting?.keys.delete(key);
-      if (resting?.keys.size === 0) this.#byCertificate.delete(digest);
+      const resting = this.#certificates.get(digest)!;
+      resting.entries -= 1;
+      if (resting.entries === 0) this.#certificates.delete(digest);
     }
     const ofNode = this.#byNode.get(record.remoteNode);
     ofNode?.delete(key);

@@ -128,9 +128,7 @@ export class HeldPackets {
   #demand(signal: DatapathSignal, remote: SecurityIdentity): AuthType {
     if (signal.kind === 'auth-miss') return signal.authType;
     const port = ECHO_REQUEST[signal.protocol] ?? signal.remotePort;
-    const { verdict, authType } = this.#options
-      .policy()
-      .decide(signal.localIdentity, remote, signal.protocol, port);
+    const { verdict, authType } = this.#options.policy().decide(signal.localIdentity, remote, signal.protocol, port);
     return verdict === 'deny' ? 'none' : authType;
   }
 

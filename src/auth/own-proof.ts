@@ -18,6 +18,8 @@ export class OwnProofs {
   readonly #revocations: RevocationTable;
   readonly #nowMs: () => number;
   readonly #leaves = new WeakMap<Buffer, Certificate>();
+  /** The same object for the same SVID: every auth entry that rests on it keeps it. */
+  readonly #proofs = new Map<SecurityIdentity, OwnProof>();
 
   constructor(svids: SvidSource, revocations: RevocationTable, nowMs: () => number) {
     this.#svids = svids;
@@ -27,13 +29,21 @@ export class OwnProofs {
 
   of(identity: SecurityIdentity): Result<OwnProof, ReasonCode> {
     const svid = this.#svids.svidOf(identity);
-    if (!svid.ok) return svid;
+    if (!svid.ok) {
+      this.#proofs.delete(identity);
+      return svid;
+    }
     const leaf = this.#leafOf(svid.value);
     if (leaf === undefined) return err('AUTH_NO_SVID');
-    const subject = revocationSubject(leaf, svid.value.spiffeId);
-    if (this.#revocations.isRevoked(subject)) return err('AUTH_REVOKED');
+    const known = this.#proofs.get(identity);
+    const proof: OwnProof =
+      known?.svid === svid.value
+        ? known
+        : { identity, svid: svid.value, digest: leaf.digest, subject: revocationSubject(leaf, svid.value.spiffeId) };
+    if (this.#revocations.isRevoked(proof.subject)) return err('AUTH_REVOKED');
     if (this.#nowMs() >= svid.value.notAfterMs) return err('CERT_EXPIRED');
-    return ok({ identity, svid: svid.value, digest: leaf.digest, subject });
+    this.#proofs.set(identity, proof);
+    return ok(proof);
   }
 
   #leafOf(svid: Svid): Certificate | undefined {

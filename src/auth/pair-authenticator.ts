@@ -16,6 +16,7 @@ import { trustDomainOf } from '../model/spiffe-id.ts';
 import { verifyX509Svid } from '../pki/verify.ts';
 import { AuthEntries, type AuthRecord, authKeyText, type WhyGone } from './auth-entries.ts';
 import type { Backoff } from './backoff.ts';
+import { Deadlines } from './deadlines.ts';
 import { type ExchangeHost, Exchanges, type Pair, type ProvenPair } from './exchange.ts';
 import { type LocalProof, proveLocally } from './local-pair.ts';
 import type { OwnProofs } from './own-proof.ts';
@@ -59,13 +60,20 @@ export class PairAuthenticator {
   readonly #options: PairAuthenticatorOptions;
   readonly #exchanges = new Map<PeerChannel, Exchanges>();
   readonly #pending = new Map<string, Promise<Outcome>>();
-  readonly #timers = new Map<string, (() => void)[]>();
+  /** Renewal, then end. */
+  readonly #deadlines: Deadlines<AuthRecord>;
   readonly #successes = new Map<string, Success>();
   /** Keys that the kernel drops until their backoff ends. */
   readonly #refused = new Map<string, AuthKey>();
 
   constructor(options: PairAuthenticatorOptions) {
     this.#options = options;
+    this.#deadlines = new Deadlines({
+      timers: options.timers,
+      nowMs: () => msOfNs(options.clock.bootNs()),
+      isWanted: (record) => this.entries.get(record) === record,
+      due: (records) => this.#due(records),
+    });
     this.entries = new AuthEntries({
       table: options.table,
       written: (record) => this.#arm(record),
@@ -289,39 +297,35 @@ export class PairAuthenticator {
 
   /** Who began renews at three quarters of its life; the other a little later, if that did not happen. */
   #arm(record: AuthRecord): void {
-    const text = authKeyText(record);
-    this.#disarm(text);
-    const { timers, clock, random } = this.#options;
-    const lifeMs = msOfNs(record.expiresAtNs - clock.bootNs());
-    const cancels = [timers.set(Math.max(0, lifeMs) + 1, () => this.#expire(record))];
-    if (record.own !== undefined) {
-      const part = (record.initiated ? 0.75 : 0.85) + 0.05 * random();
-      cancels.push(timers.set(lifeMs * part, () => this.#renew(record)));
+    const { clock, random } = this.#options;
+    const endMs = endMsOf(record);
+    if (record.own === undefined) {
+      this.#deadlines.add(record, endMs);
+      return;
     }
-    this.#timers.set(text, cancels);
+    const part = (record.initiated ? 0.75 : 0.85) + 0.05 * random();
+    const nowMs = msOfNs(clock.bootNs());
+    this.#deadlines.add(record, nowMs + (endMs - nowMs) * part);
   }
 
-  #disarm(text: string): void {
-    for (const cancel of this.#timers.get(text) ?? []) cancel();
-    this.#timers.delete(text);
+  #due(records: readonly AuthRecord[]): void {
+    const nowNs = this.#options.clock.bootNs();
+    const ended = records.filter((record) => nowNs >= record.expiresAtNs);
+    this.entries.remove(ended, { kind: 'auth.expired', reason: 'AUTH_EXPIRED' });
+    for (const record of records) {
+      if (nowNs >= record.expiresAtNs) continue;
+      this.#deadlines.add(record, endMsOf(record));
+      if (record.own !== undefined) this.#renew(record);
+    }
   }
 
   #renew(record: AuthRecord): void {
-    if (this.entries.get(record) !== record) return;
     const { local, remote } = record;
     if (!this.#options.policy().authTypesOf(local, remote).includes(record.authType)) return;
     void this.authenticate(record, this.#options.clock.bootNs());
   }
 
-  #expire(record: AuthRecord) {
-    if (this.entries.get(record) !== record) return;
-    // A timer counts no further than it can; the clock decides.
-    if (this.#options.clock.bootNs() < record.expiresAtNs) return this.#arm(record);
-    this.entries.remove([record], { kind: 'auth.expired', reason: 'AUTH_EXPIRED' });
-  }
-
   #gone(record: AuthRecord, why: WhyGone): void {
-    this.#disarm(authKeyText(record));
     const { local, remote, correlation } = record;
     this.#options.audit.emit({ ...why, correlation, ...this.#parties(local, remote, record.remoteNode) });
   }
@@ -410,6 +414,11 @@ export class PairAuthenticator {
       ...(node === undefined ? {} : { node }),
     };
   }
+}
+
+/** The first whole ms at which it is over, on CLOCK_BOOTTIME. */
+function endMsOf(record: AuthRecord): number {
+  return Math.ceil(msOfNs(record.expiresAtNs));
 }
 
 function swap(parties: { source: AuditParty; destination: AuditParty }) {
