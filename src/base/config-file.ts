@@ -7,6 +7,7 @@ import { type FieldPath, parseYamlDocuments, problemsError } from './yaml-docume
 
 export {
   type FieldPath,
+  formatPath,
   formatProblems,
   type Problem,
   parseYamlDocuments,

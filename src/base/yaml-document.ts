@@ -87,7 +87,7 @@ export function problemsError(problems: readonly Problem[]): CountersignError {
 }
 
 /** spec.ingress[0].toPorts; a key that is no plain word is quoted: metadata.labels["a/b"]. */
-function formatPath(path: FieldPath): string {
+export function formatPath(path: FieldPath): string {
   let out = '';
   for (const part of path) {
     if (typeof part === 'number') out += `[${part}]`;

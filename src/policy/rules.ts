@@ -47,6 +47,7 @@ export interface Rule {
   readonly action: 'allow' | 'deny';
   /** 'any': everybody, the world and hosts included. An empty list: nobody. */
   readonly peers: readonly Peer[] | 'any';
+  /** An empty list: none, so the rule matches nothing. */
   readonly ports: readonly PortMatch[] | 'any';
   /** undefined: the rule names none; a broader rule that does covers it. Never on a deny rule. */
   readonly mode: AuthMode | undefined;
@@ -90,13 +91,19 @@ export interface Policy {
   readonly specs: readonly PolicySpec[];
 }
 
-/** What was understood and deliberately not done: `policies.l7: ignore-with-warning`. */
+/** What stands in a file and does not do what it seems to: layer 7 rules that are passed over, a rule that can match nothing. */
 export interface PolicyWarning {
   readonly file: string;
   readonly line: number;
+  /** Begins with the field's path, as the message of a problem does. */
   readonly message: string;
 }
 
 /** The label that says in which namespace a workload is; `default` where it has none. */
 export const NAMESPACE_LABEL = 'io.kubernetes.pod.namespace';
 export const DEFAULT_NAMESPACE = 'default';
+/**
+ * Before the keys of the labels of a workload's namespace, as Cilium keeps them. kubernetes.io/metadata.name is not among
+ * them: the grammars turn it into NAMESPACE_LABEL.
+ */
+export const NAMESPACE_LABELS_PREFIX = 'io.cilium.k8s.namespace.labels.';
