@@ -97,7 +97,7 @@ export function createEndpointTable(
       removeFromMaps(known);
       config.bumpRevision();
       // While the interface lives its programs stay and drop everything (NO_ENDPOINT); without it there is nothing to hold.
-      attacher.sweep();
+      attacher.forget(known.ifindex);
     },
   };
 }
