@@ -94,6 +94,7 @@ function generateDropReasons(): void {
 }
 
 if (import.meta.main) {
-  generateProtos();
-  generateDropReasons();
+  const only = process.argv[2];
+  if (only !== 'drop-reasons') generateProtos();
+  if (only !== 'protos') generateDropReasons();
 }

@@ -5,7 +5,7 @@
 #ifndef CS_ABI_H
 #define CS_ABI_H
 
-#define CS_ABI_VERSION 1
+#define CS_ABI_VERSION 2
 
 /* An IPv6 address, or an IPv4 address in IPv4-mapped form (RFC 4291, section 2.5.5.2). Network byte order. */
 struct cs_addr {
@@ -18,6 +18,12 @@ enum cs_direction { CS_EGRESS = 0, CS_INGRESS = 1 }; /* as seen by the local end
 #define CS_REVISION_STATELESS (~0ull) /* as revision: no flow is made or believed, each packet is judged in full */
 #define CS_CFG_ALLOW_UNBOUND (1u << 0) /* authentication.allowUnboundPath: pod traffic may cross the underlay in clear */
 #define CS_CFG_OBSERVE (1u << 1)       /* enforcement: observe. Drops become events, packets pass */
+#define CS_CFG_STOPPED (1u << 2)       /* break-glass: everything passes, what would drop is counted as observed; marks go on */
+#define CS_CFG_HOST_POLICY (1u << 3)   /* some policy selects this node itself */
+
+/* What passes without a policy. Off unless the configuration says otherwise. */
+#define CS_EXEMPT_DHCP (1u << 0)	/* a workload's DHCP and DHCPv6 client and its own host */
+#define CS_EXEMPT_HOST_PROBES (1u << 1) /* what the own host opens to its endpoints */
 
 /* A change takes two writes: first what changes (maps, or policy_slot, epoch, flags here), then, in a second update of this
  * entry, a higher revision. The kernel reads the revision first and the rest after it, so a flow that carries the new
@@ -31,6 +37,8 @@ struct cs_config {
 	__u32 hold_limit_identity; /* packets in the hold queue per local identity */
 	__u32 hold_limit_total;
 	__u32 flags;
+	__u32 exempt;	   /* CS_EXEMPT_* */
+	__u32 verdict_sample; /* one of so many allowed verdicts that were reached in full becomes an event; 0: none */
 	__u16 peer_port;   /* host order; workloads may not reach it on any node address */
 	__u16 pad[3];
 };
@@ -53,6 +61,7 @@ struct cs_endpoint {
 /* ---- cs_ipcache: hash, key struct cs_addr. Who has this address, for how long that may be believed. ---- */
 #define CS_IP_LOCAL (1u << 0)	 /* an endpoint of this node; `endpoint` says which */
 #define CS_IP_RESERVED (1u << 1) /* host, remote-node: no vouch, never satisfies `required` */
+#define CS_IP_ENCRYPT (1u << 2)	 /* only through the tunnel, whatever CS_CFG_ALLOW_UNBOUND says */
 
 struct cs_ipcache {
 	__u64 incarnation; /* of the vouching node */
@@ -66,6 +75,7 @@ struct cs_ipcache {
 
 /* ---- cs_prefixes: LPM trie, key struct cs_prefix_key ---- */
 #define CS_PREFIX_CLUSTER (1u << 0) /* workload addresses: without a live vouch they are nobody's, never `world` */
+#define CS_PREFIX_ENCRYPT (1u << 1) /* as CS_IP_ENCRYPT, for what has no entry of its own */
 
 struct cs_prefix_key {
 	__u32 prefixlen; /* 0..128; an IPv4 prefix of length n is 96 + n */
@@ -77,25 +87,45 @@ struct cs_prefix {
 	__u32 flags;
 };
 
-/* ---- cs_policy: hash. Looked up most specific first; the compiler has already resolved deny over allow. ---- */
-enum cs_policy_verdict { CS_POLICY_ALLOW = 1, CS_POLICY_DENY = 2 };
-enum cs_auth_type { CS_AUTH_NONE = 0, CS_AUTH_SPIFFE = 1, CS_AUTH_ALWAYS_FAIL = 2 };
-
-struct cs_policy_key {
-	__u32 local;  /* security identity of the endpoint the policy selects */
-	__u32 remote; /* 0: any */
-	__u16 dport;  /* host order; 0: any (and for ICMP) */
-	__u8 proto;   /* IPPROTO_*; 0: any */
-	__u8 direction;
-	__u8 slot;
+/* ---- cs_classes: hash, not preallocated. Policy is kept by classes of identities: those that no rule, subject or named port
+ * tells apart share one. An identity without a row is dropped: a deny rule might have named it. ---- */
+struct cs_class_key {
+	__u32 identity;
+	__u8 slot; /* as cs_config.policy_slot */
 	__u8 pad[3];
 };
 
+struct cs_class {
+	__u32 class; /* from 1 */
+	__u32 port_bits[2]; /* by direction: bit n is set if some entry with this class as the local one has port_bits n */
+	__u32 pad;
+};
+
+/* ---- cs_policy: hash, not preallocated. For the remote class, then for any: the longest port prefix first, then any protocol.
+ * The first entry found decides; the compiler has already resolved deny over allow and what lies inside what. ---- */
+enum cs_policy_verdict { CS_POLICY_ALLOW = 1, CS_POLICY_DENY = 2 };
+enum cs_auth_type { CS_AUTH_NONE = 0, CS_AUTH_SPIFFE = 1, CS_AUTH_ALWAYS_FAIL = 2 };
+#define CS_PORT_BITS 16
+
+struct cs_policy_key {
+	__u32 local;  /* class of the endpoint the policy selects */
+	__u32 remote; /* class; 0: any */
+	__u16 dport;  /* host order, the first port_bits bits, the rest 0; ICMP: the message's type */
+	__u8 proto;   /* IPPROTO_*; 0: any, then port_bits is 0 */
+	__u8 port_bits; /* 0: every port; 16: this one */
+	__u8 direction;
+	__u8 slot;
+	__u8 pad[2];
+};
+
+/* What is in force, and what would be if the policies that only observe were too. */
 struct cs_policy {
 	__u8 verdict;
 	__u8 auth_type;
-	__u16 pad;
-	__u32 rule; /* index into the agent's rule table, for explain and events */
+	__u8 observed_verdict; /* 0: the same as in force */
+	__u8 observed_auth_type;
+	__u32 rule; /* index into the agent's rule table, for explain and events. Deny and 0: no rule allows it */
+	__u32 observed_rule;
 };
 
 /* ---- cs_auth: hash, not preallocated ---- */
@@ -159,10 +189,20 @@ struct cs_waiting {
 	__u32 pad;
 };
 
-/* ---- cs_drops: per-CPU array, index = reason * 2 + direction ---- */
+/* ---- cs_drops, cs_observed: per-CPU arrays, index = reason * 2 + direction. What was dropped; what would have been and
+ * passed, because a policy, the node or the operator says so (observe, stopped). ---- */
 struct cs_counter {
 	__u64 packets;
 	__u64 bytes;
+};
+
+/* ---- cs_pair_drops: LRU hash of struct cs_counter, added to atomically. Drops again, by pair of identities. ---- */
+struct cs_pair_key {
+	__u32 local;
+	__u32 remote; /* 0: not known */
+	__u8 reason;
+	__u8 direction;
+	__u16 pad;
 };
 
 /* ---- cs_hold_taken (written by the kernel), cs_hold_returned (written by the agent): hash,
@@ -174,6 +214,8 @@ enum cs_event_kind {
 	CS_EVENT_VOUCH_MISS = 1, /* nobody has vouched for the remote address, or the lease is over */
 	CS_EVENT_AUTH_MISS = 2,	 /* policy requires a proof that is not there */
 	CS_EVENT_DROP = 3,
+	CS_EVENT_VERDICT = 4,  /* allowed, one of cs_config.verdict_sample */
+	CS_EVENT_OBSERVED = 5, /* passed; `reason` says why it would have been dropped */
 };
 
 struct cs_event {
@@ -189,7 +231,7 @@ struct cs_event {
 	__u16 lport; /* host order */
 	__u16 rport;
 	__u8 kind;
-	__u8 reason; /* enum cs_drop_reason, 0 if the packet was not dropped */
+	__u8 reason; /* enum cs_drop_reason, 0 if nothing speaks against the packet or it is held */
 	__u8 direction;
 	__u8 proto;
 	__u8 auth_type;

@@ -23,6 +23,7 @@ enum cs_drop_reason {
 	CS_DROP_POLICY_DENIED = 96,	 /* no rule of the policies allows it */
 	CS_DROP_POLICY_DENY_RULE = 97,	 /* a deny rule forbids it */
 	CS_DROP_CONTROL_PLANE = 98,	 /* workloads may not reach the peer channel's port */
+	CS_DROP_POLICY_UNKNOWN_IDENTITY = 99, /* the policy in force does not know this identity yet */
 	CS_DROP_AUTH_REQUIRED = 128,	 /* policy requires mutual authentication and there is no proof */
 	CS_DROP_AUTH_EXPIRED = 129,	 /* the proof has expired */
 	CS_DROP_AUTH_EPOCH = 130,	 /* the proof is of an epoch that was revoked */

@@ -46,7 +46,15 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 262144);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct cs_class_key);
+	__type(value, struct cs_class);
+} cs_classes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 524288);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct cs_policy_key);
 	__type(value, struct cs_policy);
@@ -94,6 +102,20 @@ struct {
 	__type(key, __u32);
 	__type(value, struct cs_counter);
 } cs_drops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 512);
+	__type(key, __u32);
+	__type(value, struct cs_counter);
+} cs_observed SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct cs_pair_key);
+	__type(value, struct cs_counter);
+} cs_pair_drops SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -1,35 +1,61 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Does policy allow it, and does it ask for proof? At most six lookups, however many rules there are. */
+/* Does policy allow it, and does it ask for proof? What that costs does not grow with rules: two lookups for the classes, then
+ * one for each port prefix length that the local class uses, at most 36 in all and one where it matters. */
 #ifndef CS_POLICY_H
 #define CS_POLICY_H
 
 #include "case.h"
 #include "identity.h"
 
-/* Most specific first: remote before port before protocol. The compiler put deny over allow into the entries, so the
- * first that is found decides. Port 0 is "any" in an entry; a packet that really has port 0 only meets those. */
-static __always_inline const struct cs_policy *policy_find(struct cs_policy_key *key)
+static __always_inline const struct cs_class *class_of(__u32 identity, __u32 slot)
 {
-	__u32 remote = key->remote;
-	__u16 dport = key->dport;
-	__u8 proto = key->proto;
+	struct cs_class_key key = { .identity = identity, .slot = slot };
+
+	return bpf_map_lookup_elem(&cs_classes, &key);
+}
+
+/* Echo replies belong to their request's flow and are judged as it was. */
+static __always_inline __u8 icmp_type_of_opener(const struct cs_packet *p)
+{
+	if (!(p->kind & CS_PKT_ANSWERS))
+		return p->icmp_type;
+	return p->proto == IPPROTO_ICMPV6 ? CS_ICMPV6_ECHO : CS_ICMP_ECHO;
+}
+
+/* The port that a rule speaks of: of the side to which the flow was opened. */
+static __always_inline __u16 policy_port(const struct cs_packet *p, const struct cs_case *c)
+{
+	if (c->key.proto == IPPROTO_ICMP || c->key.proto == IPPROTO_ICMPV6)
+		return icmp_type_of_opener(p);
+	return bpf_ntohs(c->begun == CS_EGRESS ? c->key.rport : c->key.lport);
+}
+
+/* The remote class before any, the longest port prefix first, any protocol last. The compiler put deny over allow into the
+ * entries, so the first that is found decides. bits: the lengths that are worth a try. */
+static __always_inline const struct cs_policy *policy_find(struct cs_policy_key *key, __u32 remote, __u8 proto, __u16 port,
+							   __u32 bits)
+{
 	const struct cs_policy *found;
 
-#pragma unroll
+#pragma clang loop unroll(full)
 	for (int any_remote = 0; any_remote < 2; any_remote++) {
 		key->remote = any_remote ? 0 : remote;
 		key->proto = proto;
-		key->dport = dport;
-		if (dport) {
+#pragma clang loop unroll(disable)
+		for (int n = CS_PORT_BITS; n >= 0; n--) {
+			if (!(bits >> n & 1))
+				continue;
+			key->port_bits = n;
+			key->dport = port & (0xffff0000u >> n);
 			found = bpf_map_lookup_elem(&cs_policy, key);
 			if (found)
 				return found;
-			key->dport = 0;
 		}
-		found = bpf_map_lookup_elem(&cs_policy, key);
-		if (found)
-			return found;
+		if (!(bits & 1))
+			continue;
 		key->proto = 0;
+		key->port_bits = 0;
+		key->dport = 0;
 		found = bpf_map_lookup_elem(&cs_policy, key);
 		if (found)
 			return found;
@@ -37,30 +63,38 @@ static __always_inline const struct cs_policy *policy_find(struct cs_policy_key 
 	return NULL;
 }
 
-static __always_inline __u8 policy_refusal(const struct cs_config *cfg, struct cs_case *c, const struct cs_owner *remote)
+/* No rule that allows and a rule that denies have names of their own. */
+static __always_inline __u8 deny_reason(__u32 rule)
 {
-	__u16 dport = bpf_ntohs(c->begun == CS_EGRESS ? c->key.rport : c->key.lport);
-	bool has_ports = c->key.proto == IPPROTO_TCP || c->key.proto == IPPROTO_UDP;
-	struct cs_policy_key key = {
-		.local = c->local_identity,
-		.remote = remote->identity,
-		.dport = has_ports ? dport : 0,
-		.proto = c->key.proto,
-		.direction = c->begun,
-		.slot = cfg->policy_slot,
-	};
+	return rule ? CS_DROP_POLICY_DENY_RULE : CS_DROP_POLICY_DENIED;
+}
+
+static __always_inline __u8 policy_refusal(const struct cs_config *cfg, const struct cs_packet *p, struct cs_case *c,
+					   const struct cs_owner *remote)
+{
+	__u32 slot = cfg->policy_slot;
+	__u16 port = policy_port(p, c);
+	const struct cs_class *mine, *theirs;
 	const struct cs_policy *policy;
+	struct cs_policy_key key = {};
 
 	/* The agents prove identities to each other on this port: no workload may knock there, whatever policy says. */
 	if (c->begun == CS_EGRESS && remote->kind == CS_OWNER_RESERVED && c->key.proto == IPPROTO_TCP &&
-	    dport == cfg->peer_port)
+	    port == cfg->peer_port)
 		return CS_DROP_CONTROL_PLANE;
-	policy = policy_find(&key);
+	mine = class_of(c->local_identity, slot);
+	theirs = class_of(remote->identity, slot);
+	if (!mine || !theirs)
+		return CS_DROP_POLICY_UNKNOWN_IDENTITY;
+	key.local = mine->class;
+	key.direction = c->begun;
+	key.slot = slot;
+	policy = policy_find(&key, theirs->class, c->key.proto, port, mine->port_bits[c->begun & 1]);
 	if (!policy)
 		return CS_DROP_POLICY_DENIED;
 	c->rule = policy->rule;
 	if (policy->verdict != CS_POLICY_ALLOW)
-		return CS_DROP_POLICY_DENY_RULE;
+		return deny_reason(policy->rule);
 	c->auth_type = policy->auth_type;
 	return 0;
 }

@@ -24,7 +24,7 @@ static __always_inline __u8 local_refusal(const struct cs_case *c)
 
 /* Judges what no valid flow covers, in the direction in which the flow began; remembers an allow. */
 static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
-					  struct cs_case *c, bool part_of_flow)
+					  struct cs_case *c)
 {
 	struct cs_owner remote;
 	__u8 reason;
@@ -37,8 +37,8 @@ static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs
 		return p->reason;
 	if (p->kind & CS_PKT_ERROR)
 		return related_refusal(skb, p, c);
-	if (!part_of_flow && (p->kind & (CS_PKT_ANSWERS | CS_PKT_NEIGHBOUR)))
-		return CS_DROP_ICMP_TYPE;
+	if (c->state == CS_FLOW_NONE)
+		return CS_DROP_STRAY;
 
 	owner_of(&c->key.remote, &remote);
 	c->remote_identity = remote.identity;
@@ -54,7 +54,7 @@ static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs
 		return reason;
 	}
 	c->until_ns = remote.lease_ns;
-	reason = policy_refusal(cfg, c, &remote);
+	reason = policy_refusal(cfg, p, c, &remote);
 	if (reason)
 		return reason;
 	reason = auth_refusal(cfg, c, &remote);
@@ -65,7 +65,7 @@ static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs
 	if (c->direction == CS_EGRESS && hold_waiting(c))
 		c->behind = 1;
 	else
-		flow_store(c, c->direction == CS_INGRESS ? c->mark >> 16 : origin_expected(cfg, &remote), p->kind);
+		flow_store(c, c->direction == CS_INGRESS ? c->mark >> 16 : origin_expected(cfg, &remote));
 	return 0;
 }
 
@@ -74,11 +74,12 @@ static __always_inline __u8 judge(struct __sk_buff *skb, const struct cs_config 
 				  struct cs_case *c, const struct cs_flow *flow)
 {
 	/* An endpoint that took over the interface does not take over the flows. */
-	bool part_of_flow = flow && flow->endpoint == c->endpoint;
-
-	if (part_of_flow)
+	if (flow && flow->endpoint != c->endpoint)
+		flow = NULL;
+	if (flow)
 		c->begun = flow->direction;
-	return judge_in_full(skb, cfg, p, c, part_of_flow);
+	c->state = flow_state_after(flow, p, c->direction);
+	return judge_in_full(skb, cfg, p, c);
 }
 
 #endif

@@ -1,18 +1,25 @@
-/** The policies in force on this node: from the directory through the compiler to the kernel, and as decisions for others. */
-import type { CountersignError } from '../base/errors.ts';
+/**
+ * The policies in force on this node: from the directory through the compiler to the kernel, and as decisions for others.
+ * Other files flip the kernel's policy as a whole; other identities or endpoints only change what they concern.
+ */
+import { CountersignError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { AuditSink } from '../model/audit-event.ts';
 import type { AuthType } from '../model/datapath.ts';
-import type { IdentityTable } from '../model/identity.ts';
-import type { SecurityIdentity } from '../model/ids.ts';
-import { type CompiledPolicy, compilePolicy, type PolicyRule } from '../policy/compile.ts';
+import type { IdentityTable, Labels } from '../model/identity.ts';
+import type { IpAddress, SecurityIdentity } from '../model/ids.ts';
+import { compilePolicy, recompile } from '../policy/compile.ts';
+import type { CompiledPolicy, PolicyRule } from '../policy/compiled.ts';
 import { type LoadedPolicies, loadPolicies, type PolicyWatch, watchPolicies } from '../policy/load.ts';
+import type { Policy } from '../policy/rules.ts';
 
 export interface PolicyControlOptions {
   readonly directory: string;
-  readonly datapath: Datapath;
-  readonly identities: IdentityTable;
+  readonly l7: 'refuse' | 'ignore-with-warning';
+  readonly nodeLabels: Labels;
+  readonly datapath: Pick<Datapath, 'setPolicy' | 'updatePolicy'>;
+  readonly identities: Pick<IdentityTable, 'rows'>;
   /** Security identities of this node's endpoints. */
   locals(): readonly SecurityIdentity[];
   /** After the kernel has the new policy. */
@@ -21,38 +28,47 @@ export interface PolicyControlOptions {
   readonly log: Logger;
 }
 
+/** What one directory asks for in a hurry is told in full by `policy list`. */
+const WARNINGS_TOLD = 20;
+
 export class PolicyControl {
   readonly #options: PolicyControlOptions;
   readonly #watch: PolicyWatch;
   #loaded: LoadedPolicies;
   #compiled: CompiledPolicy;
+  /** The kernel has what #compiled says. */
+  #inForce = false;
   #problem: string | undefined;
-  #required: SecurityIdentity[] = [];
 
   /** @throws CountersignError bad-input when the policies at the start are not valid: nothing starts on half a policy */
   constructor(options: PolicyControlOptions) {
     this.#options = options;
-    this.#loaded = loadPolicies(options.directory);
-    this.#compiled = compilePolicy(this.#loaded.policies, [], []);
+    const { directory, l7, nodeLabels } = options;
+    this.#loaded = loadSupported(directory, l7);
+    this.#compiled = compilePolicy(this.#loaded.policies, [], [], { nodeLabels });
+    this.#tellWarnings();
     this.#watch = watchPolicies(
-      options.directory,
+      directory,
       (loaded) => this.#take(loaded),
       (problem) => this.#refuse(problem),
-      { since: this.#loaded.revision },
+      { since: this.#loaded.revision, l7 },
     );
   }
 
-  /** Compiles for the identities and endpoints there are now and gives it to the kernel. */
+  /** Compiles for the identities and endpoints there are now and gives it to the kernel. @throws Error: what was in force stays */
   apply(): void {
-    const { identities, datapath, locals, changed } = this.#options;
-    const compiled = compilePolicy(this.#loaded.policies, identities.rows(), [...new Set(locals())]);
-    datapath.setPolicy(compiled.entries);
+    const { identities, datapath } = this.#options;
+    if (!this.#inForce) {
+      this.#flip(this.#loaded);
+      return;
+    }
+    const { compiled, delta } = recompile(this.#compiled, identities.rows(), this.#locals());
     this.#compiled = compiled;
-    const own = new Set(locals());
-    this.#required = compiled
-      .requiredPairs()
-      .flatMap(({ local, remote, authType }) => (authType === 'spiffe' ? [own.has(local) ? remote : local] : []));
-    changed();
+    // If the kernel takes a part of it only, the next change writes the whole.
+    this.#inForce = false;
+    datapath.updatePolicy(delta);
+    this.#inForce = true;
+    this.#options.changed();
   }
 
   decide(from: SecurityIdentity, to: SecurityIdentity, protocol: number, port: number) {
@@ -63,9 +79,14 @@ export class PolicyControl {
     return this.#compiled.authTypesOf(a, b);
   }
 
+  /** Of an address that is no workload's and no node's: a CIDR identity, or the world's. */
+  identityOfAddress(address: IpAddress): SecurityIdentity {
+    return this.#compiled.identityOfAddress(address);
+  }
+
   /** Identities that an endpoint of this node must authenticate with. */
-  requiredPeers(): SecurityIdentity[] {
-    return [...new Set(this.#required)];
+  requiredPeers(): readonly SecurityIdentity[] {
+    return this.#compiled.requiredPeers('spiffe');
   }
 
   rule(index: number): PolicyRule | undefined {
@@ -79,15 +100,22 @@ export class PolicyControl {
   }
 
   view() {
+    const { policies, warnings } = this.#loaded;
     return {
-      policies: this.#loaded.policies.length,
-      entries: this.#compiled.entries.length,
+      policies: policies.length,
+      entries: this.#compiled.entryCount,
+      observing: policies.filter((policy) => policy.enforcement === 'observe').map(nameOf),
+      warnings: warnings.map(({ file, line, message }) => `${file}:${line}: ${message}`),
       ...(this.#problem === undefined ? {} : { problem: this.#problem }),
     };
   }
 
   rules() {
     return this.#compiled.rules.flatMap((rule, index) => (index === 0 ? [] : [{ rule: index, ...rule }]));
+  }
+
+  warnings() {
+    return this.#loaded.warnings;
   }
 
   /** Reads the directory now. Resolves when what it holds is in force, or refused. */
@@ -100,14 +128,42 @@ export class PolicyControl {
     this.#watch.close();
   }
 
-  #take(loaded: LoadedPolicies): void {
+  #locals(): SecurityIdentity[] {
+    return [...new Set(this.#options.locals())];
+  }
+
+  #flip(loaded: LoadedPolicies): void {
+    const { identities, datapath, nodeLabels, changed } = this.#options;
+    const compiled = compilePolicy(loaded.policies, identities.rows(), this.#locals(), { nodeLabels });
+    datapath.setPolicy(compiled.tables);
     this.#loaded = loaded;
+    this.#compiled = compiled;
+    this.#inForce = true;
+    changed();
+  }
+
+  #take(loaded: LoadedPolicies): void {
+    refuseUnsupported(loaded.policies);
+    this.#flip(loaded);
     this.#problem = undefined;
-    this.apply();
     this.#options.audit.emit({
       kind: 'policy.changed',
-      detail: { policies: loaded.policies.length, entries: this.#compiled.entries.length },
+      detail: {
+        policies: loaded.policies.length,
+        entries: this.#compiled.entryCount,
+        observing: loaded.policies.filter((policy) => policy.enforcement === 'observe').length,
+        warnings: loaded.warnings.length,
+      },
     });
+    this.#tellWarnings();
+  }
+
+  #tellWarnings(): void {
+    const { audit, log } = this.#options;
+    for (const { file, line, message } of this.#loaded.warnings.slice(0, WARNINGS_TOLD)) {
+      log.warn({ file, line }, message);
+      audit.emit({ kind: 'policy.warning', policy: `${file}:${line}`, detail: { warning: message } });
+    }
   }
 
   #refuse(problem: CountersignError): void {
@@ -119,4 +175,28 @@ export class PolicyControl {
     });
     this.#options.log.warn({ problem: problem.message }, 'the policy files have a problem; the policies in force stay');
   }
+}
+
+/** @throws CountersignError bad-input: not valid, or more than this build can enforce */
+export function loadSupported(directory: string, l7: PolicyControlOptions['l7']): LoadedPolicies {
+  const loaded = loadPolicies(directory, { l7 });
+  refuseUnsupported(loaded.policies);
+  return loaded;
+}
+
+/** A policy that was read and cannot be enforced here must not look as if it were. */
+function refuseUnsupported(policies: readonly Policy[]): void {
+  const problems = policies.flatMap((policy) =>
+    policy.specs.flatMap(({ subject, line }) =>
+      subject.kind === 'nodes'
+        ? `${policy.file}:${line}: nodeSelector: ${nameOf(policy)} selects nodes, and the traffic of nodes themselves is not ` +
+          'judged yet; take the policy out of the directory'
+        : [],
+    ),
+  );
+  if (problems.length > 0) throw new CountersignError('bad-input', problems.join('\n'));
+}
+
+function nameOf(policy: Policy): string {
+  return policy.namespace === undefined ? policy.name : `${policy.namespace}/${policy.name}`;
 }

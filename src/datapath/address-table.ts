@@ -3,18 +3,21 @@ import { addressBytes, addressFromBytes } from '../model/address.ts';
 import type { AddressEntry, AddressTable } from '../model/datapath.ts';
 import { type IpAddress, LOCAL_NODE, nodeId, securityIdentity } from '../model/ids.ts';
 import type { ConfigWriter } from './config.ts';
-import { IP_LOCAL, IP_RESERVED, NO_LEASE_END } from './layout.ts';
+import { IP_ENCRYPT, IP_LOCAL, IP_RESERVED, NO_LEASE_END } from './layout.ts';
 import type { DatapathMaps } from './maps.ts';
 
 type Row = NonNullable<ReturnType<DatapathMaps['cs_ipcache']['get']>>;
 
-/** Own endpoints' rows belong to the endpoint table: whatever a peer vouches for or withdraws, they stay as they are. */
-export function createAddressTable(maps: DatapathMaps, config: ConfigWriter): AddressTable {
+/**
+ * Own endpoints' rows belong to the endpoint table: whatever a peer vouches for or withdraws, they stay as they are.
+ * @param encrypt what other nodes vouch for goes only through the tunnel, unless its entry says otherwise.
+ */
+export function createAddressTable(maps: DatapathMaps, config: ConfigWriter, encrypt = false): AddressTable {
   return {
     put(entry) {
       const key = keyOf(entry.address);
       const before = maps.cs_ipcache.get(key);
-      const after = rowOf(entry);
+      const after = rowOf(entry, encrypt);
       if (before !== undefined && isOwn(before) && !isOwn(after)) return;
       maps.cs_ipcache.put(key, after);
       // A longer lease takes nothing away; anything else may.
@@ -60,8 +63,10 @@ function isRenewal(before: Row, after: Row): boolean {
   );
 }
 
-function rowOf(entry: AddressEntry): Row {
+function rowOf(entry: AddressEntry, encryptVouched: boolean): Row {
   const local = entry.node === LOCAL_NODE && entry.endpoint !== 0;
+  const vouched = entry.node !== LOCAL_NODE && !entry.reserved;
+  const encrypt = entry.encrypt ?? (vouched && encryptVouched);
   return {
     incarnation: entry.incarnation,
     generation: entry.generation,
@@ -69,7 +74,7 @@ function rowOf(entry: AddressEntry): Row {
     identity: entry.identity,
     node: entry.node,
     endpoint: entry.endpoint,
-    flags: (local ? IP_LOCAL : 0) | (entry.reserved ? IP_RESERVED : 0),
+    flags: (local ? IP_LOCAL : 0) | (entry.reserved ? IP_RESERVED : 0) | (encrypt ? IP_ENCRYPT : 0),
   };
 }
 
@@ -83,5 +88,6 @@ function entryOf(address: IpAddress, row: Row): AddressEntry {
     leaseEndNs: row.lease_ns === NO_LEASE_END ? undefined : row.lease_ns,
     endpoint: row.endpoint,
     reserved: (row.flags & IP_RESERVED) !== 0,
+    ...((row.flags & IP_ENCRYPT) === 0 ? {} : { encrypt: true }),
   };
 }

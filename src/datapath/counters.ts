@@ -1,7 +1,8 @@
 /** How many packets were dropped, and why: the kernel's counters, and those of packets that died in the hold queue. */
 import { native } from '../../native/index.ts';
 import { type DropReason, dropReasonName, dropReasons } from '../base/registry/drop-reasons.gen.ts';
-import type { Direction, DropCount } from '../model/datapath.ts';
+import type { Direction, DropCount, PairDropCount } from '../model/datapath.ts';
+import { securityIdentity } from '../model/ids.ts';
 import { counterStruct, EGRESS, INGRESS, u32Key } from './layout.ts';
 import type { DatapathMaps } from './maps.ts';
 
@@ -19,7 +20,7 @@ export class DropCounters {
 
   /** Kernel and agent together; reasons that never happened are left out. */
   merged(maps: DatapathMaps): DropCount[] {
-    const counts = kernelDrops(maps);
+    const counts = kernelCounts(maps.cs_drops);
     for (const [index, { packets, bytes }] of this.#counts) {
       const count = counts.get(index) ?? { packets: 0n, bytes: 0n };
       counts.set(index, { packets: count.packets + packets, bytes: count.bytes + bytes });
@@ -30,11 +31,31 @@ export class DropCounters {
 
 /** The kernel's counters alone, for a reader without an agent. */
 export function readDrops(maps: DatapathMaps): DropCount[] {
-  return describe(kernelDrops(maps));
+  return describe(kernelCounts(maps.cs_drops));
 }
 
-function kernelDrops(maps: DatapathMaps): Map<number, { packets: bigint; bytes: bigint }> {
-  const { keys, values, count } = native().mapDump(maps.cs_drops.info.fd);
+/** What would have been dropped and passed, because policies only observe or enforcement is stopped. */
+export function readObserved(maps: DatapathMaps): DropCount[] {
+  return describe(kernelCounts(maps.cs_observed));
+}
+
+/** The pairs of identities that dropped last, most packets first. */
+export function readPairDrops(maps: DatapathMaps): PairDropCount[] {
+  return maps.cs_pair_drops
+    .entries()
+    .map(([key, { packets, bytes }]) => ({
+      local: securityIdentity(key.local),
+      remote: securityIdentity(key.remote),
+      reason: reasonOf(key.reason),
+      direction: directionOf(key.direction),
+      packets,
+      bytes,
+    }))
+    .sort((a, b) => (a.packets === b.packets ? 0 : a.packets < b.packets ? 1 : -1));
+}
+
+function kernelCounts(map: DatapathMaps['cs_drops']): Map<number, { packets: bigint; bytes: bigint }> {
+  const { keys, values, count } = native().mapDump(map.info.fd);
   const perKey = count === 0 ? 0 : values.length / count; // one counter for each CPU
   const counts = new Map<number, { packets: bigint; bytes: bigint }>();
   for (let i = 0; i < count; i++) {
@@ -54,9 +75,17 @@ function describe(counts: Map<number, { packets: bigint; bytes: bigint }>): Drop
   return [...counts]
     .sort(([a], [b]) => a - b)
     .map(([index, { packets, bytes }]) => ({
-      reason: dropReasonName(index >> 1) ?? `UNKNOWN_${index >> 1}`,
-      direction: index % 2 === INGRESS ? 'ingress' : 'egress',
+      reason: reasonOf(index >> 1),
+      direction: directionOf(index % 2),
       packets,
       bytes,
     }));
+}
+
+function reasonOf(code: number): DropCount['reason'] {
+  return dropReasonName(code) ?? `UNKNOWN_${code}`;
+}
+
+function directionOf(code: number): Direction {
+  return code === INGRESS ? 'ingress' : 'egress';
 }

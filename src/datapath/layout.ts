@@ -1,12 +1,16 @@
 /** bpf/abi/abi.h in TypeScript: the only place that knows where a field lies. A test compares it with the object's BTF. */
-import { byteArray, padding, struct, u8, u16, u32, u64 } from './record.ts';
+import { byteArray, padding, struct, u8, u16, u32, u32Pair, u64 } from './record.ts';
 
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 
 const addr = byteArray(16);
 
 export const CFG_ALLOW_UNBOUND = 1 << 0;
 export const CFG_OBSERVE = 1 << 1;
+export const CFG_STOPPED = 1 << 2;
+
+export const EXEMPT_DHCP = 1 << 0;
+export const EXEMPT_HOST_PROBES = 1 << 1;
 
 export const configStruct = struct('cs_config', {
   revision: u64,
@@ -17,6 +21,8 @@ export const configStruct = struct('cs_config', {
   hold_limit_identity: u32,
   hold_limit_total: u32,
   flags: u32,
+  exempt: u32,
+  verdict_sample: u32,
   peer_port: u16,
   pad: padding(6, 2),
 });
@@ -34,6 +40,7 @@ export const endpointStruct = struct('cs_endpoint', {
 
 export const IP_LOCAL = 1 << 0;
 export const IP_RESERVED = 1 << 1;
+export const IP_ENCRYPT = 1 << 2;
 export const NO_LEASE_END = 0xffff_ffff_ffff_ffffn;
 
 export const addressStruct = struct('cs_addr', { b: addr });
@@ -49,6 +56,7 @@ export const ipcacheStruct = struct('cs_ipcache', {
 });
 
 export const PREFIX_CLUSTER = 1 << 0;
+export const PREFIX_ENCRYPT = 1 << 1;
 
 export const prefixKeyStruct = struct('cs_prefix_key', { prefixlen: u32, addr });
 export const prefixStruct = struct('cs_prefix', { identity: u32, flags: u32 });
@@ -58,16 +66,27 @@ export const POLICY_DENY = 2;
 export const EGRESS = 0;
 export const INGRESS = 1;
 
+export const classKeyStruct = struct('cs_class_key', { identity: u32, slot: u8, pad: padding(3) });
+export const classStruct = struct('cs_class', { class: u32, port_bits: u32Pair, pad: padding(4, 4) });
+
 export const policyKeyStruct = struct('cs_policy_key', {
   local: u32,
   remote: u32,
   dport: u16,
   proto: u8,
+  port_bits: u8,
   direction: u8,
   slot: u8,
-  pad: padding(3),
+  pad: padding(2),
 });
-export const policyStruct = struct('cs_policy', { verdict: u8, auth_type: u8, pad: padding(2, 2), rule: u32 });
+export const policyStruct = struct('cs_policy', {
+  verdict: u8,
+  auth_type: u8,
+  observed_verdict: u8,
+  observed_auth_type: u8,
+  rule: u32,
+  observed_rule: u32,
+});
 
 export const authKeyStruct = struct('cs_auth_key', {
   local: u32,
@@ -104,8 +123,15 @@ export const flowStruct = struct('cs_flow', {
 });
 
 export const counterStruct = struct('cs_counter', { packets: u64, bytes: u64 });
+export const pairKeyStruct = struct('cs_pair_key', {
+  local: u32,
+  remote: u32,
+  reason: u8,
+  direction: u8,
+  pad: padding(2, 2),
+});
 
-export const EVENT_KINDS = { 1: 'vouch-miss', 2: 'auth-miss', 3: 'drop' } as const;
+export const EVENT_KINDS = { 1: 'vouch-miss', 2: 'auth-miss', 3: 'drop', 4: 'verdict', 5: 'observed' } as const;
 
 export const eventStruct = struct('cs_event', {
   time_ns: u64,
@@ -140,6 +166,8 @@ export const allStructs = [
   ipcacheStruct,
   prefixKeyStruct,
   prefixStruct,
+  classKeyStruct,
+  classStruct,
   policyKeyStruct,
   policyStruct,
   authKeyStruct,
@@ -147,5 +175,6 @@ export const allStructs = [
   flowKeyStruct,
   flowStruct,
   counterStruct,
+  pairKeyStruct,
   eventStruct,
 ] as const;

@@ -35,6 +35,17 @@ export const u64: Field<bigint> = {
   write: (bytes, at, value) => void bytes.writeBigUInt64LE(value, at),
 };
 
+/** An array of two. */
+export const u32Pair: Field<readonly [number, number]> = {
+  size: 8,
+  align: 4,
+  read: (bytes, at) => [bytes.readUInt32LE(at), bytes.readUInt32LE(at + 4)],
+  write: (bytes, at, value) => {
+    bytes.writeUInt32LE(value[0], at);
+    bytes.writeUInt32LE(value[1], at + 4);
+  },
+};
+
 /** A byte array (or a struct that is one); reading copies. @throws RangeError when writing another length. */
 export function byteArray(size: number): Field<Buffer> {
   return {

@@ -3,6 +3,7 @@
  * src/auth/ and the agent use it. Boot times are CLOCK_BOOTTIME in ns.
  */
 import type { DropReason } from '../base/registry/drop-reasons.gen.ts';
+import type { Prefix } from './address.ts';
 import type { IpAddress, NodeId, SecurityIdentity } from './ids.ts';
 
 export type Direction = 'egress' | 'ingress';
@@ -46,6 +47,8 @@ export interface AddressEntry {
   readonly leaseEndNs: bigint | undefined;
   readonly endpoint: number;
   readonly reserved: boolean;
+  /** Only through the tunnel, whatever else is allowed. undefined: for what other nodes vouch for, as the datapath was told. */
+  readonly encrypt?: boolean;
 }
 
 export interface AddressTable {
@@ -56,9 +59,12 @@ export interface AddressTable {
   list(): AddressEntry[];
 }
 
-/** A packet of this pair of addresses waits (or was dropped) because something is not known yet. */
+/**
+ * What the kernel tells of one packet. A miss: it waits, was dropped or passed by observation because something is not known
+ * yet. verdict: allowed, a sample. observed: passed, `reason` says why it would have been dropped.
+ */
 export interface DatapathSignal {
-  readonly kind: 'vouch-miss' | 'auth-miss' | 'drop';
+  readonly kind: 'vouch-miss' | 'auth-miss' | 'drop' | 'verdict' | 'observed';
   readonly timeNs: bigint;
   readonly suppressed: bigint;
   readonly direction: Direction;
@@ -76,7 +82,7 @@ export interface DatapathSignal {
   /** Index into the compiled policy's rules; 0: none. */
   readonly rule: number;
   readonly held: boolean;
-  /** Set when the packet was dropped. A code this build does not know is reported as its number. */
+  /** Set when the packet was dropped, or would have been. A code this build does not know is reported as its number. */
   readonly reason: DropReason | `UNKNOWN_${number}` | undefined;
   readonly length: number;
 }
@@ -98,6 +104,13 @@ export interface DropCount {
   readonly bytes: bigint;
 }
 
+/** Drops of one pair of identities. The kernel keeps the pairs that dropped last, a bounded number of them. */
+export interface PairDropCount extends DropCount {
+  readonly local: SecurityIdentity;
+  /** 0: not known. */
+  readonly remote: SecurityIdentity;
+}
+
 /** One network attachment of a workload: what the datapath must know of it. */
 export interface EndpointAttachment {
   readonly endpoint: number;
@@ -110,17 +123,63 @@ export interface EndpointAttachment {
   readonly open: boolean;
 }
 
-/** Verdict of one policy key, most specific wins in the kernel; see CompiledPolicy in src/policy. */
-export interface PolicyEntry {
-  readonly local: SecurityIdentity;
+/** From 1. Identities that no rule, subject or named port tells apart share one. */
+export type PolicyClass = number;
+
+/** Every identity has one: to the kernel an identity without a class is one that a deny rule might have named. */
+export interface PolicyClassRow {
+  readonly identity: SecurityIdentity;
+  readonly class: PolicyClass;
+  /** Bit n: an entry with this class as the local one has portBits n. 0 for identities that are not local. */
+  readonly portBits: Readonly<Record<Direction, number>>;
+}
+
+/** The kernel asks for the remote class before any, the longest port prefix first, any protocol last. */
+export interface PolicyEntryKey {
+  readonly local: PolicyClass;
   /** 0: any. */
-  readonly remote: SecurityIdentity | 0;
+  readonly remote: PolicyClass | 0;
   readonly direction: Direction;
-  /** IP protocol number; 0: any. */
+  /** IP protocol number; 0: any, then portBits is 0. */
   readonly protocol: number;
-  /** 0: any. */
+  /** The first portBits bits, the rest 0. ICMP: the message's type. */
   readonly port: number;
+  /** 0: every port; 16: this one. */
+  readonly portBits: number;
+}
+
+export interface PolicyVerdict {
   readonly verdict: 'allow' | 'deny';
   readonly authType: AuthType;
+  /** Index into the rules; 0 of a deny: no rule allows it. */
   readonly rule: number;
+}
+
+export interface PolicyEntry extends PolicyEntryKey, PolicyVerdict {
+  /** If the policies that only observe were in force too; undefined: the same. */
+  readonly observed?: PolicyVerdict;
+}
+
+/** Addresses outside the cluster that a rule names. A number is not given to other prefixes while packets may still be judged by it. */
+export interface CidrIdentity {
+  readonly prefix: Prefix;
+  readonly identity: SecurityIdentity;
+}
+
+export interface PolicyTables {
+  /** Those of host, world and remote-node are always among them. */
+  readonly classes: readonly PolicyClassRow[];
+  readonly entries: readonly PolicyEntry[];
+  readonly cidrs: readonly CidrIdentity[];
+}
+
+/**
+ * The same policies with other identities or endpoints. No packet meets a half of it when it is written in this order: entries
+ * put, class rows put, class rows deleted, entries deleted.
+ */
+export interface PolicyDelta {
+  readonly putEntries: readonly PolicyEntry[];
+  readonly putClasses: readonly PolicyClassRow[];
+  readonly deleteClasses: readonly SecurityIdentity[];
+  readonly deleteEntries: readonly PolicyEntryKey[];
 }

@@ -222,7 +222,7 @@ function entriesOf(
     if (sameVerdict(found, wanted)) return;
     // A broader rule allows whatever a narrower entry stands for, so nothing narrower is ever a denial.
     if (wanted.verdict === 'deny') throw new Error('a denial below an allowance');
-    table.set(tableKey(remote, at), { local, remote, direction, ...at, ...wanted });
+    table.set(tableKey(remote, at), { local, remote, direction, ...at, portBits: at.port === 0 ? 0 : 16, ...wanted });
   };
   for (const at of keysOf((own ?? []).filter((rule) => rule.peers === 'any'))) {
     write(0, at, ownVerdict(resolved, direction, local, undefined, at));

@@ -42,6 +42,24 @@ export interface Verdict {
   readonly mark: number;
   /** Drop reasons counted by this run, in both directions. */
   readonly reasons: readonly DropReason[];
+  /** What would have dropped it, had it been enforced; undefined: nothing. */
+  readonly observed: readonly DropReason[] | undefined;
+}
+
+interface PolicyKey {
+  readonly local: number;
+  readonly remote?: number;
+  readonly dport?: number;
+  readonly portBits?: number;
+  readonly proto?: number;
+  readonly direction: number;
+  readonly slot?: number;
+}
+
+interface PolicyValue {
+  readonly deny?: boolean;
+  readonly auth?: number;
+  readonly rule?: number;
 }
 
 const smallMaps = {
@@ -49,6 +67,7 @@ const smallMaps = {
   cs_waiting: 1024,
   cs_signals: 1024,
   cs_ipcache: 4096,
+  cs_classes: 4096,
   cs_policy: 4096,
   cs_auth: 4096,
 };
@@ -67,8 +86,12 @@ export class Kernel {
     hold_limit_identity: 100,
     hold_limit_total: 1000,
     flags: 0,
+    exempt: 0,
+    verdict_sample: 0,
     peer_port: 4250,
   };
+  /** By identity and slot: which port prefix lengths its entries have, each way. */
+  readonly #portBits = new Map<string, [number, number]>();
 
   /** @param maxEntries instead of the tests' small maps. */
   constructor(maxEntries: Readonly<Record<string, number>> = smallMaps) {
@@ -124,8 +147,23 @@ export class Kernel {
     this.config({ revision: this.#config.revision + 1n });
   }
 
+  /** Each identity is a class of its own, of the same number; in both halves of the policy. */
+  knowIdentity(identity: number): void {
+    for (const slot of [0, 1]) {
+      this.put('cs_classes', layout.classKeyStruct, { identity, slot }, layout.classStruct, {
+        class: identity,
+        port_bits: this.#portBits.get(`${identity} ${slot}`) ?? [0, 0],
+      });
+    }
+  }
+
+  forgetIdentity(identity: number, slot = 0): void {
+    native().mapDelete(this.#fd('cs_classes'), layout.classKeyStruct.encode({ identity, slot }));
+  }
+
   endpoint(e: { endpoint: number; identity: number; ifindex?: number; open?: boolean; mac?: Buffer }): void {
     const ifindex = e.ifindex ?? IFINDEX;
+    this.knowIdentity(e.identity);
     this.put('cs_endpoints', layout.u32Key, { n: ifindex }, layout.endpointStruct, {
       generation: 1n,
       endpoint: e.endpoint,
@@ -144,6 +182,7 @@ export class Kernel {
     address: IpAddress,
     entry: { identity: number; node?: number; endpoint?: number; lease?: bigint; flags?: number },
   ): void {
+    this.knowIdentity(entry.identity);
     this.put('cs_ipcache', layout.addressStruct, { b: addressBytes(address) }, layout.ipcacheStruct, {
       incarnation: 1n,
       generation: 1n,
@@ -159,27 +198,37 @@ export class Kernel {
     native().mapDelete(this.#fd('cs_ipcache'), layout.addressStruct.encode({ b: addressBytes(address) }));
   }
 
-  prefix(address: IpAddress, length: number, entry: { identity?: number; cluster?: boolean }): void {
+  prefix(address: IpAddress, length: number, entry: { identity?: number; cluster?: boolean; encrypt?: boolean }): void {
+    if (entry.identity !== undefined) this.knowIdentity(entry.identity);
     const prefixlen = address.includes(':') ? length : length + 96;
     this.put('cs_prefixes', layout.prefixKeyStruct, { prefixlen, addr: addressBytes(address) }, layout.prefixStruct, {
       identity: entry.identity ?? 0,
-      flags: entry.cluster ? layout.PREFIX_CLUSTER : 0,
+      flags: (entry.cluster ? layout.PREFIX_CLUSTER : 0) | (entry.encrypt ? layout.PREFIX_ENCRYPT : 0),
     });
   }
 
-  policy(
-    key: { local: number; remote?: number; dport?: number; proto?: number; direction: number; slot?: number },
-    value: { deny?: boolean; auth?: number; rule?: number } = {},
-  ): void {
+  /** A deny is some rule's unless it says rule 0. A port is that port alone unless portBits says otherwise. */
+  policy(key: PolicyKey, value: PolicyValue & { observed?: PolicyValue } = {}): void {
+    const { local, direction, slot = 0 } = key;
+    const { portBits: port_bits = key.dport ? 16 : 0, ...rest } = key;
+    const bits = this.#portBits.get(`${local} ${slot}`) ?? [0, 0];
+    bits[direction as 0 | 1] |= 1 << port_bits;
+    this.#portBits.set(`${local} ${slot}`, bits);
+    this.knowIdentity(local);
+    const verdict = ({ deny }: PolicyValue) => (deny ? layout.POLICY_DENY : layout.POLICY_ALLOW);
+    const rule = ({ deny, rule = deny ? 1 : 0 }: PolicyValue) => rule;
     this.put(
       'cs_policy',
       layout.policyKeyStruct,
-      { remote: 0, dport: 0, proto: 0, slot: 0, ...key },
+      { remote: 0, dport: 0, proto: 0, slot, ...rest, port_bits },
       layout.policyStruct,
       {
-        verdict: value.deny ? layout.POLICY_DENY : layout.POLICY_ALLOW,
+        verdict: verdict(value),
         auth_type: value.auth ?? 0,
-        rule: value.rule ?? 0,
+        rule: rule(value),
+        observed_verdict: value.observed === undefined ? 0 : verdict(value.observed),
+        observed_auth_type: value.observed?.auth ?? 0,
+        observed_rule: value.observed === undefined ? 0 : rule(value.observed),
       },
     );
   }
@@ -210,8 +259,9 @@ export class Kernel {
     this.put('cs_hold_returned', layout.u32Key, { n: identity }, layout.u64Value, { n: packets });
   }
 
-  /** Empties a map of the programs' own making. */
+  /** Empties a map that is not an array. */
   clear(map: string): void {
+    if (map === 'cs_classes') this.#portBits.clear();
     const fd = this.#fd(map);
     const { keys, count } = native().mapDump(fd);
     if (count > 0) native().mapDeleteBatch(fd, keys, count);
@@ -241,8 +291,8 @@ export class Kernel {
   }
 
   /** Packets counted per reason, summed over CPUs and directions. */
-  drops(): Map<DropReason, bigint> {
-    const { keys, values, count } = native().mapDump(this.#fd('cs_drops'));
+  drops(map: 'cs_drops' | 'cs_observed' = 'cs_drops'): Map<DropReason, bigint> {
+    const { keys, values, count } = native().mapDump(this.#fd(map));
     const perKey = values.length / count;
     const none = Buffer.alloc(perKey);
     const out = new Map<DropReason, bigint>();
@@ -264,15 +314,19 @@ export class Kernel {
   run(program: Program, packet: Buffer, options: { mark?: number; ifindex?: number } = {}): Verdict {
     const fd = this.object.programs[program];
     if (fd === undefined) throw new Error(`no program ${program}`);
-    const before = this.drops();
+    const before = [this.drops(), this.drops('cs_observed')] as const;
     const result = native().progTestRun(fd, { packet, mark: options.mark ?? 0, ifindex: options.ifindex ?? IFINDEX });
     const action = ACTIONS[result.retval | 0];
     if (action === undefined) throw new Error(`${program} returned ${result.retval}`);
-    const reasons: DropReason[] = [];
-    for (const [reason, packets] of this.drops()) {
-      for (let n = before.get(reason) ?? 0n; n < packets; n++) reasons.push(reason);
-    }
-    return { action, mark: result.mark >>> 0, reasons };
+    const counted = (before: Map<DropReason, bigint>, after: Map<DropReason, bigint>) =>
+      [...after].flatMap(([reason, n]) => Array<DropReason>(Number(n - (before.get(reason) ?? 0n))).fill(reason));
+    const observed = counted(before[1], this.drops('cs_observed'));
+    return {
+      action,
+      mark: result.mark >>> 0,
+      reasons: counted(before[0], this.drops()),
+      observed: observed.length === 0 ? undefined : observed,
+    };
   }
 
   /** Runs a packet so many times without looking at what came of it. Mean duration in ns, as the kernel measured it. */

@@ -65,10 +65,12 @@ export function makeWorld(maxEntries?: Readonly<Record<string, number>>): Kernel
 
 /** Back to the beginning, but for the drop counters. */
 export function settle(kernel: Kernel): void {
-  for (const map of ['cs_endpoints', 'cs_ipcache', 'cs_prefixes', 'cs_policy', 'cs_auth', 'cs_flows', 'cs_waiting']) {
+  for (const map of ['cs_endpoints', 'cs_ipcache', 'cs_prefixes', 'cs_classes', 'cs_policy', 'cs_auth', 'cs_flows']) {
     kernel.clear(map);
   }
-  for (const map of ['cs_signals', 'cs_hold_taken', 'cs_hold_returned']) kernel.clear(map);
+  for (const map of ['cs_waiting', 'cs_signals', 'cs_hold_taken', 'cs_hold_returned', 'cs_pair_drops']) {
+    kernel.clear(map);
+  }
   kernel.config({
     revision: 1n,
     signal_interval_ns: 0n,
@@ -78,8 +80,11 @@ export function settle(kernel: Kernel): void {
     hold_limit_identity: 100,
     hold_limit_total: 1000,
     flags: 0,
+    exempt: 0,
+    verdict_sample: 0,
     peer_port: 4250,
   });
+  kernel.knowIdentity(WORLD);
   kernel.endpoint(A);
   kernel.endpoint(B);
   for (const f of families) {

@@ -11,9 +11,9 @@ import { createEndpointTable, readEndpoints } from '../../../src/datapath/endpoi
 import { HoldBudget } from '../../../src/datapath/hold-budget.ts';
 import { type DatapathMaps, openMaps } from '../../../src/datapath/maps.ts';
 import { PolicyTable, readPolicy } from '../../../src/datapath/policy-table.ts';
-import { writePrefixes } from '../../../src/datapath/prefix-table.ts';
+import { PrefixTable } from '../../../src/datapath/prefix-table.ts';
 import { parseAddress, parsePrefix } from '../../../src/model/address.ts';
-import type { AddressEntry, EndpointAttachment, PolicyEntry } from '../../../src/model/datapath.ts';
+import type { AddressEntry, EndpointAttachment, PolicyEntry, PolicyTables } from '../../../src/model/datapath.ts';
 import { type IpAddress, LOCAL_NODE, nodeId, securityIdentity } from '../../../src/model/ids.ts';
 
 const objectPath = join(import.meta.dirname, '../../../build/bpf/datapath.bpf.o');
@@ -24,7 +24,7 @@ const ip = (text: string) => parseAddress(text)!;
 function noted(maps: DatapathMaps, log: string[]): DatapathMaps {
   const entries = Object.entries(maps).map(([name, map]) => {
     const wrapped = { ...map } as Record<string, unknown>;
-    for (const method of ['put', 'delete', 'putBatch', 'deleteBatch']) {
+    for (const method of ['put', 'delete', 'putBatch', 'deleteBatch', 'deleteWhere']) {
       const original = (map as unknown as Record<string, (...args: unknown[]) => unknown>)[method]!;
       wrapped[method] = (...args: unknown[]) => {
         log.push(`${name}.${method}`);
@@ -149,25 +149,27 @@ describe.skipIf(!possible)('tables', () => {
 
   describe('policy', () => {
     const entry = (n: number): PolicyEntry => ({
-      local: securityIdentity(300 + n),
+      local: 300 + n,
       remote: 0,
       direction: n % 2 === 0 ? 'egress' : 'ingress',
       protocol: 6,
       port: 8080,
+      portBits: 16,
       verdict: n % 3 === 0 ? 'deny' : 'allow',
       authType: n % 2 === 0 ? 'spiffe' : 'none',
       rule: n,
     });
+    const tables = (...entries: PolicyEntry[]): PolicyTables => ({ classes: [], entries, cidrs: [] });
     const inForce = () => readPolicy(maps, config.current.policy_slot).sort((x, y) => x.rule - y.rule);
 
     test('a policy is written whole into the half not in force, then that half is, then the revision rises', () => {
       const table = new PolicyTable(maps, config);
-      table.set([entry(1), entry(2)]);
+      table.set(tables(entry(1), entry(2)));
       expect(inForce()).toEqual([entry(1), entry(2)]);
       const before = { ...config.current };
       log.length = 0;
-      table.set([entry(3)]);
-      expect(log.slice(-3)).toEqual(['cs_policy.putBatch', 'cs_config.put', 'cs_config.put']);
+      table.set(tables(entry(3)));
+      expect(log.slice(-3)).toEqual(['cs_classes.putBatch', 'cs_config.put', 'cs_config.put']);
       expect(config.current).toMatchObject({ policy_slot: 1 - before.policy_slot, revision: before.revision + 1n });
       expect(inForce()).toEqual([entry(3)]);
       table.close();
@@ -176,9 +178,9 @@ describe.skipIf(!possible)('tables', () => {
 
     test('a policy that does not fit leaves the one in force as it was, and nothing of itself', () => {
       const table = new PolicyTable(maps, config);
-      table.set([entry(1)]);
+      table.set(tables(entry(1)));
       const before = { ...config.current };
-      expect(() => table.set(Array.from({ length: 200 }, (_, i) => entry(i)))).toThrow('E2BIG');
+      expect(() => table.set(tables(...Array.from({ length: 200 }, (_, i) => entry(i))))).toThrow('E2BIG');
       expect(config.current).toEqual(before);
       expect(inForce()).toEqual([entry(1)]);
       table.close();
@@ -187,12 +189,27 @@ describe.skipIf(!possible)('tables', () => {
 
     test('what a killed agent had half written is cleared by the next one', () => {
       const killed = new PolicyTable(maps, config);
-      killed.set([entry(1)]);
+      killed.set(tables(entry(1)));
       killed.close();
-      const half = { local: 9, remote: 0, dport: 0, proto: 0, direction: 0, slot: 1 - config.current.policy_slot };
-      maps.cs_policy.put(half, { verdict: 1, auth_type: 0, rule: 0 });
+      const half = {
+        local: 9,
+        remote: 0,
+        dport: 0,
+        proto: 0,
+        port_bits: 0,
+        direction: 0,
+        slot: 1 - config.current.policy_slot,
+      };
+      maps.cs_policy.put(half, {
+        verdict: 1,
+        auth_type: 0,
+        observed_verdict: 0,
+        observed_auth_type: 0,
+        rule: 0,
+        observed_rule: 0,
+      });
       const next = new PolicyTable(maps, new ConfigWriter(maps));
-      next.set([entry(2)]);
+      next.set(tables(entry(2)));
       expect(inForceOf(maps)).toEqual([entry(2)]);
       next.close();
     });
@@ -206,12 +223,13 @@ describe.skipIf(!possible)('tables', () => {
       identity: securityIdentity(2),
       cluster,
     });
-    writePrefixes(maps, config, [prefix('10.0.0.0/16'), prefix('fd00::/16')]);
+    const table = new PrefixTable(maps, config);
+    table.setRanges([prefix('10.0.0.0/16'), prefix('fd00::/16')]);
     log.length = 0;
-    writePrefixes(maps, config, [prefix('10.0.0.0/17'), prefix('fd00::/16')]);
+    table.setRanges([prefix('10.0.0.0/17'), prefix('fd00::/16')]);
     expect(log).toEqual(['cs_prefixes.put', 'cs_prefixes.delete', 'cs_config.put']);
     log.length = 0;
-    writePrefixes(maps, config, [prefix('fd00::/16'), prefix('10.0.0.0/17')]);
+    table.setRanges([prefix('fd00::/16'), prefix('10.0.0.0/17')]);
     expect(log).toEqual([]);
     expect(
       maps.cs_prefixes
