@@ -3,7 +3,7 @@ import { mkdirSync } from 'node:fs';
 import { loadConfigFile } from '../base/config-file.ts';
 import { createLogger } from '../base/log.ts';
 import { systemClock } from '../datapath/clock.ts';
-import { destroyPinned } from '../datapath/pinned.ts';
+import { destroyPinned } from '../datapath/lifecycle.ts';
 import { startAgent } from './agent.ts';
 import { checkNamed } from './bootstrap.ts';
 import { agentConfigSchema } from './config.ts';

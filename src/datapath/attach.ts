@@ -269,9 +269,12 @@ function inOrder(attachments: readonly Attachment[]): Attachment[] {
 }
 
 export function listAttachments(pins: Pins): Attachment[] {
-  return listPins(pins.links).flatMap((name) => {
-    const match = /^(tcx|clsact)-([a-z_]+)-(\d+)$/.exec(name);
-    if (match === null || !(match[2]! in directions)) return [];
-    return [{ mode: match[1] as AttachMode, program: match[2] as ProgramName, ifindex: Number(match[3]) }];
-  });
+  return listPins(pins.links).flatMap((name) => parsePinName(name) ?? []);
+}
+
+/** undefined: not the pin of an attachment. */
+export function parsePinName(name: string): Attachment | undefined {
+  const match = /^(tcx|clsact)-([a-z_]+)-(\d+)$/.exec(name);
+  if (match === null || !(match[2]! in directions)) return undefined;
+  return { mode: match[1] as AttachMode, program: match[2] as ProgramName, ifindex: Number(match[3]) };
 }

@@ -17,31 +17,53 @@ import type {
   DropCount,
   EndpointAttachment,
   HoldQueue,
-  PolicyEntry,
+  PairDropCount,
+  PolicyDelta,
+  PolicyTables,
 } from '../model/datapath.ts';
 import { type IpAddress, securityIdentity } from '../model/ids.ts';
 import { createAddressTable } from './address-table.ts';
 import { type Attacher, type AttachMode, type AttachSetting, createAttacher, programNames } from './attach.ts';
 import { createAuthTable } from './auth-table.ts';
 import { ConfigWriter } from './config.ts';
-import { DropCounters } from './counters.ts';
+import { DropCounters, readObserved, readPairDrops } from './counters.ts';
 import { createEndpointTable, readEndpoints } from './endpoints.ts';
 import { HoldBudget } from './hold-budget.ts';
 import { openHoldDevice } from './hold-device.ts';
 import { PacketHold } from './hold-queue.ts';
-import { CFG_ALLOW_UNBOUND, CFG_OBSERVE, IP_LOCAL } from './layout.ts';
+import {
+  CFG_ALLOW_UNBOUND,
+  CFG_OBSERVE,
+  CFG_STOPPED,
+  EXEMPT_DHCP,
+  EXEMPT_HOST_PROBES,
+  IP_LOCAL,
+} from './layout.ts';
 import { type DatapathMaps, openMaps, pinnedMaps, programMaps } from './maps.ts';
-import { destroyPinned } from './pinned.ts';
-import { makePins, type Pins, unpin } from './pins.ts';
+import { destroyPinned } from './lifecycle.ts';
+import { lockNode } from './lock.ts';
+import { makePins, otherVersions, type Pins, pinOver } from './pins.ts';
 import { PolicyTable } from './policy-table.ts';
-import { type PrefixEntry, writePrefixes } from './prefix-table.ts';
+import type { PrefixEntry } from './prefix-table.ts';
 import { decodeSignal } from './signals.ts';
+import { noStep, type OnStep } from './steps.ts';
 
 export interface DatapathFlags {
   /** authentication.allowUnboundPath */
   readonly allowUnboundPath: boolean;
   /** enforcement: observe */
   readonly observe: boolean;
+  /** Break-glass: everything passes, what would have been dropped is counted as observed, nothing is held. Default false. */
+  readonly stopped?: boolean;
+  /** What passes without a policy. Default: nothing. */
+  readonly exempt?: Exemptions;
+}
+
+export interface Exemptions {
+  /** A workload's DHCP and DHCPv6 client and its own host. */
+  readonly dhcp: boolean;
+  /** What the own host opens to its endpoints. */
+  readonly hostProbes: boolean;
 }
 
 export interface DatapathOptions extends DatapathFlags {
@@ -57,12 +79,18 @@ export interface DatapathOptions extends DatapathFlags {
   readonly holdDeadlineMs: number;
   readonly signalIntervalMs: number;
   readonly peerPort: number;
+  /** What other nodes vouch for goes only through the tunnel, even with allowUnboundPath. Default false. */
+  readonly encrypt?: boolean;
+  /** One of so many allowed verdicts becomes a signal. Default 0: none. */
+  readonly verdictSample?: number;
   readonly attach: AttachSetting;
   /** max_entries by map name. A size other than the pinned map's is refused. */
   readonly mapSizes?: Readonly<Record<string, number>>;
   readonly clock: Clock;
   onSignal(signal: DatapathSignal): void;
   readonly log: Logger;
+  /** Called between any two effects on the kernel, for tests that end the process there. */
+  readonly onStep?: OnStep;
 }
 
 export interface Datapath {
@@ -71,8 +99,10 @@ export interface Datapath {
   readonly hold: HoldQueue;
   readonly attachMode: AttachMode;
   setPrefixes(prefixes: readonly PrefixEntry[]): void;
-  /** Replaces the policy as a whole. @throws Error E2BIG: too many entries; the policy in force stays. */
-  setPolicy(entries: readonly PolicyEntry[]): void;
+  /** Replaces the policy as a whole. @throws Error E2BIG, ENOSPC: too many entries; the policy in force stays. */
+  setPolicy(tables: PolicyTables): void;
+  /** Changes the policy in force in place. @throws Error E2BIG: too many entries; the policy in force stays. */
+  updatePolicy(delta: PolicyDelta): void;
   /** Writes the maps, attaches the programs with the endpoint closed, then opens it if it is to be open. */
   putEndpoint(attachment: EndpointAttachment): void;
   /** Forgets it. Its programs stay as long as its interface does, and drop everything. */
@@ -86,9 +116,16 @@ export interface Datapath {
   /** Makes every proof so far a miss. Returns the new epoch. */
   raiseEpoch(): number;
   drops(): DropCount[];
+  /** What would have been dropped and passed. */
+  observed(): DropCount[];
+  /** The pairs of identities that dropped last, most packets first. */
+  pairDrops(): PairDropCount[];
   /** Packets that were ever put into the hold queue. */
   held(): { readonly taken: bigint };
-  setFlags(flags: DatapathFlags): void;
+  /** What is not named stays as it is. */
+  setFlags(change: Partial<DatapathFlags>): void;
+  /** One of so many allowed verdicts becomes a signal; 0: none. */
+  setVerdictSample(oneOf: number): void;
   /** Ends this process's part; all that is pinned stays and goes on enforcing. */
   close(): void;
   /** Uninstalls: detaches everywhere, removes the pins. */
@@ -97,10 +134,12 @@ export interface Datapath {
 
 /** @throws CountersignError unsupported (no bpffs, no BTF), bad-input (map sizes), already-exists (a second agent). */
 export function openDatapath(options: DatapathOptions): Datapath {
-  const pins = makePins(options.bpffs, options.node);
-  const object = load(options, pins);
-  const closers: (() => void)[] = [() => closeFds(object)];
+  const lock = lockNode(options.bpffs, options.node);
+  const closers: (() => void)[] = [() => lock.release()];
   try {
+    const pins = makePins(options.bpffs, options.node);
+    const object = load(options, pins);
+    closers.push(() => closeFds(object));
     return start(options, pins, object, closers);
   } catch (error) {
     for (const close of closers.reverse()) close();
@@ -109,7 +148,8 @@ export function openDatapath(options: DatapathOptions): Datapath {
 }
 
 function start(options: DatapathOptions, pins: Pins, object: LoadedObject, closers: (() => void)[]): Datapath {
-  const maps = openMaps(object.maps);
+  const onStep = options.onStep ?? noStep;
+  const maps = openMaps(object.maps, onStep);
   const config = new ConfigWriter(maps);
   const counters = new DropCounters();
   const policy = new PolicyTable(maps, config);
@@ -123,17 +163,21 @@ function start(options: DatapathOptions, pins: Pins, object: LoadedObject, close
     signal_interval_ns: BigInt(options.signalIntervalMs) * 1_000_000n,
     peer_port: options.peerPort,
     flags: flagBits(options),
+    exempt: exemptBits(options),
+    verdict_sample: options.verdictSample ?? 0,
   });
   config.bumpRevision();
-  const attacher = createAttacher(pins, options.attach, object.programs);
-  pinPrograms(pins, object);
-  attacher.sweep();
+  const attacher = createAttacher(pins, options.attach, object.programs, onStep);
+  pinPrograms(pins, object, onStep);
 
   const hold = startHold(options, maps, config, counters, attacher, closers);
+  // After the hold device: an agent of an earlier build, which has no lock, is known by it.
+  attacher.takeOver(otherVersions(options.bpffs, options.node).map((other) => other.pins));
   const ring = openSignals(options, object);
   closers.push(() => ring.close());
   const endpoints = createEndpointTable(maps, config, attacher, (local) => hold.dropAddress(local));
 
+  let flags: DatapathFlags = options;
   let open = true;
   const close = () => {
     if (!open) return;
@@ -142,11 +186,12 @@ function start(options: DatapathOptions, pins: Pins, object: LoadedObject, close
   };
   return {
     auth: createAuthTable(maps, config),
-    addresses: createAddressTable(maps, config),
+    addresses: createAddressTable(maps, config, options.encrypt ?? false),
     hold,
     attachMode: attacher.mode,
-    setPrefixes: (prefixes) => writePrefixes(maps, config, prefixes),
-    setPolicy: (entries) => policy.set(entries),
+    setPrefixes: (prefixes) => policy.setRanges(prefixes),
+    setPolicy: (tables) => policy.set(tables),
+    updatePolicy: (delta) => policy.update(delta),
     putEndpoint: (attachment) => endpoints.put(attachment),
     removeEndpoint: (endpoint) => endpoints.remove(endpoint),
     listEndpoints: () => readEndpoints(maps),
@@ -166,11 +211,15 @@ function start(options: DatapathOptions, pins: Pins, object: LoadedObject, close
       return config.current.epoch;
     },
     drops: () => counters.merged(maps),
+    observed: () => readObserved(maps),
+    pairDrops: () => readPairDrops(maps),
     held: () => ({ taken: maps.cs_hold_taken.get({ n: 0 })?.n ?? 0n }),
-    setFlags(flags) {
-      config.set({ flags: flagBits(flags) });
+    setFlags(change) {
+      flags = { ...flags, ...change };
+      config.set({ flags: flagBits(flags), exempt: exemptBits(flags) });
       config.bumpRevision();
     },
+    setVerdictSample: (oneOf) => config.set({ verdict_sample: oneOf }),
     close,
     destroy() {
       close();
@@ -245,13 +294,11 @@ function load(options: DatapathOptions, pins: Pins): LoadedObject {
 }
 
 /** So that tools can find them, and their numbers, by name. */
-function pinPrograms(pins: Pins, object: LoadedObject): void {
+function pinPrograms(pins: Pins, object: LoadedObject, onStep: OnStep): void {
   for (const name of programNames) {
     const fd = object.programs[name];
     if (fd === undefined) continue;
-    const path = join(pins.progs, name);
-    unpin(path);
-    native().objPin(fd, path);
+    pinOver(fd, join(pins.progs, name), onStep);
   }
 }
 
@@ -261,7 +308,15 @@ function localIdentity(maps: DatapathMaps, local: IpAddress) {
 }
 
 function flagBits(flags: DatapathFlags): number {
-  return (flags.allowUnboundPath ? CFG_ALLOW_UNBOUND : 0) | (flags.observe ? CFG_OBSERVE : 0);
+  return (
+    (flags.allowUnboundPath ? CFG_ALLOW_UNBOUND : 0) |
+    (flags.observe ? CFG_OBSERVE : 0) |
+    (flags.stopped === true ? CFG_STOPPED : 0)
+  );
+}
+
+function exemptBits({ exempt }: DatapathFlags): number {
+  return (exempt?.dhcp === true ? EXEMPT_DHCP : 0) | (exempt?.hostProbes === true ? EXEMPT_HOST_PROBES : 0);
 }
 
 function closeFds(object: LoadedObject): void {

@@ -2,6 +2,7 @@
 import { type MapInfo, native } from '../../native/index.ts';
 import * as layout from './layout.ts';
 import type { Codec } from './record.ts';
+import { noStep, type OnStep } from './steps.ts';
 
 const batchSize = 4096;
 
@@ -11,16 +12,19 @@ export const pinnedMaps = {
   cs_endpoints: [layout.u32Key, layout.endpointStruct],
   cs_ipcache: [layout.addressStruct, layout.ipcacheStruct],
   cs_prefixes: [layout.prefixKeyStruct, layout.prefixStruct],
+  cs_classes: [layout.classKeyStruct, layout.classStruct],
   cs_policy: [layout.policyKeyStruct, layout.policyStruct],
   cs_auth: [layout.authKeyStruct, layout.authStruct],
   cs_flows: [layout.flowKeyStruct, layout.flowStruct],
   cs_drops: [layout.u32Key, layout.counterStruct],
+  cs_observed: [layout.u32Key, layout.counterStruct],
+  cs_pair_drops: [layout.pairKeyStruct, layout.counterStruct],
   cs_hold_taken: [layout.u32Key, layout.u64Value],
   cs_hold_returned: [layout.u32Key, layout.u64Value],
 } as const;
 
 /** Maps of the programs' own, pinned so that programs of an earlier agent and of this one share them. */
-export const programMaps = ['cs_endpoints_by_id', 'cs_waiting', 'cs_signals', 'cs_events'] as const;
+export const programMaps = ['cs_endpoints_by_id', 'cs_waiting', 'cs_fragments', 'cs_signals', 'cs_events'] as const;
 
 export type PinnedMapName = keyof typeof pinnedMaps;
 type Decoded<C> = C extends Codec<infer T> ? T : never;
@@ -36,13 +40,15 @@ export interface KernelMap<K, V> {
   putBatch(entries: readonly (readonly [K, V])[]): void;
   /** How many were there. */
   deleteBatch(keys: readonly K[]): number;
+  /** Deletes every key of which the test holds; `at` is where it begins. Nothing is decoded: for maps that may be large. */
+  deleteWhere(test: (keys: Buffer, at: number) => boolean): number;
   entries(): [K, V][];
 }
 
 export type DatapathMaps = { readonly [N in PinnedMapName]: KernelMap<KeyOf<N>, ValueOf<N>> };
 
 /** @param infos by map name, as loadObject or the pins gave them. @throws Error when a map's sizes are not the layout's. */
-export function openMaps(infos: Readonly<Record<string, MapInfo>>): DatapathMaps {
+export function openMaps(infos: Readonly<Record<string, MapInfo>>, onStep: OnStep = noStep): DatapathMaps {
   const out: Record<string, unknown> = {};
   for (const [name, [key, value]] of Object.entries(pinnedMaps)) {
     const info = infos[name];
@@ -52,12 +58,12 @@ export function openMaps(infos: Readonly<Record<string, MapInfo>>): DatapathMaps
         `map ${name} has keys of ${info.keySize} and values of ${info.valueSize} bytes, not ${key.size} and ${value.size}`,
       );
     }
-    out[name] = kernelMap(info, key as Codec<unknown>, value as Codec<unknown>);
+    out[name] = kernelMap(info, key as Codec<unknown>, value as Codec<unknown>, () => onStep(`wrote ${name}`));
   }
   return out as DatapathMaps;
 }
 
-function kernelMap<K, V>(info: MapInfo, key: Codec<K>, value: Codec<V>): KernelMap<K, V> {
+function kernelMap<K, V>(info: MapInfo, key: Codec<K>, value: Codec<V>, wrote: () => void): KernelMap<K, V> {
   const addon = native();
   const { fd } = info;
   const pack = <T>(codec: Codec<T>, records: readonly T[]) => {
@@ -73,8 +79,15 @@ function kernelMap<K, V>(info: MapInfo, key: Codec<K>, value: Codec<V>): KernelM
       const bytes = addon.mapLookup(fd, key.encode(k));
       return bytes === undefined ? undefined : value.decode(bytes);
     },
-    put: (k, v) => addon.mapUpdate(fd, key.encode(k), value.encode(v)),
-    delete: (k) => addon.mapDelete(fd, key.encode(k)),
+    put(k, v) {
+      addon.mapUpdate(fd, key.encode(k), value.encode(v));
+      wrote();
+    },
+    delete(k) {
+      const was = addon.mapDelete(fd, key.encode(k));
+      wrote();
+      return was;
+    },
     putBatch(entries) {
       for (let i = 0; i < entries.length; i += batchSize) {
         const part = entries.slice(i, i + batchSize);
@@ -87,6 +100,7 @@ function kernelMap<K, V>(info: MapInfo, key: Codec<K>, value: Codec<V>): KernelM
           part.map(([, v]) => v),
         );
         addon.mapUpdateBatch(fd, keys, values, part.length);
+        wrote();
       }
     },
     deleteBatch(keys) {
@@ -94,6 +108,23 @@ function kernelMap<K, V>(info: MapInfo, key: Codec<K>, value: Codec<V>): KernelM
       for (let i = 0; i < keys.length; i += batchSize) {
         const part = keys.slice(i, i + batchSize);
         deleted += addon.mapDeleteBatch(fd, pack(key, part), part.length);
+        wrote();
+      }
+      return deleted;
+    },
+    deleteWhere(test) {
+      const { keys, count } = addon.mapDump(fd);
+      let found = 0;
+      for (let i = 0; i < count; i++) {
+        if (!test(keys, i * key.size)) continue;
+        keys.copyWithin(found * key.size, i * key.size, (i + 1) * key.size);
+        found++;
+      }
+      let deleted = 0;
+      for (let i = 0; i < found; i += batchSize) {
+        const n = Math.min(batchSize, found - i);
+        deleted += addon.mapDeleteBatch(fd, keys.subarray(i * key.size, (i + n) * key.size), n);
+        wrote();
       }
       return deleted;
     },
