@@ -195,6 +195,7 @@ export function ciliumSchema(apiVersion: string, kind: string, scope: CiliumScop
       metadata: metadata(scope),
       spec: spec(scope, handling).optional(),
       specs: z.array(spec(scope, handling)).optional(),
+      description: passedOver,
       status: passedOver,
     })
     .superRefine((value: unknown, context) => {

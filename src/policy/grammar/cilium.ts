@@ -176,7 +176,7 @@ class SpecReader {
   }
 
   #warnOfL7(path: FieldPath, field: L7Field, value: unknown, ports: Parameters<typeof portsText>[0]): void {
-    if (value === undefined || (isRecord(value) && Object.values(value).every((part) => part === undefined))) return;
+    if (value === undefined || (field === 'rules' && isRecord(value) && Object.keys(value).length === 0)) return;
     const whole = ports.length === 0 ? 'its ports' : `port ${portsText(ports)}`;
     this.#warn(path, `${L7_FIELDS[field]}: all traffic of ${whole} is allowed, whatever this field would refuse`);
   }
