@@ -95,10 +95,11 @@ struct cs_class_key {
 	__u8 pad[3];
 };
 
+/* By direction; numbers of different directions and roles have nothing to do with one another. From 1. */
 struct cs_class {
-	__u32 class; /* from 1 */
-	__u32 port_bits[2]; /* by direction: bit n is set if some entry with this class as the local one has port_bits n */
-	__u32 pad;
+	__u32 local[2];	    /* as the endpoint that policy selects; 0: not on this node */
+	__u32 remote[2];    /* as whom it speaks to */
+	__u32 port_bits[2]; /* bit n is set if some entry of this local class has port_bits n */
 };
 
 /* ---- cs_policy: hash, not preallocated. For the remote class, then for any: the longest port prefix first, then any protocol.
@@ -150,14 +151,38 @@ struct cs_auth {
 struct cs_flow_key {
 	struct cs_addr local;
 	struct cs_addr remote;
-	__u16 lport; /* network order; ICMP echo: the identifier in both */
+	__u16 lport; /* network order; ICMP echo: the identifier on the asking side, the request's type on the other */
 	__u16 rport;
 	__u32 ifindex; /* of the host side of the endpoint's veth */
 	__u8 proto;
 	__u8 pad[3];
 };
 
-#define CS_FLOW_CLOSING (1u << 0) /* TCP: a FIN or RST was seen, the flow ends soon after its last packet */
+/* As Linux's connection tracking names them. */
+enum cs_flow_state {
+	CS_FLOW_NONE = 0,
+	CS_FLOW_SYN_SENT = 1, /* TCP */
+	CS_FLOW_SYN_RECV = 2,
+	CS_FLOW_ESTABLISHED = 3,
+	CS_FLOW_FIN_WAIT = 4,
+	CS_FLOW_CLOSE_WAIT = 5,
+	CS_FLOW_LAST_ACK = 6,
+	CS_FLOW_TIME_WAIT = 7,
+	CS_FLOW_CLOSE = 8,
+	CS_FLOW_UDP_UNREPLIED = 9,
+	CS_FLOW_UDP_REPLIED = 10,
+	CS_FLOW_ECHO = 11, /* ICMP, ICMPv6 */
+	CS_FLOW_SCTP_CLOSED = 12,
+	CS_FLOW_SCTP_COOKIE_WAIT = 13,
+	CS_FLOW_SCTP_COOKIE_ECHOED = 14,
+	CS_FLOW_SCTP_ESTABLISHED = 15,
+	CS_FLOW_SCTP_SHUTDOWN_SENT = 16,
+	CS_FLOW_SCTP_SHUTDOWN_RECD = 17,
+	CS_FLOW_SCTP_SHUTDOWN_ACK_SENT = 18,
+	CS_FLOW_SCTP_HEARTBEAT_SENT = 19,
+};
+
+#define CS_FLOW_OBSERVED (1u << 0) /* flags: only observed to be refused. Each packet is judged in full, and counted */
 
 struct cs_flow {
 	__u64 revision;	  /* of cs_config when the verdict was begun */
@@ -167,10 +192,34 @@ struct cs_flow {
 	__u32 remote_node;
 	__u8 direction;	  /* in which the flow was begun */
 	__u8 auth_type;
-	__u8 flags;	  /* CS_FLOW_* */
-	__u8 pad;
+	__u8 state;	  /* enum cs_flow_state */
+	__u8 flags;	  /* CS_FLOW_OBSERVED */
 	__u16 origin;	  /* mark >> 16 that packets from the remote side carry; any other is judged anew */
 	__u16 endpoint;	  /* whose flow it is: the stamp of what it sends */
+};
+
+/* ---- cs_fragments: LRU hash. Datagrams whose first fragment was let through or is held: the later ones have no ports of
+ * their own. The programs' own. ---- */
+struct cs_fragment_key {
+	struct cs_addr src;
+	struct cs_addr dst;
+	__u32 id; /* as on the wire */
+	__u32 ifindex; /* of the host side of the endpoint's veth */
+	__u8 proto; /* IPv6: 0, its receivers do not ask */
+	__u8 direction;
+	__u16 pad;
+};
+
+struct cs_fragment {
+	__u64 first_ns;
+	__u16 sport; /* as struct cs_flow_key has them */
+	__u16 dport;
+	__u16 head; /* no later fragment may begin before it: it would overwrite headers */
+	__u8 proto; /* of the transport */
+	__u8 step;  /* what the first fragment said to its flow */
+	__u8 opens; /* and whether it may begin one */
+	__u8 complete; /* the last fragment was seen */
+	__u8 pad[6];
 };
 
 /* ---- cs_clock: per-CPU array of one. The programs' own: the boot clock, read once per CPU and tick. ---- */

@@ -4,7 +4,7 @@
 #define CS_CASE_H
 
 #include "clock.h"
-#include "parse.h"
+#include "packet.h"
 
 struct cs_case {
 	struct cs_flow_key key; /* as the endpoint sees it, the same for both directions */
@@ -20,6 +20,7 @@ struct cs_case {
 	__u8 direction; /* of the packet */
 	__u8 begun;	/* direction of the packet that began the flow: whose policy counts */
 	__u8 auth_type;
+	__u8 state;  /* enum cs_flow_state that the packet leaves its flow in */
 	__u8 miss;   /* enum cs_event_kind: what the agent could mend; 0: nothing */
 	__u8 behind; /* allowed, but earlier packets of the flow still wait */
 } __attribute__((aligned(8)));
@@ -53,6 +54,7 @@ static __always_inline void case_open(struct cs_case *c, const struct cs_endpoin
 	c->mark = mark;
 	c->begun = c->direction;
 	c->auth_type = CS_AUTH_NONE;
+	c->state = CS_FLOW_NONE;
 	c->miss = 0;
 	c->behind = 0;
 	c->now = clock_exact();

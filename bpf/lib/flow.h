@@ -9,30 +9,17 @@
 
 #include "case.h"
 #include "maps.h"
+#include "state.h"
 
-#define CS_FLOW_IDLE_TCP (7200 * CS_SECOND)
-#define CS_FLOW_IDLE_CLOSING (60 * CS_SECOND)
-#define CS_FLOW_IDLE_UDP (60 * CS_SECOND)
-#define CS_FLOW_IDLE_ICMP (30 * CS_SECOND)
 /* last_ns may be this old: an established flow must not write its cache line for every packet */
 #define CS_FLOW_TOUCH CS_SECOND
 
-static __always_inline __u64 flow_idle_limit(__u8 proto, __u8 flags)
-{
-	if (proto == IPPROTO_TCP)
-		return flags & CS_FLOW_CLOSING ? CS_FLOW_IDLE_CLOSING : CS_FLOW_IDLE_TCP;
-	return proto == IPPROTO_UDP ? CS_FLOW_IDLE_UDP : CS_FLOW_IDLE_ICMP;
-}
-
-/* The flow the packet belongs to. A packet that opens against the flow's direction is no reply: it is judged as its
- * sender's own, or a server could reach its clients' ports. tick: from clock_of_tick(), which may lie before last_ns. */
-static __always_inline struct cs_flow *flow_find(const struct cs_flow_key *key, __u64 tick, __u8 kind, __u8 direction)
+/* tick: from clock_of_tick(), which may lie before last_ns. */
+static __always_inline struct cs_flow *flow_find(const struct cs_flow_key *key, __u64 tick)
 {
 	struct cs_flow *flow = bpf_map_lookup_elem(&cs_flows, key);
 
-	if (!flow || (__s64)(tick - flow->last_ns) > (__s64)(flow_idle_limit(key->proto, flow->flags) + CS_FLOW_TOUCH))
-		return NULL;
-	if ((kind & CS_PKT_OPENS) && flow->direction != direction)
+	if (!flow || (__s64)(tick - flow->last_ns) > (__s64)(flow_idle_limit(flow->state) + CS_FLOW_TOUCH))
 		return NULL;
 	return flow;
 }
@@ -42,36 +29,51 @@ static __always_inline bool flow_is_valid(const struct cs_flow *flow, const stru
 	return flow->revision == cfg->revision && clock_before(tick, flow->valid_until_ns);
 }
 
-static __always_inline void flow_touch(struct cs_flow *flow, __u64 tick, __u8 kind)
-{
-	if ((__s64)(tick - flow->last_ns) > (__s64)CS_FLOW_TOUCH)
-		flow->last_ns = tick;
-	if (!(kind & (CS_PKT_CLOSES | CS_PKT_OPENS)))
-		return;
-	if ((kind & CS_PKT_CLOSES) && !(flow->flags & CS_FLOW_CLOSING))
-		flow->flags |= CS_FLOW_CLOSING;
-	else if ((kind & CS_PKT_OPENS) && (flow->flags & CS_FLOW_CLOSING))
-		flow->flags &= ~CS_FLOW_CLOSING;
-}
-
-/* The flow a packet claims to be part of, if it may have one. */
+/* The flow a packet claims to be part of, if it may have one. What opens against the flow's direction is no reply: it is
+ * judged as its sender's own, or a server could reach its clients' ports. What opens a flow that is over begins another. */
 static __always_inline struct cs_flow *flow_of(const struct cs_packet *p, const struct cs_case *c, __u64 tick)
 {
+	struct cs_flow *flow;
+
 	if (p->reason || (p->kind & (CS_PKT_ERROR | CS_PKT_NEIGHBOUR)))
 		return NULL;
-	return flow_find(&c->key, tick, p->kind, c->direction);
+	flow = flow_find(&c->key, tick);
+	if (flow && (p->kind & CS_PKT_OPENS) && (flow->direction != c->direction || flow_is_over(flow->state)))
+		return NULL;
+	return flow;
+}
+
+/* The flow's state after the packet; CS_FLOW_NONE: a stray. A later fragment says nothing that the first did not say. */
+static __always_inline __u8 flow_state_after(const struct cs_flow *flow, const struct cs_packet *p, __u8 direction)
+{
+	if (!flow)
+		return flow_next(false, p->step, CS_FLOW_NONE);
+	if (p->kind & CS_PKT_LATER)
+		return flow->state;
+	return flow_next(flow->direction != direction, p->step, flow->state);
 }
 
 /* Most packets end here: their flow's verdict holds. What comes in must carry what vouched for the flow (stamp of the same
- * sender, or the tunnel). The endpoint need not be looked up: closing it or taking it away raises the revision. */
+ * sender, or the tunnel). The endpoint need not be looked up: closing it or taking it away raises the revision. A first
+ * fragment is judged in full, so that what follows it may go by it. */
 static __always_inline bool flow_holds(struct cs_flow *flow, const struct cs_config *cfg, const struct cs_packet *p,
 				       const struct cs_case *c, __u64 tick, __u32 mark)
 {
+	__u8 state;
+
+	if ((flow->flags & CS_FLOW_OBSERVED) || (p->kind & CS_PKT_FIRST))
+		return false;
 	if (c->direction == CS_INGRESS && flow->origin != mark >> 16)
 		return false;
 	if (!flow_is_valid(flow, cfg, tick))
 		return false;
-	flow_touch(flow, tick, p->kind);
+	state = flow_state_after(flow, p, c->direction);
+	if (state == CS_FLOW_NONE)
+		return false;
+	if (state != flow->state)
+		flow->state = state;
+	if ((__s64)(tick - flow->last_ns) > (__s64)CS_FLOW_TOUCH)
+		flow->last_ns = tick;
 	return true;
 }
 
@@ -87,7 +89,7 @@ static __always_inline __u64 flow_revision(const struct cs_config *cfg)
 }
 
 /* A failed or evicted store costs the next packet a full verdict, nothing else. */
-static __always_inline void flow_store(const struct cs_case *c, __u16 origin, __u8 kind)
+static __always_inline void flow_store(const struct cs_case *c, __u16 origin)
 {
 	struct cs_flow flow = {
 		.revision = c->revision,
@@ -97,7 +99,7 @@ static __always_inline void flow_store(const struct cs_case *c, __u16 origin, __
 		.remote_node = c->remote_node,
 		.direction = c->begun,
 		.auth_type = c->auth_type,
-		.flags = kind & CS_PKT_CLOSES ? CS_FLOW_CLOSING : 0,
+		.state = c->state,
 		.origin = origin,
 		.endpoint = c->endpoint,
 	};

@@ -11,10 +11,29 @@
 /* Packets of a flow queue behind held ones no longer than this after the last miss: the agent may have dropped those. */
 #define CS_WAITING_LIMIT 1000000000ull
 
-static __always_inline bool hold_take(__u32 identity, __u32 limit)
+/* As how many packets it comes out of the TUN, which takes none that is larger than its segments: a packet that the stack
+ * would cut later (GSO) is cut in front of it. Senders of raw frames may leave the count to the kernel; then the bytes say it. */
+static __always_inline __u32 hold_packets(const struct __sk_buff *skb)
+{
+	__u32 segments = skb->gso_segs, size = skb->gso_size;
+
+	if (!size)
+		return 1;
+	return segments ? segments : skb->len / size + 1;
+}
+
+/* More may have been returned than taken for a moment, while a take that was refused is undone: that is an empty queue. */
+static __always_inline __s64 hold_waits(__u64 taken, const __u64 *returned)
+{
+	__s64 waits = taken - (returned ? *returned : 0);
+
+	return waits > 0 ? waits : 0;
+}
+
+static __always_inline bool hold_take(__u32 identity, __u32 packets, __u32 limit)
 {
 	__u64 *taken = bpf_map_lookup_elem(&cs_hold_taken, &identity);
-	__u64 none = 0, *returned;
+	__u64 none = 0;
 
 	if (!taken) {
 		bpf_map_update_elem(&cs_hold_taken, &identity, &none, BPF_NOEXIST);
@@ -22,38 +41,37 @@ static __always_inline bool hold_take(__u32 identity, __u32 limit)
 		if (!taken)
 			return false;
 	}
-	returned = bpf_map_lookup_elem(&cs_hold_returned, &identity);
 	/* Take first, look after: two CPUs at once may both be refused, never both be let in. */
-	if (__sync_fetch_and_add(taken, 1) - (returned ? *returned : 0) < limit)
+	if (hold_waits(__sync_fetch_and_add(taken, packets), bpf_map_lookup_elem(&cs_hold_returned, &identity)) + packets <=
+	    limit)
 		return true;
-	__sync_fetch_and_add(taken, -1);
+	__sync_fetch_and_add(taken, -(__u64)packets);
 	return false;
 }
 
-static __always_inline void hold_give_back(__u32 identity)
+static __always_inline void hold_give_back(__u32 identity, __u32 packets)
 {
 	__u64 *taken = bpf_map_lookup_elem(&cs_hold_taken, &identity);
 
 	if (taken)
-		__sync_fetch_and_add(taken, -1);
+		__sync_fetch_and_add(taken, -(__u64)packets);
 }
 
-static __always_inline bool hold_budget(const struct cs_config *cfg, __u32 identity)
+static __always_inline bool hold_budget(const struct cs_config *cfg, __u32 identity, __u32 packets)
 {
-	if (!hold_take(0, cfg->hold_limit_total))
+	if (!hold_take(0, packets, cfg->hold_limit_total))
 		return false;
-	if (hold_take(identity, cfg->hold_limit_identity))
+	if (hold_take(identity, packets, cfg->hold_limit_identity))
 		return true;
-	hold_give_back(0);
+	hold_give_back(0, packets);
 	return false;
 }
 
 static __always_inline __u64 hold_length(__u32 identity)
 {
 	const __u64 *taken = bpf_map_lookup_elem(&cs_hold_taken, &identity);
-	const __u64 *returned = bpf_map_lookup_elem(&cs_hold_returned, &identity);
 
-	return taken ? *taken - (returned ? *returned : 0) : 0;
+	return taken ? hold_waits(*taken, bpf_map_lookup_elem(&cs_hold_returned, &identity)) : 0;
 }
 
 /* The flow's packets in the queue, if any. The agent does not say which packets it dropped, only how many of an identity left
@@ -72,10 +90,10 @@ static __always_inline struct cs_waiting *hold_waiting(const struct cs_case *c)
 }
 
 /* A miss starts (or goes on with) the flow's queue; a packet that only queues behind does not prolong it. */
-static __always_inline void hold_enqueue(const struct cs_case *c)
+static __always_inline void hold_enqueue(const struct cs_case *c, __u32 packets)
 {
 	struct cs_waiting *w = hold_waiting(c);
-	struct cs_waiting fresh = { .held_ns = c->now, .packets = 1 };
+	struct cs_waiting fresh = { .held_ns = c->now, .packets = packets };
 	__u32 zero = 0;
 	__u64 *last = bpf_map_lookup_elem(&cs_last_held, &zero);
 
@@ -85,7 +103,7 @@ static __always_inline void hold_enqueue(const struct cs_case *c)
 		bpf_map_update_elem(&cs_waiting, &c->key, &fresh, BPF_ANY);
 		return;
 	}
-	__sync_fetch_and_add(&w->packets, 1);
+	__sync_fetch_and_add(&w->packets, packets);
 	if (c->miss)
 		w->held_ns = c->now;
 }
@@ -106,11 +124,13 @@ static __always_inline bool hold_dequeue(const struct cs_case *c)
 /* Only what leaves a workload is held: its sender is here and can wait. */
 static __always_inline int hold(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_case *c)
 {
-	if (!hold_budget(cfg, c->local_identity)) {
+	__u32 packets = hold_packets(skb);
+
+	if (!hold_budget(cfg, c->local_identity, packets)) {
 		report(skb, c, c->miss ? c->miss : CS_EVENT_DROP, CS_DROP_HOLD_FULL, 0);
 		return CS_SHOT;
 	}
-	hold_enqueue(c);
+	hold_enqueue(c, packets);
 	/* One that only queues behind others asks for nothing. */
 	if (c->miss)
 		report(skb, c, c->miss, 0, 1);

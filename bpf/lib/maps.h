@@ -78,6 +78,13 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
+	__type(key, struct cs_fragment_key);
+	__type(value, struct cs_fragment);
+} cs_fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
 	__type(key, struct cs_flow_key);
 	__type(value, struct cs_waiting);
 } cs_waiting SEC(".maps");

@@ -4,6 +4,7 @@
 #define CS_NEIGHBOUR_H
 
 #include "case.h"
+#include "icmp.h"
 #include "identity.h"
 
 struct cs_arp {

@@ -4,128 +4,84 @@
 #ifndef CS_PARSE_H
 #define CS_PARSE_H
 
-#include "base.h"
+#include "extension.h"
+#include "icmp.h"
+#include "options.h"
+#include "packet.h"
+#include "sctp.h"
+#include "tcp.h"
 
-enum cs_packet_kind {
-	CS_PKT_OPENS = 1 << 0,	   /* TCP SYN, ICMP echo request: begins a flow, is never a reply */
-	CS_PKT_ANSWERS = 1 << 1,   /* ICMP echo reply: never begins a flow */
-	CS_PKT_CLOSES = 1 << 2,	   /* TCP FIN or RST */
-	CS_PKT_ERROR = 1 << 3,	   /* an ICMP error, which belongs to the flow it quotes */
-	CS_PKT_NEIGHBOUR = 1 << 4, /* RFC 4861 */
-};
+/* No transport header begins past this, behind eight extension headers of any length; the verifier wants a bound. */
+#define CS_TRANSPORT_MAX 0x7fff
 
-struct cs_packet {
-	struct cs_addr src;
-	struct cs_addr dst;
-	__be16 sport; /* ICMP echo: the identifier in both */
-	__be16 dport;
-	__u16 transport; /* offset of the transport header from skb->data */
-	__u8 proto;
-	__u8 kind;   /* enum cs_packet_kind, or-ed */
-	__u8 reason; /* the addresses are good, the rest is not: why */
-	__u8 hop_limit;
-	__u8 icmp_type;
-	__u8 pad;
-} __attribute__((aligned(8)));
-
-/* RFC 791, section 3.1 */
-struct cs_ipv4 {
-	__u8 version_ihl, tos;
-	__be16 total_length, id, fragment;
-	__u8 ttl, protocol;
-	__sum16 checksum;
-	__be32 src, dst;
-};
-
-/* RFC 8200, section 3 */
-struct cs_ipv6 {
-	__u8 version_class, class_flow;
-	__be16 flow;
-	__be16 payload_length;
-	__u8 next_header, hop_limit;
-	struct cs_addr src, dst;
-};
-
-#define CS_IPV4_FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
-#define CS_HEADERS_MAX 80	     /* an IPv4 header with all options, a TCP header without */
-
-/* ICMP (RFC 792) and ICMPv6 (RFC 4443, RFC 4861) types */
-#define CS_ICMP_ECHO_REPLY 0
-#define CS_ICMP_UNREACHABLE 3
-#define CS_ICMP_ECHO 8
-#define CS_ICMP_TIME_EXCEEDED 11
-#define CS_ICMP_PARAMETER_PROBLEM 12
-#define CS_ICMPV6_ERROR_FIRST 1
-#define CS_ICMPV6_ERROR_LAST 4
-#define CS_ICMPV6_ECHO 128
-#define CS_ICMPV6_ECHO_REPLY 129
-#define CS_ND_ROUTER_SOLICITATION 133
-#define CS_ND_ROUTER_ADVERTISEMENT 134
-#define CS_ND_NEIGHBOUR_SOLICITATION 135
-#define CS_ND_NEIGHBOUR_ADVERTISEMENT 136
-
-static __always_inline void *packet_start(const struct __sk_buff *skb)
+/* Header bytes without which no fragment is read as the first, and into which no later one may reach. */
+static __always_inline __u32 transport_header(__u8 proto)
 {
-	return (void *)(long)skb->data;
-}
-
-static __always_inline void *packet_end(const struct __sk_buff *skb)
-{
-	return (void *)(long)skb->data_end;
-}
-
-/* Headers may lie in page fragments; direct access sees only the linear part. */
-static __always_inline void parse_linearise(struct __sk_buff *skb, __u32 want)
-{
-	if (want > skb->len)
-		want = skb->len;
-	if (skb->data_end - skb->data < want)
-		bpf_skb_pull_data(skb, want);
-}
-
-static __always_inline void parse_icmp(struct cs_packet *p, __u8 type, __be16 id, bool v6)
-{
-	__u8 request = v6 ? CS_ICMPV6_ECHO : CS_ICMP_ECHO;
-	__u8 reply = v6 ? CS_ICMPV6_ECHO_REPLY : CS_ICMP_ECHO_REPLY;
-
-	p->icmp_type = type;
-	if (type == request || type == reply) {
-		p->sport = id;
-		p->dport = id;
-		p->kind = type == request ? CS_PKT_OPENS : CS_PKT_ANSWERS;
-	} else if (v6 ? type >= CS_ICMPV6_ERROR_FIRST && type <= CS_ICMPV6_ERROR_LAST
-		      : type == CS_ICMP_UNREACHABLE || type == CS_ICMP_TIME_EXCEEDED ||
-				  type == CS_ICMP_PARAMETER_PROBLEM) {
-		p->kind = CS_PKT_ERROR;
-	} else if (v6 && type >= CS_ND_ROUTER_SOLICITATION && type <= CS_ND_NEIGHBOUR_ADVERTISEMENT) {
-		p->kind = CS_PKT_NEIGHBOUR;
-	} else {
-		p->reason = CS_DROP_ICMP_TYPE;
+	switch (proto) {
+	case IPPROTO_TCP:
+		return CS_TCP_HEADER;
+	case IPPROTO_SCTP:
+		return CS_SCTP_HEADER;
+	default:
+		return 8; /* UDP, ICMP */
 	}
 }
 
-/* length: of transport header and payload, as the IP header says */
-static __always_inline void parse_transport(struct cs_packet *p, const __u8 *l4, const void *end, __u32 length, bool v6)
+/* A fragment's place in its datagram. length: of its data; offset: where they belong. */
+static __always_inline __u8 parse_fragment(struct cs_packet *p, __u32 id, __u32 offset, bool more, __u32 length)
 {
-	__u8 header, flags;
+	p->fragment_id = id;
+	p->fragment_offset = offset;
+	if ((more && length & 7) || !length || offset + length > 0xffff)
+		return CS_DROP_INVALID_PACKET;
+	if (!offset) {
+		p->kind = CS_PKT_FIRST;
+		return 0;
+	}
+	p->kind = more ? CS_PKT_LATER : CS_PKT_LATER | CS_PKT_LAST;
+	return 0;
+}
 
-	p->reason = CS_DROP_INVALID_PACKET;
+/* length: of what follows the IP header. Sets p->reason. */
+static __always_inline void parse_transport(struct __sk_buff *skb, struct cs_packet *p, __u32 length, bool v6)
+{
+	const __u8 *l4 = packet_start(skb) + (p->transport & CS_TRANSPORT_MAX);
+	const void *end = packet_end(skb);
+	__u32 header;
+
+	/* A whole packet is damaged if its header is not; a first fragment may hide what it is. */
+	p->reason = p->kind & CS_PKT_FIRST ? CS_DROP_FRAGMENT : CS_DROP_INVALID_PACKET;
 	switch (p->proto) {
-	case IPPROTO_TCP: /* RFC 9293, section 3.1 */
-		if (length < 20 || (void *)(l4 + 20) > end)
+	case IPPROTO_TCP:
+		if (length < CS_TCP_HEADER || (void *)(l4 + CS_TCP_HEADER) > end)
 			return;
 		header = (l4[12] >> 4) * 4;
-		if (header < 20 || header > length)
+		if (header < CS_TCP_HEADER) {
+			p->reason = CS_DROP_INVALID_PACKET;
 			return;
-		flags = l4[13];
-		if ((flags & 0x12) == 0x02) /* SYN without ACK */
-			p->kind = CS_PKT_OPENS;
-		if (flags & 0x05) /* FIN, RST */
-			p->kind |= CS_PKT_CLOSES;
+		}
+		if (header > length)
+			return;
+		p->fragment_head = header;
+		p->reason = tcp_read(p, l4[13]);
 		break;
-	case IPPROTO_UDP:
-		if (length < 8 || (void *)(l4 + 8) > end)
+	case IPPROTO_UDP: /* RFC 768 */
+		if (length < CS_UDP_HEADER || (void *)(l4 + CS_UDP_HEADER) > end)
 			return;
+		header = bpf_ntohs(*(__be16 *)(l4 + 4));
+		if (header < CS_UDP_HEADER || (header > length && !(p->kind & CS_PKT_FIRST))) {
+			p->reason = CS_DROP_INVALID_PACKET;
+			return;
+		}
+		p->fragment_head = CS_UDP_HEADER;
+		p->reason = 0;
+		p->step = CS_STEP_UDP;
+		break;
+	case IPPROTO_SCTP:
+		if (length < CS_SCTP_HEADER || (void *)(l4 + CS_SCTP_HEADER) > end)
+			return;
+		p->fragment_head = CS_SCTP_HEADER;
+		p->reason = sctp_read(p, l4, length);
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
@@ -133,27 +89,33 @@ static __always_inline void parse_transport(struct cs_packet *p, const __u8 *l4,
 			p->reason = CS_DROP_UNKNOWN_L4;
 			return;
 		}
-		if (length < 8 || (void *)(l4 + 8) > end)
+		if (length < CS_ICMP_HEADER || (void *)(l4 + CS_ICMP_HEADER) > end)
 			return;
-		p->reason = 0;
-		parse_icmp(p, l4[0], *(__be16 *)(l4 + 4), v6);
+		p->fragment_head = CS_ICMP_HEADER;
+		p->reason = icmp_read(p, l4, v6);
 		return;
+	case IPPROTO_IGMP:
+		if (!v6) {
+			p->kind |= CS_PKT_MEMBERSHIP;
+			p->reason = CS_DROP_MEMBERSHIP;
+			return;
+		}
+		/* fallthrough */
 	default:
 		p->reason = CS_DROP_UNKNOWN_L4;
 		return;
 	}
-	p->reason = 0;
 	p->sport = *(__be16 *)l4;
 	p->dport = *(__be16 *)(l4 + 2);
 }
 
-static __always_inline __u8 parse_ipv4(struct __sk_buff *skb, __u32 off, struct cs_packet *p)
+/* off: where the IP header begins. *length: of what follows it. Returns a drop reason if not even the addresses are known. */
+static __always_inline __u8 parse_ipv4(struct __sk_buff *skb, __u32 off, struct cs_packet *p, __u32 *length)
 {
 	const struct cs_ipv4 *ip = packet_start(skb) + off;
-	const void *end = packet_end(skb);
-	__u32 header, total;
+	__u32 header, total, fragment;
 
-	if ((void *)(ip + 1) > end || ip->version_ihl >> 4 != 4)
+	if ((void *)(ip + 1) > packet_end(skb) || ip->version_ihl >> 4 != 4)
 		return CS_DROP_INVALID_PACKET;
 	header = (ip->version_ihl & 0xf) * 4;
 	total = bpf_ntohs(ip->total_length);
@@ -164,23 +126,52 @@ static __always_inline __u8 parse_ipv4(struct __sk_buff *skb, __u32 off, struct 
 	p->proto = ip->protocol;
 	p->hop_limit = ip->ttl;
 	p->transport = off + header;
-	if (ip->fragment & bpf_htons(CS_IPV4_FRAGMENT_MASK))
-		p->reason = CS_DROP_FRAGMENT;
-	else
-		parse_transport(p, (const __u8 *)ip + header, end, total - header, false);
+	*length = total - header;
+	fragment = bpf_ntohs(ip->fragment);
+	if (fragment & (CS_IPV4_MORE_FRAGMENTS | CS_IPV4_FRAGMENT_OFFSET)) {
+		p->reason = parse_fragment(p, ip->id, (fragment & CS_IPV4_FRAGMENT_OFFSET) * 8,
+					   fragment & CS_IPV4_MORE_FRAGMENTS, *length);
+		if (p->kind & CS_PKT_LATER && p->fragment_offset < transport_header(p->proto) && !p->reason)
+			p->reason = CS_DROP_FRAGMENT_OVERLAP;
+	}
+	if (header > sizeof(*ip) && !p->reason)
+		p->reason = options_refusal(skb, off + sizeof(*ip), header - sizeof(*ip));
 	return 0;
 }
 
-static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, __u32 off, struct cs_packet *p)
+/* Behind extension headers. */
+static __always_inline void parse_chain(struct __sk_buff *skb, struct cs_packet *p, __u32 *length)
+{
+	struct cs_chain chain = { .off = p->transport, .end = p->transport + *length, .proto = p->proto };
+
+	p->reason = extension_walk(skb, &chain);
+	if (p->reason)
+		return;
+	if (chain.off > chain.end || chain.off > CS_TRANSPORT_MAX) {
+		p->reason = CS_DROP_INVALID_PACKET;
+		return;
+	}
+	p->proto = chain.proto;
+	p->transport = chain.off;
+	*length = chain.end - chain.off;
+	if (chain.fragment_start) {
+		p->reason = parse_fragment(p, chain.fragment_id, chain.fragment_offset, chain.more,
+					   chain.end - chain.fragment_start);
+		/* Extension headers between the fragment header and the transport header are data of the first fragment. */
+		p->fragment_head = chain.off - chain.fragment_start;
+	}
+	packet_linearise(skb, p->transport + CS_TCP_HEADER);
+}
+
+/* As parse_ipv4() */
+static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, __u32 off, struct cs_packet *p, __u32 *length)
 {
 	const struct cs_ipv6 *ip = packet_start(skb) + off;
-	const void *end = packet_end(skb);
-	__u32 payload;
 
-	if ((void *)(ip + 1) > end || ip->version_class >> 4 != 6)
+	if ((void *)(ip + 1) > packet_end(skb) || ip->version_class >> 4 != 6)
 		return CS_DROP_INVALID_PACKET;
-	payload = bpf_ntohs(ip->payload_length);
-	if (payload > skb->len - off - sizeof(*ip))
+	*length = bpf_ntohs(ip->payload_length);
+	if (*length > skb->len - off - sizeof(*ip))
 		return CS_DROP_INVALID_PACKET;
 	addr_copy(&p->src, &ip->src);
 	addr_copy(&p->dst, &ip->dst);
@@ -190,37 +181,39 @@ static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, __u32 off, struct 
 	p->proto = ip->next_header;
 	p->hop_limit = ip->hop_limit;
 	p->transport = off + sizeof(*ip);
-	switch (p->proto) {
-	case IPPROTO_FRAGMENT:
-		p->reason = CS_DROP_FRAGMENT;
-		break;
-	case IPPROTO_HOPOPTS:
-	case IPPROTO_ROUTING:
-	case IPPROTO_AH:
-	case IPPROTO_DSTOPTS:
-	case IPPROTO_MH:
-	case 139: /* HIP, RFC 7401 */
-	case 140: /* Shim6, RFC 5533 */
-		p->reason = CS_DROP_IPV6_EXTENSION;
-		break;
-	default:
-		parse_transport(p, (const __u8 *)(ip + 1), end, payload, true);
-	}
 	return 0;
 }
 
-/* off: where the IP header begins; the kernel's idea of the protocol counts, because the stack acts on that one.
- * Returns a drop reason if not even the addresses are known. *p is all zero before. */
+/* The kernel's idea of the protocol counts, because the stack acts on that one. off: where the IP header begins. Returns a
+ * drop reason if not even the addresses are known. *p is all zero before. */
 static __always_inline __u8 parse(struct __sk_buff *skb, __u32 off, struct cs_packet *p)
 {
+	__u32 length = 0;
+	bool v6 = false;
+	__u8 reason;
+
 	if (skb->vlan_present)
+		return CS_DROP_VLAN;
+	packet_linearise(skb, off + CS_HEADERS_MAX);
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		reason = parse_ipv4(skb, off, p, &length);
+		break;
+	case bpf_htons(ETH_P_IPV6):
+		v6 = true;
+		reason = parse_ipv6(skb, off, p, &length);
+		if (!reason && is_extension(p->proto))
+			parse_chain(skb, p, &length);
+		break;
+	case bpf_htons(ETH_P_8021Q):
+	case bpf_htons(ETH_P_8021AD):
+		return CS_DROP_VLAN;
+	default:
 		return CS_DROP_UNKNOWN_L3;
-	parse_linearise(skb, off + CS_HEADERS_MAX);
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return parse_ipv4(skb, off, p);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(skb, off, p);
-	return CS_DROP_UNKNOWN_L3;
+	}
+	if (!reason && !p->reason && !(p->kind & CS_PKT_LATER))
+		parse_transport(skb, p, length, v6);
+	return reason;
 }
 
 #endif

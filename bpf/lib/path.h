@@ -6,6 +6,7 @@
 #include "event.h"
 #include "identity.h"
 #include "origin.h"
+#include "underlay.h"
 
 /* A refusal outside of any endpoint. */
 static __always_inline int path_refuse(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
@@ -44,18 +45,6 @@ static __always_inline int leave_tunnel(struct __sk_buff *skb)
 	return CS_PASS;
 }
 
-static __always_inline bool is_ip(const struct __sk_buff *skb)
-{
-	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
-}
-
-/* Addresses only: the node's own traffic may have fragments and extension headers. A VLAN tag hides nothing here. */
-static __always_inline __u8 parse_addresses(struct __sk_buff *skb, struct cs_packet *p)
-{
-	parse_linearise(skb, ETH_HLEN + CS_HEADERS_MAX);
-	return skb->protocol == bpf_htons(ETH_P_IP) ? parse_ipv4(skb, ETH_HLEN, p) : parse_ipv6(skb, ETH_HLEN, p);
-}
-
 static __always_inline int leave_underlay(struct __sk_buff *skb)
 {
 	const struct cs_config *cfg = config();
@@ -66,11 +55,14 @@ static __always_inline int leave_underlay(struct __sk_buff *skb)
 	if (!cfg)
 		return CS_SHOT;
 	mark_write(skb, CS_MARK_NONE, 0);
-	if (!is_ip(skb))
-		return CS_PASS;
-	reason = parse_addresses(skb, &p);
-	if (reason)
+	switch (parse_frame(skb, &p, &reason)) {
+	case CS_FRAME_IP:
+		break;
+	case CS_FRAME_BAD:
 		return path_refuse(skb, cfg, &p, CS_INGRESS, reason);
+	default:
+		return CS_PASS;
+	}
 	owner_of(&p.src, &source);
 	/* Addresses of this node and its workloads do not come from outside. */
 	if (source.kind == CS_OWNER_LOCAL || (source.kind == CS_OWNER_RESERVED && source.identity == CS_ID_HOST))
@@ -92,11 +84,14 @@ static __always_inline int enter_underlay(struct __sk_buff *skb)
 
 	if (!cfg)
 		return CS_SHOT;
-	if (!is_ip(skb))
-		return CS_PASS;
-	reason = parse_addresses(skb, &p);
-	if (reason)
+	switch (parse_frame(skb, &p, &reason)) {
+	case CS_FRAME_IP:
+		break;
+	case CS_FRAME_BAD:
 		return path_refuse(skb, cfg, &p, CS_EGRESS, reason);
+	default:
+		return CS_PASS;
+	}
 	owner_of(&p.src, &source);
 	if (owner_is_workload(&source)) {
 		reason = stamp_refusal(skb->mark, &source);

@@ -14,19 +14,9 @@ static __always_inline const struct cs_class *class_of(__u32 identity, __u32 slo
 	return bpf_map_lookup_elem(&cs_classes, &key);
 }
 
-/* Echo replies belong to their request's flow and are judged as it was. */
-static __always_inline __u8 icmp_type_of_opener(const struct cs_packet *p)
+/* The port that a rule speaks of: of the side to which the flow was opened. For an ICMP echo it is the request's type. */
+static __always_inline __u16 policy_port(const struct cs_case *c)
 {
-	if (!(p->kind & CS_PKT_ANSWERS))
-		return p->icmp_type;
-	return p->proto == IPPROTO_ICMPV6 ? CS_ICMPV6_ECHO : CS_ICMP_ECHO;
-}
-
-/* The port that a rule speaks of: of the side to which the flow was opened. */
-static __always_inline __u16 policy_port(const struct cs_packet *p, const struct cs_case *c)
-{
-	if (c->key.proto == IPPROTO_ICMP || c->key.proto == IPPROTO_ICMPV6)
-		return icmp_type_of_opener(p);
 	return bpf_ntohs(c->begun == CS_EGRESS ? c->key.rport : c->key.lport);
 }
 
@@ -73,10 +63,11 @@ static __always_inline __u8 policy_refusal(const struct cs_config *cfg, const st
 					   const struct cs_owner *remote)
 {
 	__u32 slot = cfg->policy_slot;
-	__u16 port = policy_port(p, c);
+	__u16 port = policy_port(c);
 	const struct cs_class *mine, *theirs;
 	const struct cs_policy *policy;
 	struct cs_policy_key key = {};
+	__u32 begun;
 
 	/* The agents prove identities to each other on this port: no workload may knock there, whatever policy says. */
 	if (c->begun == CS_EGRESS && remote->kind == CS_OWNER_RESERVED && c->key.proto == IPPROTO_TCP &&
@@ -86,10 +77,11 @@ static __always_inline __u8 policy_refusal(const struct cs_config *cfg, const st
 	theirs = class_of(remote->identity, slot);
 	if (!mine || !theirs)
 		return CS_DROP_POLICY_UNKNOWN_IDENTITY;
-	key.local = mine->class;
-	key.direction = c->begun;
+	begun = c->begun & 1;
+	key.local = mine->local[begun];
+	key.direction = begun;
 	key.slot = slot;
-	policy = policy_find(&key, theirs->class, c->key.proto, port, mine->port_bits[c->begun & 1]);
+	policy = policy_find(&key, theirs->remote[begun], c->key.proto, port, mine->port_bits[begun]);
 	if (!policy)
 		return CS_DROP_POLICY_DENIED;
 	c->rule = policy->rule;

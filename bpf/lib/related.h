@@ -4,7 +4,10 @@
 #ifndef CS_RELATED_H
 #define CS_RELATED_H
 
+#include "extension.h"
 #include "flow.h"
+#include "fragment.h"
+#include "icmp.h"
 #include "identity.h"
 #include "origin.h"
 
@@ -12,52 +15,96 @@ struct cs_quote {
 	struct cs_addr src, dst;
 	__be16 sport, dport;
 	__u8 proto;
+	__u8 later; /* a fragment without ports: fragment_id says of which datagram */
+	__u32 fragment_id;
+	__u32 transport; /* offset from skb->data */
 } __attribute__((aligned(8)));
 
 /* The first 8 bytes of the quoted transport header: ports, or type and identifier of an echo. */
-static __always_inline bool quote_ports(const struct __sk_buff *skb, __u32 off, struct cs_quote *q)
+static __always_inline bool quote_ports(const struct __sk_buff *skb, struct cs_quote *q)
 {
 	__be16 words[4];
 
-	if (bpf_skb_load_bytes(skb, off, words, sizeof(words)))
+	if (bpf_skb_load_bytes(skb, q->transport, words, sizeof(words)))
 		return false;
-	if (q->proto == IPPROTO_TCP || q->proto == IPPROTO_UDP) {
+	switch (q->proto) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+	case IPPROTO_SCTP:
 		q->sport = words[0];
 		q->dport = words[1];
 		return true;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return icmp_echo_ports(*(__u8 *)words, words[2], q->proto == IPPROTO_ICMPV6, &q->sport, &q->dport);
+	default:
+		return false;
 	}
-	q->sport = words[2];
-	q->dport = words[2];
-	return q->proto == IPPROTO_ICMP || q->proto == IPPROTO_ICMPV6;
 }
 
-static __always_inline bool quote_read(const struct __sk_buff *skb, const struct cs_packet *p, struct cs_quote *q)
+static __always_inline bool quote_ipv4(const struct __sk_buff *skb, __u32 off, struct cs_quote *q)
 {
-	__u32 off = p->transport + 8;
+	struct cs_ipv4 ip;
 
-	if (p->proto == IPPROTO_ICMP) {
-		struct cs_ipv4 ip;
+	if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.version_ihl >> 4 != 4 || (ip.version_ihl & 0xf) < 5)
+		return false;
+	addr_from_ipv4(&q->src, ip.src);
+	addr_from_ipv4(&q->dst, ip.dst);
+	q->proto = ip.protocol;
+	q->later = (ip.fragment & bpf_htons(CS_IPV4_FRAGMENT_OFFSET)) != 0;
+	q->fragment_id = ip.id;
+	q->transport = off + (ip.version_ihl & 0xf) * 4;
+	return true;
+}
 
-		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.version_ihl >> 4 != 4 ||
-		    (ip.version_ihl & 0xf) < 5 || (ip.fragment & bpf_htons(0x1fff)))
-			return false;
-		addr_from_ipv4(&q->src, ip.src);
-		addr_from_ipv4(&q->dst, ip.dst);
-		q->proto = ip.protocol;
-		off += (ip.version_ihl & 0xf) * 4;
-	} else {
-		struct cs_ipv6 ip;
+static __always_inline bool quote_ipv6(struct __sk_buff *skb, __u32 off, struct cs_quote *q)
+{
+	struct cs_chain chain = { .end = skb->len };
+	struct cs_ipv6 ip;
 
-		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.version_class >> 4 != 6)
-			return false;
-		addr_copy(&q->src, &ip.src);
-		addr_copy(&q->dst, &ip.dst);
-		if (addr_is_mapped(&q->src) || addr_is_mapped(&q->dst))
-			return false;
-		q->proto = ip.next_header;
-		off += sizeof(ip);
-	}
-	return quote_ports(skb, off, q);
+	if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.version_class >> 4 != 6)
+		return false;
+	addr_copy(&q->src, &ip.src);
+	addr_copy(&q->dst, &ip.dst);
+	if (addr_is_mapped(&q->src) || addr_is_mapped(&q->dst))
+		return false;
+	chain.proto = ip.next_header;
+	chain.off = off + sizeof(ip);
+	if (extension_walk(skb, &chain))
+		return false;
+	q->proto = chain.proto;
+	q->later = chain.fragment_offset != 0;
+	q->fragment_id = chain.fragment_id;
+	q->transport = chain.off;
+	return true;
+}
+
+/* direction: of the packet that is quoted. */
+static __always_inline bool quote_of_datagram(struct cs_quote *q, __u32 ifindex, __u32 direction, __u64 now)
+{
+	struct cs_fragment_key key;
+	const struct cs_fragment *f;
+
+	fragment_key(&key, &q->src, &q->dst, q->fragment_id, q->proto, ifindex, direction);
+	f = fragment_find(&key, now);
+	if (!f)
+		return false;
+	q->proto = f->proto;
+	q->sport = f->sport;
+	q->dport = f->dport;
+	return true;
+}
+
+static __always_inline bool quote_read(struct __sk_buff *skb, const struct cs_packet *p, const struct cs_case *c,
+				       struct cs_quote *q)
+{
+	__u32 off = p->transport + CS_ICMP_HEADER;
+
+	if (!(p->proto == IPPROTO_ICMP ? quote_ipv4(skb, off, q) : quote_ipv6(skb, off, q)))
+		return false;
+	if (q->later)
+		return quote_of_datagram(q, c->key.ifindex, c->direction == CS_EGRESS ? CS_INGRESS : CS_EGRESS, c->now);
+	return quote_ports(skb, q);
 }
 
 /* The sender of an error to the endpoint: the flow's other side, whose packets carry the flow's origin; this host, which
@@ -82,7 +129,7 @@ static __noinline int related_refusal(struct __sk_buff *skb, const struct cs_pac
 	struct cs_flow *flow;
 	bool out = c->direction == CS_EGRESS;
 
-	if (!cfg || !quote_read(skb, p, &q))
+	if (!cfg || !quote_read(skb, p, c, &q))
 		return CS_DROP_ICMP_TYPE;
 	/* Coming in, it quotes what the endpoint sent; going out, what the endpoint received. */
 	addr_copy(&key.local, out ? &q.dst : &q.src);
@@ -93,7 +140,7 @@ static __noinline int related_refusal(struct __sk_buff *skb, const struct cs_pac
 	key.ifindex = c->key.ifindex;
 	if (!addr_equal(&key.local, &c->key.local) || (out && !addr_equal(&key.remote, &c->key.remote)))
 		return CS_DROP_ICMP_TYPE;
-	flow = flow_find(&key, c->now, 0, c->direction);
+	flow = flow_find(&key, c->now);
 	if (!flow || flow->endpoint != c->endpoint || !flow_is_valid(flow, cfg, c->now))
 		return CS_DROP_ICMP_TYPE;
 	if (out)

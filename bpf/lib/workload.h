@@ -4,24 +4,26 @@
 #define CS_WORKLOAD_H
 
 #include "event.h"
+#include "fragment.h"
 #include "neighbour.h"
+#include "parse.h"
 #include "verdict.h"
 
 /* Every way out of the workload ends here: judged, then stamped, held or dropped. */
-static __always_inline int leave(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
-				 struct cs_case *c, const struct cs_flow *flow, bool may_hold)
+static __always_inline int leave(struct __sk_buff *skb, const struct cs_config *cfg, struct cs_packet *p, struct cs_case *c,
+				 const struct cs_flow *flow, bool may_hold)
 {
 	__u8 reason = judge(skb, cfg, p, c, flow);
+	bool held;
 
 	may_hold = may_hold && cfg->hold_ifindex;
-	if (!reason && !(c->behind && may_hold)) {
-		mark_write(skb, CS_MARK_STAMPED, c->endpoint);
-		return CS_PASS;
-	}
-	if ((c->behind || c->miss) && may_hold && !(cfg->flags & CS_CFG_OBSERVE))
-		return hold(skb, cfg, c);
-	if (reason && !refuse(skb, cfg, c, reason))
+	held = (c->behind || c->miss) && may_hold && !(cfg->flags & CS_CFG_OBSERVE);
+	if (reason && !held && !refuse(skb, cfg, c, reason))
 		return CS_SHOT;
+	if (p->kind & CS_PKT_FIRST)
+		fragment_remember(p, c->key.ifindex, CS_EGRESS);
+	if (held)
+		return hold(skb, cfg, c);
 	mark_write(skb, CS_MARK_STAMPED, c->endpoint);
 	return CS_PASS;
 }
@@ -56,6 +58,8 @@ static __always_inline int leave_workload(struct __sk_buff *skb)
 		return CS_SHOT;
 	reason = parse(skb, ETH_HLEN, &p);
 	case_key(&c, &p, skb->ifindex, CS_EGRESS);
+	if (p.kind & CS_PKT_FRAGMENT && !p.reason)
+		fragment_resolve(&p, &c.key, CS_EGRESS);
 	if (!reason) {
 		tick = clock_of_tick();
 		flow = flow_of(&p, &c, tick);
@@ -85,6 +89,9 @@ static __always_inline int leave_workload(struct __sk_buff *skb)
 		reason = nd_egress_refusal(skb, &p, ep);
 		return reason ? shoot(skb, &c, reason) : CS_PASS;
 	}
+	/* Every stack says what it listens to, from an address of the link: nobody here forwards multicast. */
+	if (p.kind & CS_PKT_MEMBERSHIP)
+		return shoot(skb, &c, CS_DROP_MEMBERSHIP);
 	return leave(skb, cfg, &p, &c, flow, true);
 }
 
@@ -108,6 +115,8 @@ static __always_inline int leave_hold(struct __sk_buff *skb)
 			ep = endpoint_by_id(source.endpoint, &ifindex);
 	}
 	case_key(&c, &p, ifindex, CS_EGRESS);
+	if (p.kind & CS_PKT_FRAGMENT && !p.reason)
+		fragment_resolve(&p, &c.key, CS_EGRESS);
 	case_open(&c, ep, 0);
 	if (reason)
 		return shoot(skb, &c, reason);
@@ -133,6 +142,8 @@ static __always_inline int enter_workload(struct __sk_buff *skb)
 		return CS_SHOT;
 	reason = parse(skb, ETH_HLEN, &p);
 	case_key(&c, &p, skb->ifindex, CS_INGRESS);
+	if (p.kind & CS_PKT_FRAGMENT && !p.reason)
+		fragment_resolve(&p, &c.key, CS_INGRESS);
 	if (!reason) {
 		tick = clock_of_tick();
 		flow = flow_of(&p, &c, tick);
@@ -154,8 +165,14 @@ static __always_inline int enter_workload(struct __sk_buff *skb)
 		reason = nd_ingress_refusal(skb, &p, skb->mark);
 		return reason ? shoot(skb, &c, reason) : CS_PASS;
 	}
+	if (p.kind & CS_PKT_MEMBERSHIP)
+		return shoot(skb, &c, CS_DROP_MEMBERSHIP);
 	reason = judge(skb, cfg, &p, &c, flow);
-	return !reason || refuse(skb, cfg, &c, reason) ? CS_PASS : CS_SHOT;
+	if (reason && !refuse(skb, cfg, &c, reason))
+		return CS_SHOT;
+	if (p.kind & CS_PKT_FIRST)
+		fragment_remember(&p, skb->ifindex, CS_INGRESS);
+	return CS_PASS;
 }
 
 #endif

@@ -1,5 +1,5 @@
 /** Which class an identity is of, in each half of the policy. An identity without a row is dropped. */
-import type { PolicyClass, PolicyClassRow } from '../model/datapath.ts';
+import type { Direction, PolicyClassRow } from '../model/datapath.ts';
 import { type SecurityIdentity, securityIdentity } from '../model/ids.ts';
 import { classKeyStruct } from './layout.ts';
 import type { DatapathMaps } from './maps.ts';
@@ -16,10 +16,6 @@ export class ClassTable {
     this.#inForce = new Map(readClasses(maps, slot).map((row) => [row.identity, row]));
   }
 
-  classOf(identity: SecurityIdentity): PolicyClass | undefined {
-    return this.#inForce.get(identity)?.class;
-  }
-
   /** True if some identity has another class or other ports then than now. New ones change nothing that was judged before. */
   changes(rows: readonly PolicyClassRow[]): boolean {
     return rows.some((row) => {
@@ -33,7 +29,7 @@ export class ClassTable {
     this.#maps.cs_classes.putBatch(
       rows.map((row) => [
         { identity: row.identity, slot },
-        { class: row.class, port_bits: [row.portBits.egress, row.portBits.ingress] as const },
+        { local: pair(row.local), remote: pair(row.remote), port_bits: pair(row.portBits) },
       ]),
     );
   }
@@ -67,14 +63,27 @@ export function readClasses(maps: DatapathMaps, slot: number): PolicyClassRow[] 
       ? [
           {
             identity: securityIdentity(key.identity),
-            class: value.class,
-            portBits: { egress: value.port_bits[0], ingress: value.port_bits[1] },
+            local: byDirection(value.local),
+            remote: byDirection(value.remote),
+            portBits: byDirection(value.port_bits),
           },
         ]
       : [],
   );
 }
 
+export function isSamePair(a: Readonly<Record<Direction, number>>, b: Readonly<Record<Direction, number>>): boolean {
+  return a.egress === b.egress && a.ingress === b.ingress;
+}
+
 function isSame(a: PolicyClassRow, b: PolicyClassRow): boolean {
-  return a.class === b.class && a.portBits.egress === b.portBits.egress && a.portBits.ingress === b.portBits.ingress;
+  return isSamePair(a.local, b.local) && isSamePair(a.remote, b.remote) && isSamePair(a.portBits, b.portBits);
+}
+
+function pair(of: Readonly<Record<Direction, number>>): readonly [number, number] {
+  return [of.egress, of.ingress];
+}
+
+function byDirection([egress, ingress]: readonly [number, number]): Record<Direction, number> {
+  return { egress, ingress };
 }

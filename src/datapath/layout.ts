@@ -67,7 +67,7 @@ export const EGRESS = 0;
 export const INGRESS = 1;
 
 export const classKeyStruct = struct('cs_class_key', { identity: u32, slot: u8, pad: padding(3) });
-export const classStruct = struct('cs_class', { class: u32, port_bits: u32Pair, pad: padding(4, 4) });
+export const classStruct = struct('cs_class', { local: u32Pair, remote: u32Pair, port_bits: u32Pair });
 
 export const policyKeyStruct = struct('cs_policy_key', {
   local: u32,
@@ -116,8 +116,8 @@ export const flowStruct = struct('cs_flow', {
   remote_node: u32,
   direction: u8,
   auth_type: u8,
+  state: u8,
   flags: u8,
-  pad: padding(1),
   origin: u16,
   endpoint: u16,
 });

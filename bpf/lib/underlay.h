@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which addresses does a frame on the underlay carry? Nothing more is asked of the node's own traffic, which may have fragments
+ * and headers that no workload's may. A VLAN tag hides no address, whether the card took it off or not. */
+#ifndef CS_UNDERLAY_H
+#define CS_UNDERLAY_H
+
+#include "parse.h"
+
+#define CS_TAGS_MAX 2 /* IEEE 802.1Q, and 802.1ad around it */
+#define CS_TAG_LENGTH 4
+
+static __always_inline bool is_tag(__be16 type)
+{
+	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
+}
+
+/* The EtherType behind the tags, and in *off where what it names begins. A tag again: there are too many. */
+static __always_inline __be16 behind_tags(struct __sk_buff *skb, __u32 *off)
+{
+	__be16 tag[2] = { 0, skb->protocol };
+	int tags = skb->vlan_present ? 1 : 0;
+
+	for (int i = 0; i < CS_TAGS_MAX && is_tag(tag[1]) && tags < CS_TAGS_MAX; i++, tags++) {
+		if (bpf_skb_load_bytes(skb, *off, tag, sizeof(tag)))
+			return 0;
+		*off += CS_TAG_LENGTH;
+	}
+	return tag[1];
+}
+
+enum cs_frame {
+	CS_FRAME_OTHER, /* not IP: none of ours */
+	CS_FRAME_IP,	/* p->src and p->dst are known */
+	CS_FRAME_BAD,	/* *reason says why */
+};
+
+static __always_inline enum cs_frame parse_frame(struct __sk_buff *skb, struct cs_packet *p, __u8 *reason)
+{
+	__u32 off = ETH_HLEN, length;
+	__be16 type = behind_tags(skb, &off);
+
+	packet_linearise(skb, off + CS_HEADERS_MAX);
+	if (type == bpf_htons(ETH_P_IP))
+		*reason = parse_ipv4(skb, off, p, &length);
+	else if (type == bpf_htons(ETH_P_IPV6))
+		*reason = parse_ipv6(skb, off, p, &length);
+	else if (is_tag(type))
+		*reason = CS_DROP_VLAN;
+	else
+		return CS_FRAME_OTHER;
+	return *reason ? CS_FRAME_BAD : CS_FRAME_IP;
+}
+
+#endif
