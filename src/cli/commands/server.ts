@@ -26,13 +26,13 @@ const text = (value: unknown): string => {
   return String(value);
 };
 
-/** A list command over a JSON reply {<name>: [...]}: its columns are field names. */
 function namedPort(text: string) {
   const match = /^([^=]+)=(\d+)(?:\/(TCP|UDP|SCTP))?$/i.exec(text);
   if (match === null) throw new CountersignError('bad-input', `--port ${text}: write it as name=port or name=port/UDP`);
   return { name: match[1], port: Number(match[2]), protocol: (match[3] ?? 'TCP').toUpperCase() };
 }
 
+/** A list command over a JSON reply {<name>: [...]}: its columns are field names. */
 function addList(
   noun: Command,
   description: string,
