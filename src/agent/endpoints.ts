@@ -3,7 +3,7 @@
  * gets a generation from the vouching host, and writes the datapath's entry, closed until the fence opens. Also where an
  * interface that went away, or an identity that changed, closes its endpoint.
  */
-import { native } from '../../native/index.ts';
+import { asError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { AuditSink } from '../model/audit-event.ts';
@@ -26,7 +26,7 @@ export interface EndpointHost {
   close(endpoint: number): void;
 }
 
-export type EndpointState = 'open' | 'fenced' | 'no interface' | 'no identity';
+export type EndpointState = 'open' | 'fenced' | 'no interface' | 'no identity' | 'not attached';
 
 export interface EndpointView {
   readonly name: string;
@@ -36,6 +36,8 @@ export interface EndpointView {
   readonly identity: SecurityIdentity | undefined;
   readonly endpoint: number | undefined;
   readonly state: EndpointState;
+  /** Why it is not attached. */
+  readonly problem?: string;
 }
 
 interface Attached {
@@ -44,12 +46,21 @@ interface Attached {
   readonly ifindex: number;
   generation: bigint;
   open: boolean;
+  /** The kernel refused its programs: closed in the maps, and tried again. */
+  problem?: string;
 }
 
 const MAX_ENDPOINT = 4095;
 
+/** Interfaces of this network namespace by name. */
+export interface InterfaceIndex {
+  indexOf(name: string): number | undefined;
+}
+
 export class Endpoints {
   readonly #configs: readonly EndpointConfig[];
+  readonly #byInterface: ReadonlyMap<string, EndpointConfig>;
+  readonly #interfaces: InterfaceIndex;
   readonly #datapath: Datapath;
   readonly #host: EndpointHost;
   readonly #identities: IdentityTable;
@@ -61,6 +72,7 @@ export class Endpoints {
 
   constructor(o: {
     configs: readonly EndpointConfig[];
+    interfaces: InterfaceIndex;
     datapath: Datapath;
     host: EndpointHost;
     identities: IdentityTable;
@@ -68,6 +80,8 @@ export class Endpoints {
     log: Logger;
   }) {
     this.#configs = o.configs;
+    this.#byInterface = new Map(o.configs.map((config) => [config.interface, config]));
+    this.#interfaces = o.interfaces;
     this.#datapath = o.datapath;
     this.#host = o.host;
     this.#identities = o.identities;
@@ -76,23 +90,32 @@ export class Endpoints {
     this.#pinned = o.datapath.listEndpoints();
     this.#nextId = Math.max(0, ...this.#pinned.map((e) => e.endpoint)) + 1;
     // What the last agent left and the configuration no longer has: nobody answers for it any more.
-    for (const old of this.#pinned) {
-      if (!this.#configs.some((c) => ifindexOf(c.interface) === old.ifindex))
-        this.#datapath.removeEndpoint(old.endpoint);
-    }
+    const wanted = new Set(this.#configs.map((c) => this.#interfaces.indexOf(c.interface)));
+    for (const old of this.#pinned) if (!wanted.has(old.ifindex)) this.#datapath.removeEndpoint(old.endpoint);
   }
 
   /** Brings every configured endpoint to where its interface and identity say. Cheap when nothing changed. */
   reconcile(): void {
-    for (const config of this.#configs) {
-      const ifindex = ifindexOf(config.interface);
-      const identity = this.#identities.bySpiffeId(config.spiffeId)?.identity;
-      const now = this.#attached.get(config.name);
-      if (now !== undefined && (now.ifindex !== ifindex || now.own.identity !== identity)) this.#detach(now);
-      if (ifindex !== undefined && identity !== undefined && !this.#attached.has(config.name)) {
-        this.#attach(config, ifindex, identity);
-      }
+    for (const config of this.#configs) this.#reconcile(config);
+  }
+
+  /** The same for those on these interfaces. */
+  reconcileInterfaces(names: Iterable<string>): void {
+    for (const name of names) {
+      const config = this.#byInterface.get(name);
+      if (config !== undefined) this.#reconcile(config);
     }
+  }
+
+  #reconcile(config: EndpointConfig): void {
+    const ifindex = this.#interfaces.indexOf(config.interface);
+    const identity = this.#identities.bySpiffeId(config.spiffeId)?.identity;
+    const now = this.#attached.get(config.name);
+    if (now !== undefined && (now.ifindex !== ifindex || now.own.identity !== identity)) this.#detach(now);
+    if (ifindex === undefined || identity === undefined) return;
+    const attached = this.#attached.get(config.name);
+    if (attached === undefined) this.#attach(config, ifindex, identity);
+    else if (attached.problem !== undefined) this.#put(attached);
   }
 
   /** The vouching host says that no peer can take this endpoint for an earlier owner of its addresses any more. */
@@ -101,15 +124,6 @@ export class Endpoints {
       if (attached.own.endpoint !== endpoint || attached.open) continue;
       attached.open = true;
       this.#put(attached);
-      this.#audit.emit({
-        kind: 'endpoint.opened',
-        source: {
-          spiffeId: attached.own.spiffeId,
-          identity: attached.own.identity,
-          address: attached.own.addresses[0]!,
-        },
-        detail: { endpoint: attached.config.name, generation: String(attached.generation) },
-      });
     }
   }
 
@@ -118,13 +132,15 @@ export class Endpoints {
       const attached = this.#attached.get(config.name);
       const identity = this.#identities.bySpiffeId(config.spiffeId)?.identity;
       const state: EndpointState =
-        attached !== undefined
-          ? attached.open
-            ? 'open'
-            : 'fenced'
-          : identity === undefined
-            ? 'no identity'
-            : 'no interface';
+        attached?.problem !== undefined
+          ? 'not attached'
+          : attached !== undefined
+            ? attached.open
+              ? 'open'
+              : 'fenced'
+            : identity === undefined
+              ? 'no identity'
+              : 'no interface';
       const { name, spiffeId, addresses } = config;
       return {
         name,
@@ -134,6 +150,7 @@ export class Endpoints {
         identity,
         endpoint: attached?.own.endpoint,
         state,
+        ...(attached?.problem === undefined ? {} : { problem: attached.problem }),
       };
     });
   }
@@ -176,14 +193,32 @@ export class Endpoints {
   #put(attached: Attached): void {
     const { own, config, ifindex, generation, open } = attached;
     const mac = config.mac === undefined ? undefined : Buffer.from(config.mac.replaceAll(':', ''), 'hex');
-    this.#datapath.putEndpoint({
-      endpoint: own.endpoint,
-      identity: own.identity,
-      generation,
-      ifindex,
-      mac,
-      addresses: own.addresses,
-      open,
+    try {
+      this.#datapath.putEndpoint({
+        endpoint: own.endpoint,
+        identity: own.identity,
+        generation,
+        ifindex,
+        mac,
+        addresses: own.addresses,
+        open,
+      });
+    } catch (thrown) {
+      // What the kernel says of one interface must not end the agent of all the others. An interface that went meanwhile
+      // is no problem at all: that is told next.
+      if ((thrown as NodeJS.ErrnoException).code === 'ENODEV') return;
+      const problem = asError(thrown).message;
+      if (attached.problem !== problem)
+        this.#log.error({ endpoint: config.name, interface: config.interface, error: problem }, 'not attached');
+      attached.problem = problem;
+      return;
+    }
+    delete attached.problem;
+    if (!open) return;
+    this.#audit.emit({
+      kind: 'endpoint.opened',
+      source: { spiffeId: own.spiffeId, identity: own.identity, address: own.addresses[0]! },
+      detail: { endpoint: config.name, generation: String(generation) },
     });
   }
 
@@ -197,15 +232,6 @@ export class Endpoints {
       if (!taken.has(id)) return id;
     }
     throw new RangeError(`more than ${MAX_ENDPOINT} endpoints on one node`);
-  }
-}
-
-function ifindexOf(name: string): number | undefined {
-  try {
-    return native().ifIndex(name);
-  } catch (thrown) {
-    if ((thrown as NodeJS.ErrnoException).code === 'ENODEV') return undefined;
-    throw thrown;
   }
 }
 

@@ -81,6 +81,8 @@ export function createEndpointTable(
           );
         }
         config.bumpRevision();
+        // Before what may fail: a removal must find it.
+        table.set(attachment.ifindex, { ...attachment, open: false });
       }
       attacher.attach('to_workload', attachment.ifindex);
       attacher.attach('from_workload', attachment.ifindex);
