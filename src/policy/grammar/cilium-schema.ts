@@ -175,9 +175,11 @@ function spec(scope: CiliumScope, handling: L7Handling) {
     .superRefine((value: unknown, context) => {
       if (!isRecord(value)) return;
       const complain = (path: string[], message: string) => context.addIssue({ code: 'custom', path, message });
+      const missing = (path: string[], message: string) =>
+        context.addIssue({ code: 'custom', path, message, input: undefined });
       const { endpointSelector, nodeSelector } = value;
       if (endpointSelector === undefined && nodeSelector === undefined) {
-        complain(['endpointSelector'], 'missing; set it to a map ({} selects every workload)');
+        missing(['endpointSelector'], 'missing; set it to a map ({} selects every workload)');
       } else if (endpointSelector !== undefined && nodeSelector !== undefined && !scope.namespaced) {
         complain(['nodeSelector'], 'stands beside endpointSelector; write a spec for each');
       }
@@ -202,12 +204,15 @@ export function ciliumSchema(apiVersion: string, kind: string, scope: CiliumScop
       if (!isRecord(value)) return;
       const complain = (path: (string | number)[], message: string) =>
         context.addIssue({ code: 'custom', path, message });
+      // without an input a misspelt field is told once
+      const missing = (path: string[], message: string) =>
+        context.addIssue({ code: 'custom', path, message, input: undefined });
       if (
         value.spec === undefined &&
         !isFilled(value.specs) &&
         (value.specs === undefined || Array.isArray(value.specs))
       ) {
-        complain(['spec'], 'missing; write spec or specs');
+        missing(['spec'], 'missing; write spec or specs');
       }
       const specs = Array.isArray(value.specs) ? value.specs : [];
       if (new Set([value.spec, ...specs].filter(isRecord).map((s) => s.enforcement ?? 'enforce')).size > 1) {
