@@ -41,7 +41,12 @@ export type AuditKind =
   | 'endpoint.closed'
   | 'admin.action'
   | 'audit.repaired'
-  | 'audit.lost';
+  | 'audit.lost'
+  | 'packet.observed'
+  | 'policy.warning'
+  | 'enforcement.stopped'
+  | 'enforcement.started'
+  | 'datapath.detached';
 
 export interface AuditParty {
   readonly spiffeId?: string;
