@@ -1,12 +1,15 @@
 /** The agent as a process: settings, clock and log in; an orderly end when it is told to stop. */
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { loadConfigFile } from '../base/config-file.ts';
+import { CountersignError } from '../base/errors.ts';
 import { createLogger } from '../base/log.ts';
 import { systemClock } from '../datapath/clock.ts';
 import { destroyPinned } from '../datapath/lifecycle.ts';
+import { isLocked } from '../datapath/lock.ts';
 import { startAgent } from './agent.ts';
 import { checkNamed } from './bootstrap.ts';
 import { agentConfigSchema } from './config.ts';
+import { writeChange } from './enforcement.ts';
 import { removeTunnel } from './path.ts';
 
 /** Runs until `signal` is aborted. @throws CountersignError if it cannot start; what is pinned goes on enforcing. */
@@ -24,10 +27,24 @@ export async function runAgent(configPath: string, signal: AbortSignal): Promise
   await agent.close();
 }
 
-/** Takes away what outlives the agent: programs, maps, tunnel device. Run it in the node's network namespace. */
-export async function uninstallAgent(configPath: string): Promise<void> {
+/**
+ * Takes away what outlives the agent: programs, maps, tunnel device, sockets. The data directory stays: it holds the audit log.
+ * Run it in the node's network namespace. Idempotent. @throws CountersignError already-exists while the agent runs
+ */
+export async function uninstallAgent(configPath: string, actor: string): Promise<void> {
   const config = loadConfigFile(configPath, agentConfigSchema);
   const log = createLogger('agent', config.logLevel);
+  if (isLocked(config.bpffs, config.node.name)) {
+    throw new CountersignError(
+      'already-exists',
+      `the agent of node ${config.node.name} is running; stop it first: systemctl disable --now countersign-agent`,
+    );
+  }
+  if (existsSync(config.dataDir)) {
+    writeChange(config.dataDir, { action: 'uninstall', reason: 'agent uninstall', actor, atMs: Date.now() });
+  }
   destroyPinned(config.bpffs, config.node.name);
   await removeTunnel(config, log);
+  // A killed agent leaves them behind; nobody answers there.
+  for (const path of [config.sockets.admin, config.sockets.workload]) rmSync(path, { force: true });
 }

@@ -5,6 +5,9 @@ import { EXIT, exitCodeOf } from '../base/exit-codes.ts';
 import { AGENT_SOCKET, SERVER_SOCKET } from './admin-client.ts';
 import type { Format } from './output.ts';
 
+/** Where deploy/systemd/ has it. */
+const AGENT_CONFIG = '/etc/countersign/agent.yaml';
+
 export interface CommonOptions {
   readonly output: Format;
   readonly socket: string;
@@ -23,6 +26,17 @@ export function onAgent(command: Command): Command {
 
 export function onServer(command: Command): Command {
   return withOutput(command).option('--socket <path>', "the server's admin socket", SERVER_SOCKET);
+}
+
+/** A command on this machine's node, by its settings: it needs root and no agent. */
+export function onNode(command: Command): Command {
+  return withOutput(command).option('--config <file>', "the node's AgentConfig file", AGENT_CONFIG);
+}
+
+/** Who runs the command, as far as the machine knows. */
+export function actor(): string {
+  const by = process.env.SUDO_USER;
+  return by === undefined ? `uid ${process.getuid?.()}` : `${by} (uid ${process.env.SUDO_UID ?? '?'}) by sudo`;
 }
 
 /** Prints the error as a sentence (as JSON on stderr it would help nobody) and sets the exit status of its code. */

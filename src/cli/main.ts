@@ -4,6 +4,8 @@ import packageJson from '../../package.json' with { type: 'json' };
 import { EXIT } from '../base/exit-codes.ts';
 import { addAgentCommands } from './commands/agent.ts';
 import { addAuditCommands } from './commands/audit.ts';
+import { addDatapathCommands } from './commands/datapath.ts';
+import { addEnforcementCommands } from './commands/enforcement.ts';
 import { addServerCommands } from './commands/server.ts';
 import { fail } from './context.ts';
 
@@ -24,6 +26,8 @@ const program = new Command('countersign')
 addAgentCommands(program);
 addServerCommands(program);
 addAuditCommands(program);
+addDatapathCommands(program);
+addEnforcementCommands(program);
 
 function overrideExit(command: Command): void {
   command.exitOverride();

@@ -1,5 +1,6 @@
 /** `countersign server run` and `countersign agent run`: the processes themselves. */
 import type { Command } from 'commander';
+import { actor } from '../context.ts';
 
 /** SIGTERM and SIGINT end the process in order; a second one ends it at once. */
 function untilSignalled(): AbortSignal {
@@ -43,6 +44,6 @@ export function addAgentRun(agent: Command): void {
     .requiredOption('--config <file>', "the node's AgentConfig file")
     .action(async ({ config }: { config: string }) => {
       const { uninstallAgent } = await import('../../agent/main.ts');
-      await uninstallAgent(config);
+      await uninstallAgent(config, actor());
     });
 }
