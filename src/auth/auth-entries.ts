@@ -6,7 +6,7 @@
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { AuthEntry, AuthKey, AuthTable } from '../model/datapath.ts';
 import type { RevocationSubject } from '../model/identity.ts';
-import type { NodeId } from '../model/ids.ts';
+import type { NodeId, SecurityIdentity } from '../model/ids.ts';
 import type { OwnProof } from './own-proof.ts';
 import { type Proof, revocationSubject } from './verify-proof.ts';
 
@@ -59,8 +59,22 @@ export class AuthEntries {
     return this.#records.get(authKeyText(key));
   }
 
+  get size(): number {
+    return this.#records.size;
+  }
+
   list(): AuthRecord[] {
     return [...this.#records.values()];
+  }
+
+  /** Those of pairs with one of these; undefined: all. */
+  concerning(identities: ReadonlySet<SecurityIdentity> | undefined): AuthRecord[] {
+    if (identities === undefined) return this.list();
+    const found: AuthRecord[] = [];
+    for (const record of this.#records.values()) {
+      if (identities.has(record.local) || identities.has(record.remote)) found.push(record);
+    }
+    return found;
   }
 
   ofNode(node: NodeId): AuthRecord[] {

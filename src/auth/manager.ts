@@ -83,8 +83,9 @@ export interface AuthManager extends PeerChannelEvents {
   /** @throws CountersignError already-exists. Generation for the datapath's endpoint; `open` is false while fenced. */
   addEndpoint(endpoint: OwnEndpoint, continues?: bigint): HostedEndpoint;
   closeEndpoint(endpoint: number): void;
-  policyChanged(): void;
-  identitiesChanged(): void;
+  /** `of`: whose policy or row changed; left out: anybody's. */
+  policyChanged(of?: ReadonlySet<SecurityIdentity>): void;
+  identitiesChanged(of?: ReadonlySet<SecurityIdentity>): void;
   nodesChanged(): void;
   bundlesChanged(): void;
   /** An own SVID came, was rotated or went. */
@@ -95,6 +96,8 @@ export interface AuthManager extends PeerChannelEvents {
   flush(keys?: readonly AuthKey[]): number;
   /** Proves the pair now, as a packet would make it. */
   authenticate(key: AuthKey): Promise<Result<AuthRecord, ReasonCode>>;
+  /** How many pairs are. */
+  readonly proven: number;
   list(): AuthEntryView[];
   vouches(): VouchView[];
   endpoints(): ReturnType<VouchHost['list']>;
@@ -263,18 +266,18 @@ class Manager implements AuthManager {
   }
 
   closeEndpoint(endpoint: number): void {
-    this.#host.close(endpoint);
-    this.#pairs.recheck();
+    const closed = this.#host.close(endpoint);
+    if (closed !== undefined) this.#pairs.recheck(new Set([closed]));
   }
 
-  policyChanged(): void {
-    this.#pairs.policyChanged();
+  policyChanged(of?: ReadonlySet<SecurityIdentity>): void {
+    this.#pairs.policyChanged(of);
     this.#relent();
   }
 
-  identitiesChanged(): void {
+  identitiesChanged(of?: ReadonlySet<SecurityIdentity>): void {
     this.#vouches.recheck();
-    this.#pairs.recheck();
+    this.#pairs.recheck(of);
     this.#relent();
   }
 
@@ -317,6 +320,10 @@ class Manager implements AuthManager {
       if (this.#options.channels.get(node) === undefined) await this.#open(node);
     }
     return this.#pairs.authenticate(key, this.#options.clock.bootNs());
+  }
+
+  get proven(): number {
+    return this.#pairs.entries.size;
   }
 
   list(): AuthEntryView[] {

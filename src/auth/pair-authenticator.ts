@@ -183,10 +183,10 @@ export class PairAuthenticator {
     }
   }
 
-  /** Identity table, vouches or endpoints changed: what would not be proven today goes. */
-  recheck(): void {
+  /** Identity table, vouches or endpoints changed: what would not be proven today goes. `of`: whom the change concerns; all. */
+  recheck(of?: ReadonlySet<SecurityIdentity>): void {
     const { facts } = this.#options;
-    for (const record of this.entries.list()) {
+    for (const record of this.entries.concerning(of)) {
       let reason = record.remoteProof === undefined ? undefined : checkStanding(facts, record.remoteProof);
       if (!this.#options.hosts(record.local)) reason = 'AUTH_NOT_VOUCHED';
       else if (record.own !== undefined) {
@@ -197,9 +197,12 @@ export class PairAuthenticator {
     }
   }
 
-  policyChanged(): void {
+  /** `of`: whom it concerns; all. */
+  policyChanged(of?: ReadonlySet<SecurityIdentity>): void {
     const policy = this.#options.policy();
-    const unneeded = this.entries.list().filter((r) => !policy.authTypesOf(r.local, r.remote).includes(r.authType));
+    const unneeded = this.entries
+      .concerning(of)
+      .filter((r) => !policy.authTypesOf(r.local, r.remote).includes(r.authType));
     this.entries.remove(unneeded, { kind: 'auth.expired', reason: 'AUTH_NOT_REQUIRED' });
   }
 

@@ -79,6 +79,8 @@ export class VouchHost {
   readonly #options: VouchHostOptions;
   readonly #endpoints = new Map<number, Hosted>();
   readonly #owners = new Map<IpAddress, Hosted>();
+  /** Open endpoints of each identity. */
+  readonly #open = new Map<SecurityIdentity, number>();
   readonly #grants = new Map<IpAddress, Map<NodeId, Grant>>();
   readonly #closedAtNs = new Map<IpAddress, bigint>();
   readonly #met = new Set<IpAddress>();
@@ -120,22 +122,25 @@ export class VouchHost {
       if (continues === undefined) this.#assumeEarlierGrants(address, generation);
       this.#met.add(address);
     }
-    if (continues !== undefined) this.#open(hosted);
+    if (continues !== undefined) this.#openNow(hosted);
     else this.#tryOpen(hosted);
     this.#withdrawOwed();
     return { ...hosted };
   }
 
-  /** Its veth is gone and its queues are flushed: from now on nobody may be told that it lives. Unknown numbers are ignored. */
-  close(endpoint: number): void {
+  /** Its veth is gone and its queues are flushed: from now on nobody may be told that it lives. Unknown numbers are ignored.
+   *  Returns whose it was. */
+  close(endpoint: number): SecurityIdentity | undefined {
     const hosted = this.#endpoints.get(endpoint);
-    if (hosted === undefined) return;
+    if (hosted === undefined) return undefined;
     this.#endpoints.delete(endpoint);
+    if (hosted.open) this.#countOpen(hosted.identity, -1);
     for (const address of hosted.addresses) {
       this.#owners.delete(address);
       this.#closedAtNs.set(address, this.#options.clock.bootNs());
     }
     this.#withdrawOwed();
+    return hosted.identity;
   }
 
   at(address: IpAddress): HostedEndpoint | undefined {
@@ -144,8 +149,7 @@ export class VouchHost {
 
   /** Does an open endpoint of this node have the identity? */
   hosts(identity: SecurityIdentity): boolean {
-    for (const hosted of this.#endpoints.values()) if (hosted.open && hosted.identity === identity) return true;
-    return false;
+    return this.#open.has(identity);
   }
 
   /** Does the peer hold a lease on the address's present owner, with at least a third of it left? */
@@ -285,13 +289,20 @@ export class VouchHost {
       this.#options.timers.set(Number(waitNs / 1_000_000n) + 1, () => this.#tryOpen(hosted));
       return;
     }
-    this.#open(hosted);
+    this.#openNow(hosted);
   }
 
-  #open(hosted: Hosted): void {
+  #openNow(hosted: Hosted): void {
     hosted.open = true;
+    this.#countOpen(hosted.identity, 1);
     for (const address of hosted.addresses) this.#closedAtNs.delete(address);
     this.#options.opened({ ...hosted });
+  }
+
+  #countOpen(identity: SecurityIdentity, change: 1 | -1): void {
+    const count = (this.#open.get(identity) ?? 0) + change;
+    if (count === 0) this.#open.delete(identity);
+    else this.#open.set(identity, count);
   }
 
   #drainLeftNs(address: IpAddress): bigint {
