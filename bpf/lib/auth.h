@@ -6,6 +6,7 @@
 #include "case.h"
 #include "identity.h"
 
+/* Of the type that c->auth_type says. Sets c->miss where the agent could mend it. */
 static __always_inline __u8 auth_refusal(const struct cs_config *cfg, struct cs_case *c, const struct cs_owner *remote)
 {
 	struct cs_auth_key key = {

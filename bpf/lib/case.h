@@ -17,12 +17,17 @@ struct cs_case {
 	__u32 remote_identity; /* 0: not known */
 	__u32 remote_node;
 	__u32 rule;
+	__u32 observed_rule;
 	__u8 direction; /* of the packet */
 	__u8 begun;	/* direction of the packet that began the flow: whose policy counts */
 	__u8 auth_type;
 	__u8 state;  /* enum cs_flow_state that the packet leaves its flow in */
 	__u8 miss;   /* enum cs_event_kind: what the agent could mend; 0: nothing */
 	__u8 behind; /* allowed, but earlier packets of the flow still wait */
+	__u8 observed_verdict; /* of the policies that only observe too: enum cs_policy_verdict; 0: they change nothing */
+	__u8 observed_auth_type;
+	__u8 observed; /* passes, and would not if all that only observes were in force */
+	__u8 pad[7];   /* no byte is left unset: functions that are verified by themselves take it whole */
 } __attribute__((aligned(8)));
 
 /* What an established flow needs and no more: most packets go no further. */
@@ -57,6 +62,11 @@ static __always_inline void case_open(struct cs_case *c, const struct cs_endpoin
 	c->state = CS_FLOW_NONE;
 	c->miss = 0;
 	c->behind = 0;
+	c->observed_verdict = 0;
+	c->observed_auth_type = CS_AUTH_NONE;
+	c->observed_rule = 0;
+	c->observed = 0;
+	__builtin_memset(c->pad, 0, sizeof(c->pad));
 	c->now = clock_exact();
 	c->until_ns = ~0ull;
 	c->revision = 0;

@@ -5,19 +5,42 @@
 
 #include "case.h"
 #include "maps.h"
+#include "origin.h"
 
 /* Different keys per endpoint and interval: a scan over addresses cannot fill the ring buffer for the others. */
 #define CS_EVENTS_PER_INTERVAL 256
 
-static __always_inline void count_drop(const struct __sk_buff *skb, __u8 reason, __u8 direction)
+static __always_inline void count_packet(const struct __sk_buff *skb, __u8 kind, __u8 reason, __u8 direction)
 {
 	__u32 index = reason * 2 + direction;
-	struct cs_counter *counter = bpf_map_lookup_elem(&cs_drops, &index);
+	struct cs_counter *counter = kind == CS_EVENT_OBSERVED ? bpf_map_lookup_elem(&cs_observed, &index)
+							       : bpf_map_lookup_elem(&cs_drops, &index);
 
 	if (!counter)
 		return;
 	counter->packets++;
 	counter->bytes += skb->len;
+}
+
+/* Per pair of identities, as many as the map holds: a pair that has not dropped for long makes room. */
+static __always_inline void count_pair(const struct __sk_buff *skb, const struct cs_case *c, __u8 reason)
+{
+	struct cs_pair_key key = {
+		.local = c->local_identity,
+		.remote = c->remote_identity,
+		.reason = reason,
+		.direction = c->direction,
+	};
+	struct cs_counter *counter = bpf_map_lookup_elem(&cs_pair_drops, &key), fresh = {};
+
+	if (!counter) {
+		bpf_map_update_elem(&cs_pair_drops, &key, &fresh, BPF_NOEXIST);
+		counter = bpf_map_lookup_elem(&cs_pair_drops, &key);
+		if (!counter)
+			return;
+	}
+	__sync_fetch_and_add(&counter->packets, 1);
+	__sync_fetch_and_add(&counter->bytes, skb->len);
 }
 
 /* One per key and interval. Those left out are counted in the record. */
@@ -41,10 +64,11 @@ static __always_inline bool signal_admit(const struct cs_signal_key *key, __u64 
 	return true;
 }
 
-/* The endpoint's share: a record under a key that no event has (kind 0), its `suppressed` counts what was sent. */
-static __always_inline bool share_admit(__u32 endpoint, __u64 now, __u64 interval)
+/* The endpoint's share: a record under a key that no event has (kind 0), its `suppressed` counts what was sent. Samples of what
+ * is allowed have one of their own, so that they take no room from what the agent must hear. */
+static __always_inline bool share_admit(__u32 endpoint, __u8 kind, __u64 now, __u64 interval)
 {
-	struct cs_signal_key key = { .endpoint = endpoint };
+	struct cs_signal_key key = { .endpoint = endpoint, .reason = kind == CS_EVENT_VERDICT };
 	struct cs_signal *share = bpf_map_lookup_elem(&cs_signals, &key);
 	struct cs_signal fresh = { .last_ns = now, .suppressed = 1 };
 
@@ -55,18 +79,22 @@ static __always_inline bool share_admit(__u32 endpoint, __u64 now, __u64 interva
 	return __sync_fetch_and_add(&share->suppressed, 1) < CS_EVENTS_PER_INTERVAL;
 }
 
-/* Counts the drop (reason != 0) and tells the agent (kind). Chatter on the link is counted only: every stack makes it. */
-static __noinline int report(struct __sk_buff *skb, const struct cs_case *c, __u8 kind, __u8 reason, __u8 held)
+/* Counts the drop (reason != 0), or what would have been one, and tells the agent (kind). Chatter on the link is counted only: every stack makes it. */
+__noinline int report(struct __sk_buff *skb, const struct cs_case *c, __u32 kind, __u32 reason, __u32 held)
 {
 	const struct cs_config *cfg = config();
 	__u64 now = clock_exact(), suppressed;
 	struct cs_signal_key key = {};
 	struct cs_event *e;
 
+	if (!c)
+		return 0;
 	if (reason)
-		count_drop(skb, reason, c->direction);
+		count_packet(skb, kind, reason, c->direction);
 	if (!cfg || addr_is_link_local_multicast(c->direction == CS_EGRESS ? &c->key.remote : &c->key.local))
 		return 0;
+	if (reason && kind != CS_EVENT_OBSERVED && c->local_identity)
+		count_pair(skb, c, reason);
 	addr_copy(&key.remote, &c->key.remote);
 	key.endpoint = c->endpoint;
 	key.kind = kind;
@@ -75,7 +103,7 @@ static __noinline int report(struct __sk_buff *skb, const struct cs_case *c, __u
 	key.proto = c->key.proto;
 	if (!signal_admit(&key, now, cfg->signal_interval_ns, &suppressed))
 		return 0;
-	if (!share_admit(c->endpoint, now, cfg->signal_interval_ns))
+	if (!share_admit(c->endpoint, kind, now, cfg->signal_interval_ns))
 		return 0;
 	e = bpf_ringbuf_reserve(&cs_events, sizeof(*e), 0);
 	if (!e)
@@ -102,10 +130,13 @@ static __noinline int report(struct __sk_buff *skb, const struct cs_case *c, __u
 	return 0;
 }
 
-/* enforcement: observe lets pass what policy, proof or encryption would stop. What cannot be read, lies about where it
- * comes from, or knocks at the control plane is stopped all the same: it is no one's traffic to try policies on. */
-static __always_inline bool observe_lets_pass(const struct cs_config *cfg, __u8 reason)
+/* Does what would be dropped for this reason pass nevertheless? Everything while enforcement is stopped. enforcement: observe
+ * lets pass what policy, proof or encryption would stop; what cannot be read, lies about where it comes from, or knocks at
+ * the control plane is stopped all the same: it is no one's traffic to try policies on. */
+static __always_inline bool passes_anyway(const struct cs_config *cfg, __u8 reason)
 {
+	if (cfg->flags & CS_CFG_STOPPED)
+		return true;
 	if (!(cfg->flags & CS_CFG_OBSERVE))
 		return false;
 	switch (reason) {
@@ -113,10 +144,17 @@ static __always_inline bool observe_lets_pass(const struct cs_config *cfg, __u8 
 	case CS_DROP_FRAGMENT:
 	case CS_DROP_IPV6_EXTENSION:
 	case CS_DROP_ICMP_TYPE:
+	case CS_DROP_IP_OPTIONS:
+	case CS_DROP_TCP_FLAGS:
+	case CS_DROP_FRAGMENT_NO_FIRST:
+	case CS_DROP_FRAGMENT_OVERLAP:
+	case CS_DROP_STRAY:
+	case CS_DROP_SCTP_CHUNK:
 	case CS_DROP_NO_VOUCH:
 	case CS_DROP_LEASE_EXPIRED:
 	case CS_DROP_POLICY_DENIED:
 	case CS_DROP_POLICY_DENY_RULE:
+	case CS_DROP_POLICY_UNKNOWN_IDENTITY:
 	case CS_DROP_AUTH_REQUIRED:
 	case CS_DROP_AUTH_EXPIRED:
 	case CS_DROP_AUTH_EPOCH:
@@ -130,12 +168,41 @@ static __always_inline bool observe_lets_pass(const struct cs_config *cfg, __u8 
 	}
 }
 
-/* Counted and told; true if the packet passes nevertheless. */
-static __always_inline bool refuse(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_case *c,
-				   __u8 reason)
+/* It passes, and would not. What the agent could mend it is asked to, so that the proof is there when it is needed. */
+static __always_inline void observe(struct __sk_buff *skb, const struct cs_case *c, __u8 reason)
 {
+	report(skb, c, CS_EVENT_OBSERVED, reason, 0);
+	if (c->miss)
+		report(skb, c, c->miss, 0, 0);
+}
+
+/* Counted and told; true if the packet passes nevertheless. */
+static __always_inline bool refuse(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_case *c, __u8 reason)
+{
+	if (passes_anyway(cfg, reason)) {
+		observe(skb, c, reason);
+		return true;
+	}
 	report(skb, c, c->miss ? c->miss : CS_EVENT_DROP, reason, 0);
-	return observe_lets_pass(cfg, reason);
+	return false;
+}
+
+/* Refuses what has not become a case: nobody's policies are tried on it, only stopping lets it pass. What a known endpoint
+ * sends carries its stamp even so. */
+__noinline int shoot(struct __sk_buff *skb, const struct cs_case *c, __u32 reason)
+{
+	const struct cs_config *cfg = config();
+
+	if (!cfg || !c)
+		return CS_SHOT;
+	if (!(cfg->flags & CS_CFG_STOPPED)) {
+		report(skb, c, CS_EVENT_DROP, reason, 0);
+		return CS_SHOT;
+	}
+	observe(skb, c, reason);
+	if (c->direction == CS_EGRESS && c->endpoint)
+		mark_write(skb, CS_MARK_STAMPED, c->endpoint);
+	return CS_PASS;
 }
 
 #endif

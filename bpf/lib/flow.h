@@ -100,6 +100,7 @@ static __always_inline void flow_store(const struct cs_case *c, __u16 origin)
 		.direction = c->begun,
 		.auth_type = c->auth_type,
 		.state = c->state,
+		.flags = c->observed ? CS_FLOW_OBSERVED : 0,
 		.origin = origin,
 		.endpoint = c->endpoint,
 	};

@@ -19,6 +19,7 @@ struct cs_owner {
 	__u32 node;
 	__u32 endpoint;
 	__u32 kind;
+	__u32 encrypt; /* not 0: only through the tunnel, whatever may go in clear otherwise */
 };
 
 static __always_inline void owner_of(const struct cs_addr *addr, struct cs_owner *o)
@@ -32,6 +33,7 @@ static __always_inline void owner_of(const struct cs_addr *addr, struct cs_owner
 		o->identity = e->identity;
 		o->node = e->node;
 		o->endpoint = e->endpoint;
+		o->encrypt = e->flags & CS_IP_ENCRYPT;
 		if (e->flags & CS_IP_LOCAL)
 			o->kind = CS_OWNER_LOCAL;
 		else if (e->flags & CS_IP_RESERVED)
@@ -46,10 +48,12 @@ static __always_inline void owner_of(const struct cs_addr *addr, struct cs_owner
 	o->lease_ns = ~0ull;
 	o->node = 0;
 	o->endpoint = 0;
+	o->encrypt = 0;
 	o->identity = CS_ID_WORLD;
 	o->kind = CS_OWNER_WORLD;
 	if (!prefix)
 		return;
+	o->encrypt = prefix->flags & CS_PREFIX_ENCRYPT;
 	if (prefix->flags & CS_PREFIX_CLUSTER) {
 		o->identity = CS_ID_UNKNOWN;
 		o->kind = CS_OWNER_NOBODY;
@@ -63,10 +67,21 @@ static __always_inline bool owner_is_endpoint(const struct cs_owner *o, __u32 en
 	return o->kind == CS_OWNER_LOCAL && o->endpoint == endpoint;
 }
 
-/* A workload's address, known or not: what must never cross the underlay in clear. */
+/* A workload's address, known or not. */
 static __always_inline bool owner_is_workload(const struct cs_owner *o)
 {
 	return o->kind == CS_OWNER_LOCAL || o->kind == CS_OWNER_NODE || o->kind == CS_OWNER_NOBODY;
+}
+
+/* What must never cross the underlay in clear. */
+static __always_inline bool owner_needs_tunnel(const struct cs_config *cfg, const struct cs_owner *o)
+{
+	return o->encrypt || (owner_is_workload(o) && !(cfg->flags & CS_CFG_ALLOW_UNBOUND));
+}
+
+static __always_inline bool owner_is_own_host(const struct cs_owner *o)
+{
+	return o->kind == CS_OWNER_RESERVED && o->identity == CS_ID_HOST;
 }
 
 /* DESIGN, leases 2 and 8: no packet to or from an address that nobody vouches for now. */

@@ -39,17 +39,18 @@ static __always_inline __u8 origin_refusal(const struct cs_config *cfg, __u32 ma
 		return stamp_refusal(mark, source);
 	case CS_MARK_TUNNEL:
 		/* Another node's, or an address nobody vouches for, which the next step refuses by its own name. */
-		return source->node || source->kind == CS_OWNER_NOBODY || source->identity == CS_ID_REMOTE_NODE
+		return source->node || source->kind == CS_OWNER_NOBODY || source->identity == CS_ID_REMOTE_NODE ||
+				       source->encrypt
 			       ? 0
 			       : CS_DROP_NOT_STAMPED;
 	case CS_MARK_UNDERLAY:
-		if (!(cfg->flags & CS_CFG_ALLOW_UNBOUND))
+		if (!(cfg->flags & CS_CFG_ALLOW_UNBOUND) || source->encrypt)
 			return CS_DROP_UNENCRYPTED;
 		return source->kind == CS_OWNER_NODE || source->kind == CS_OWNER_NOBODY ? 0 : CS_DROP_NOT_STAMPED;
 	case CS_MARK_NONE:
 		if (source->kind == CS_OWNER_LOCAL)
 			return CS_DROP_NOT_STAMPED;
-		return owner_is_workload(source) ? CS_DROP_UNENCRYPTED : 0;
+		return owner_is_workload(source) || source->encrypt ? CS_DROP_UNENCRYPTED : 0;
 	default:
 		return CS_DROP_NOT_STAMPED;
 	}
@@ -58,14 +59,11 @@ static __always_inline __u8 origin_refusal(const struct cs_config *cfg, __u32 ma
 /* mark >> 16 that packets from this owner are to carry. */
 static __always_inline __u16 origin_expected(const struct cs_config *cfg, const struct cs_owner *remote)
 {
-	switch (remote->kind) {
-	case CS_OWNER_LOCAL:
+	if (remote->kind == CS_OWNER_LOCAL)
 		return CS_MARK_STAMPED << 12 | (remote->endpoint & 0xfff);
-	case CS_OWNER_NODE:
-		return (cfg->flags & CS_CFG_ALLOW_UNBOUND ? CS_MARK_UNDERLAY : CS_MARK_TUNNEL) << 12;
-	default:
-		return CS_MARK_NONE;
-	}
+	if (owner_needs_tunnel(cfg, remote))
+		return CS_MARK_TUNNEL << 12;
+	return remote->kind == CS_OWNER_NODE ? CS_MARK_UNDERLAY << 12 : CS_MARK_NONE;
 }
 
 #endif

@@ -4,6 +4,7 @@
 #define CS_PATH_H
 
 #include "event.h"
+#include "exempt.h"
 #include "identity.h"
 #include "origin.h"
 #include "underlay.h"
@@ -65,14 +66,26 @@ static __always_inline int leave_underlay(struct __sk_buff *skb)
 	}
 	owner_of(&p.src, &source);
 	/* Addresses of this node and its workloads do not come from outside. */
-	if (source.kind == CS_OWNER_LOCAL || (source.kind == CS_OWNER_RESERVED && source.identity == CS_ID_HOST))
+	if (source.kind == CS_OWNER_LOCAL || owner_is_own_host(&source))
 		return path_refuse(skb, cfg, &p, CS_INGRESS, CS_DROP_NOT_STAMPED);
-	if (!owner_is_workload(&source))
+	if (!owner_is_workload(&source) && !source.encrypt)
 		return CS_PASS;
 	mark_write(skb, CS_MARK_UNDERLAY, 0);
-	if (cfg->flags & CS_CFG_ALLOW_UNBOUND)
-		return CS_PASS;
-	return path_refuse(skb, cfg, &p, CS_INGRESS, CS_DROP_UNENCRYPTED);
+	return owner_needs_tunnel(cfg, &source) ? path_refuse(skb, cfg, &p, CS_INGRESS, CS_DROP_UNENCRYPTED) : CS_PASS;
+}
+
+/* IP inside of IP (RFC 2003, RFC 4213), GRE, MPLS and Ethernet in IP: another network's way between nodes, in clear. */
+static __always_inline bool is_wrapped(const struct cs_packet *p)
+{
+	return p->proto == IPPROTO_IPIP || p->proto == IPPROTO_IPV6 || p->proto == IPPROTO_GRE ||
+	       p->proto == IPPROTO_MPLS || p->proto == IPPROTO_ETHERNET || p->proto == 97 /* EtherIP, RFC 3378 */;
+}
+
+/* What an endpoint sent to its own link, as an exemption lets it: wherever it turns up here, it is not meant for others. */
+static __always_inline bool is_for_own_link(const struct cs_packet *p)
+{
+	return addr_is_limited_broadcast(&p->dst) || addr_is_link_local_multicast(&p->dst) ||
+	       addr_is_unspecified_ipv4(&p->src);
 }
 
 static __always_inline int enter_underlay(struct __sk_buff *skb)
@@ -99,7 +112,10 @@ static __always_inline int enter_underlay(struct __sk_buff *skb)
 			return path_refuse(skb, cfg, &p, CS_EGRESS, reason);
 	}
 	owner_of(&p.dst, &destination);
-	if (owner_is_workload(&destination) && !(cfg->flags & CS_CFG_ALLOW_UNBOUND))
+	if (source.encrypt || owner_needs_tunnel(cfg, &destination))
+		return path_refuse(skb, cfg, &p, CS_EGRESS, CS_DROP_UNENCRYPTED);
+	if (CS_MARK_KIND(skb->mark) == CS_MARK_STAMPED &&
+	    (is_for_own_link(&p) || (is_wrapped(&p) && !(cfg->flags & CS_CFG_ALLOW_UNBOUND))))
 		return path_refuse(skb, cfg, &p, CS_EGRESS, CS_DROP_UNENCRYPTED);
 	return CS_PASS;
 }

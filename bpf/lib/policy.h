@@ -59,16 +59,20 @@ static __always_inline __u8 deny_reason(__u32 rule)
 	return rule ? CS_DROP_POLICY_DENY_RULE : CS_DROP_POLICY_DENIED;
 }
 
-static __always_inline __u8 policy_refusal(const struct cs_config *cfg, const struct cs_packet *p, struct cs_case *c,
-					   const struct cs_owner *remote)
+/* Verified once by itself, because of its loops. Returns a drop reason, or 0. */
+__noinline int policy_refusal(struct cs_case *c, struct cs_owner *remote)
 {
-	__u32 slot = cfg->policy_slot;
-	__u16 port = policy_port(c);
+	const struct cs_config *cfg = config();
 	const struct cs_class *mine, *theirs;
 	const struct cs_policy *policy;
 	struct cs_policy_key key = {};
-	__u32 begun;
+	__u32 slot, begun;
+	__u16 port;
 
+	if (!cfg || !c || !remote)
+		return CS_DROP_POLICY_DENIED;
+	slot = cfg->policy_slot;
+	port = policy_port(c);
 	/* The agents prove identities to each other on this port: no workload may knock there, whatever policy says. */
 	if (c->begun == CS_EGRESS && remote->kind == CS_OWNER_RESERVED && c->key.proto == IPPROTO_TCP &&
 	    port == cfg->peer_port)
@@ -88,6 +92,9 @@ static __always_inline __u8 policy_refusal(const struct cs_config *cfg, const st
 	if (policy->verdict != CS_POLICY_ALLOW)
 		return deny_reason(policy->rule);
 	c->auth_type = policy->auth_type;
+	c->observed_verdict = policy->observed_verdict;
+	c->observed_auth_type = policy->observed_auth_type;
+	c->observed_rule = policy->observed_rule;
 	return 0;
 }
 

@@ -28,6 +28,27 @@ static __always_inline __be16 behind_tags(struct __sk_buff *skb, __u32 *off)
 	return tag[1];
 }
 
+/* Not IP, and may carry it: a workload's packets are not looked for in there. */
+static __always_inline bool is_carrier(__be16 type)
+{
+	switch (bpf_ntohs(type)) {
+	case 0x8847: /* MPLS, RFC 3032 and RFC 5332 */
+	case 0x8848:
+	case 0x8864: /* PPPoE, RFC 2516 */
+	case 0x6558: /* a frame in a frame */
+	case 0x88e7: /* IEEE 802.1ah */
+	case 0x22f3: /* TRILL, RFC 6325 */
+	case 0x894f: /* NSH, RFC 8300 */
+	case 0x4305: /* B.A.T.M.A.N. */
+	case 0x9100: /* tags as they were before 802.1ad */
+	case 0x9200:
+	case 0x9300:
+		return true;
+	default:
+		return false;
+	}
+}
+
 enum cs_frame {
 	CS_FRAME_OTHER, /* not IP: none of ours */
 	CS_FRAME_IP,	/* p->src and p->dst are known */
@@ -46,6 +67,8 @@ static __always_inline enum cs_frame parse_frame(struct __sk_buff *skb, struct c
 		*reason = parse_ipv6(skb, off, p, &length);
 	else if (is_tag(type))
 		*reason = CS_DROP_VLAN;
+	else if (is_carrier(type))
+		*reason = CS_DROP_UNKNOWN_L3;
 	else
 		return CS_FRAME_OTHER;
 	return *reason ? CS_FRAME_BAD : CS_FRAME_IP;

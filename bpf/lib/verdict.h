@@ -4,6 +4,8 @@
 #define CS_VERDICT_H
 
 #include "auth.h"
+#include "event.h"
+#include "exempt.h"
 #include "flow.h"
 #include "hold.h"
 #include "identity.h"
@@ -20,6 +22,39 @@ static __always_inline __u8 local_refusal(const struct cs_case *c)
 	if (owner_is_endpoint(&local, c->endpoint))
 		return 0;
 	return c->direction == CS_EGRESS ? CS_DROP_INVALID_SOURCE_IP : CS_DROP_INVALID_DESTINATION_IP;
+}
+
+/* What would the policies say that only observe, if they were in force too? It passes in any case. */
+__noinline int observe_policies(struct __sk_buff *skb, struct cs_case *c, struct cs_owner *remote)
+{
+	const struct cs_config *cfg = config();
+	__u8 auth_type, reason = 0;
+	__u32 rule;
+
+	if (!cfg || !c || !remote)
+		return 0;
+	rule = c->rule;
+	auth_type = c->auth_type;
+	c->rule = c->observed_rule;
+	c->auth_type = c->observed_auth_type;
+	if (c->observed_verdict != CS_POLICY_ALLOW)
+		reason = deny_reason(c->rule);
+	else if (c->observed_auth_type != auth_type)
+		reason = auth_refusal(cfg, c, remote);
+	if (reason) {
+		c->observed = 1;
+		observe(skb, c, reason);
+	}
+	c->rule = rule;
+	c->auth_type = auth_type;
+	c->miss = 0;
+	return 0;
+}
+
+static __always_inline void sample_verdict(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_case *c)
+{
+	if (cfg->verdict_sample && bpf_get_prandom_u32() % cfg->verdict_sample == 0)
+		report(skb, c, CS_EVENT_VERDICT, 0, 0);
 }
 
 /* Judges what no valid flow covers, in the direction in which the flow began; remembers an allow. */
@@ -54,18 +89,24 @@ static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs
 		return reason;
 	}
 	c->until_ns = remote.lease_ns;
-	reason = policy_refusal(cfg, p, c, &remote);
-	if (reason)
-		return reason;
-	reason = auth_refusal(cfg, c, &remote);
-	if (reason)
-		return reason;
+	if (!is_host_probe(cfg, c, &remote)) {
+		reason = policy_refusal(c, &remote);
+		if (reason)
+			return reason;
+		reason = auth_refusal(cfg, c, &remote);
+		if (reason)
+			return reason;
+	}
 
 	/* While packets of the flow wait, none may overtake them: no flow is made yet, and each comes this way. */
-	if (c->direction == CS_EGRESS && hold_waiting(c))
+	if (c->direction == CS_EGRESS && hold_waiting(c)) {
 		c->behind = 1;
-	else
-		flow_store(c, c->direction == CS_INGRESS ? c->mark >> 16 : origin_expected(cfg, &remote));
+		return 0;
+	}
+	if (c->observed_verdict)
+		observe_policies(skb, c, &remote);
+	flow_store(c, c->direction == CS_INGRESS ? c->mark >> 16 : origin_expected(cfg, &remote));
+	sample_verdict(skb, cfg, c);
 	return 0;
 }
 
@@ -73,13 +114,21 @@ static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs
 static __always_inline __u8 judge(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
 				  struct cs_case *c, const struct cs_flow *flow)
 {
+	__u8 reason;
+
 	/* An endpoint that took over the interface does not take over the flows. */
 	if (flow && flow->endpoint != c->endpoint)
 		flow = NULL;
 	if (flow)
 		c->begun = flow->direction;
 	c->state = flow_state_after(flow, p, c->direction);
-	return judge_in_full(skb, cfg, p, c);
+	reason = judge_in_full(skb, cfg, p, c);
+	/* What passes although policy refuses it is a flow, so that its answers are told from strays. It lets nothing pass. */
+	if (reason >= CS_DROP_POLICY_DENIED && reason <= CS_DROP_AUTH_REFUSED && passes_anyway(cfg, reason)) {
+		c->observed = 1;
+		flow_store(c, 0);
+	}
+	return reason;
 }
 
 #endif

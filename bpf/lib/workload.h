@@ -4,6 +4,7 @@
 #define CS_WORKLOAD_H
 
 #include "event.h"
+#include "exempt.h"
 #include "fragment.h"
 #include "neighbour.h"
 #include "parse.h"
@@ -17,7 +18,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct cs_config *
 	bool held;
 
 	may_hold = may_hold && cfg->hold_ifindex;
-	held = (c->behind || c->miss) && may_hold && !(cfg->flags & CS_CFG_OBSERVE);
+	held = (c->behind || c->miss) && may_hold && !(cfg->flags & (CS_CFG_OBSERVE | CS_CFG_STOPPED));
 	if (reason && !held && !refuse(skb, cfg, c, reason))
 		return CS_SHOT;
 	if (p->kind & CS_PKT_FIRST)
@@ -26,13 +27,6 @@ static __always_inline int leave(struct __sk_buff *skb, const struct cs_config *
 		return hold(skb, cfg, c);
 	mark_write(skb, CS_MARK_STAMPED, c->endpoint);
 	return CS_PASS;
-}
-
-/* Refusals before the packet has become a case. Nothing of this is let through to observe. */
-static __always_inline int shoot(struct __sk_buff *skb, struct cs_case *c, __u8 reason)
-{
-	report(skb, c, CS_EVENT_DROP, reason, 0);
-	return CS_SHOT;
 }
 
 static __always_inline bool source_mac_ok(const struct __sk_buff *skb, const struct cs_endpoint *ep)
@@ -92,6 +86,10 @@ static __always_inline int leave_workload(struct __sk_buff *skb)
 	/* Every stack says what it listens to, from an address of the link: nobody here forwards multicast. */
 	if (p.kind & CS_PKT_MEMBERSHIP)
 		return shoot(skb, &c, CS_DROP_MEMBERSHIP);
+	if (dhcp_may_leave(cfg, &p, &c)) {
+		mark_write(skb, CS_MARK_STAMPED, c.endpoint);
+		return CS_PASS;
+	}
 	return leave(skb, cfg, &p, &c, flow, true);
 }
 
@@ -167,6 +165,8 @@ static __always_inline int enter_workload(struct __sk_buff *skb)
 	}
 	if (p.kind & CS_PKT_MEMBERSHIP)
 		return shoot(skb, &c, CS_DROP_MEMBERSHIP);
+	if (dhcp_may_enter(cfg, &p, &c))
+		return CS_PASS;
 	reason = judge(skb, cfg, &p, &c, flow);
 	if (reason && !refuse(skb, cfg, &c, reason))
 		return CS_SHOT;

@@ -122,6 +122,30 @@ export const flowStruct = struct('cs_flow', {
   endpoint: u16,
 });
 
+/** cs_flow.state, named as Linux's connection tracking does. */
+export const FLOW_STATES = {
+  NONE: 0,
+  SYN_SENT: 1,
+  SYN_RECV: 2,
+  ESTABLISHED: 3,
+  FIN_WAIT: 4,
+  CLOSE_WAIT: 5,
+  LAST_ACK: 6,
+  TIME_WAIT: 7,
+  CLOSE: 8,
+  UDP_UNREPLIED: 9,
+  UDP_REPLIED: 10,
+  ECHO: 11,
+  SCTP_CLOSED: 12,
+  SCTP_COOKIE_WAIT: 13,
+  SCTP_COOKIE_ECHOED: 14,
+  SCTP_ESTABLISHED: 15,
+  SCTP_SHUTDOWN_SENT: 16,
+  SCTP_SHUTDOWN_RECD: 17,
+  SCTP_SHUTDOWN_ACK_SENT: 18,
+  SCTP_HEARTBEAT_SENT: 19,
+} as const;
+
 export const counterStruct = struct('cs_counter', { packets: u64, bytes: u64 });
 export const pairKeyStruct = struct('cs_pair_key', {
   local: u32,

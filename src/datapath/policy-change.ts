@@ -3,14 +3,16 @@
  * other way round: while both halves of the policy are there, each prefix that changes hands belongs to an identity that is
  * to the old half what its owner was, and to the new half what its owner will be.
  */
-import type { PolicyClass } from '../model/datapath.ts';
+import type { PolicyClassRow } from '../model/datapath.ts';
 import { type SecurityIdentity, securityIdentity } from '../model/ids.ts';
+import { isSamePair } from './class-table.ts';
 import { PREFIX_CLUSTER } from './layout.ts';
 import type { PrefixRow, PrefixSet } from './prefix-table.ts';
 
-type ClassOf = (identity: SecurityIdentity) => PolicyClass | undefined;
-/** undefined: has no class there, and must not get one. */
-type Guests = Map<SecurityIdentity, PolicyClass | undefined>;
+/** As whom others speak to it. undefined: it has no class there, and must not get one. */
+type RemoteClass = PolicyClassRow['remote'] | undefined;
+type ClassOf = (identity: SecurityIdentity) => RemoteClass;
+type Guests = Map<SecurityIdentity, RemoteClass>;
 
 export interface PrefixChange {
   /** Written before the halves change places. */
@@ -40,13 +42,14 @@ export function planPrefixChange(
   let next = firstStandIn;
 
   /** True if the identity is (or may become, and then does) of this class in that half. */
-  const joins = (guests: Guests, classOf: ClassOf, identity: SecurityIdentity, wanted: PolicyClass | undefined) => {
-    if (classOf(identity) !== undefined) return classOf(identity) === wanted;
-    if (guests.has(identity)) return guests.get(identity) === wanted;
+  const joins = (guests: Guests, classOf: ClassOf, identity: SecurityIdentity, wanted: RemoteClass) => {
+    const known = classOf(identity);
+    if (known !== undefined) return isSame(known, wanted);
+    if (guests.has(identity)) return isSame(guests.get(identity), wanted);
     guests.set(identity, wanted);
     return true;
   };
-  const standIn = (old: PolicyClass | undefined, coming: PolicyClass | undefined) => {
+  const standIn = (old: RemoteClass, coming: RemoteClass) => {
     for (;;) {
       const identity = securityIdentity(next++);
       if (oldClass(identity) !== undefined || newClass(identity) !== undefined) continue;
@@ -78,4 +81,8 @@ export function planPrefixChange(
     stale.push(row);
   }
   return { during, put, stale, guestsOfOld, guestsOfNew };
+}
+
+function isSame(a: RemoteClass, b: RemoteClass): boolean {
+  return a === undefined || b === undefined ? a === b : isSamePair(a, b);
 }

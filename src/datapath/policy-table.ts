@@ -21,7 +21,7 @@ import { type PrefixEntry, PrefixTable } from './prefix-table.ts';
 const retireAfterMs = 20;
 
 const slotOffset = policyKeyStruct.members.find(({ name }) => name === 'slot')!.offset;
-const noPorts = { egress: 0, ingress: 0 };
+const none = { egress: 0, ingress: 0 };
 
 interface Retiring {
   readonly slot: number;
@@ -53,17 +53,17 @@ export class PolicyTable {
     this.#finishRetiring();
     const inForce = this.#config.current.policy_slot;
     const slot = 1 - inForce;
-    const classes = new Map(tables.classes.map((row) => [row.identity, row.class]));
+    const classes = new Map(tables.classes.map((row) => [row.identity, row.remote]));
     const before = this.#prefixes.inForce;
     const after = this.#prefixes.withCidrs(tables.cidrs);
     const change = planPrefixChange(
       before,
       after,
-      (identity) => this.#classes.classOf(identity),
+      (identity) => this.#classes.row(identity)?.remote,
       (identity) => classes.get(identity),
     );
     try {
-      this.#maps.cs_policy.putBatch(tables.entries.map((entry) => [keyOf(entry, slot), valueOf(entry)] as const));
+      this.#maps.cs_policy.putBatch(tables.entries.map((entry) => [keyOf(entry, slot), kernelValueOf(entry)] as const));
       this.#classes.put(slot, [...tables.classes, ...rowsOf(change.guestsOfNew)]);
       this.#classes.put(inForce, rowsOf(change.guestsOfOld));
       this.#prefixes.put(change.during);
@@ -96,7 +96,7 @@ export class PolicyTable {
     const before = keys.map((key) => [key, this.#maps.cs_policy.get(key)] as const);
     const rows = putClasses.flatMap(({ identity }) => this.#classes.row(identity) ?? []);
     try {
-      this.#maps.cs_policy.putBatch(putEntries.map((entry, i) => [keys[i]!, valueOf(entry)] as const));
+      this.#maps.cs_policy.putBatch(putEntries.map((entry, i) => [keys[i]!, kernelValueOf(entry)] as const));
       this.#classes.put(slot, putClasses);
     } catch (error) {
       this.#classes.put(slot, rows);
@@ -196,7 +196,7 @@ function keyOf(entry: PolicyEntryKey, slot: number) {
   };
 }
 
-function valueOf({ observed, ...entry }: PolicyEntry) {
+function kernelValueOf({ observed, ...entry }: PolicyEntry) {
   return {
     verdict: entry.verdict === 'allow' ? POLICY_ALLOW : POLICY_DENY,
     auth_type: AUTH_TYPE_CODE[entry.authType],
@@ -208,7 +208,7 @@ function valueOf({ observed, ...entry }: PolicyEntry) {
 }
 
 function rowsOf(guests: PrefixChange['guestsOfOld']): PolicyClassRow[] {
-  return [...guests].flatMap(([identity, policyClass]) =>
-    policyClass === undefined ? [] : [{ identity, class: policyClass, portBits: noPorts }],
+  return [...guests].flatMap(([identity, remote]) =>
+    remote === undefined ? [] : [{ identity, local: none, remote, portBits: none }],
   );
 }

@@ -123,21 +123,26 @@ export interface EndpointAttachment {
   readonly open: boolean;
 }
 
-/** From 1. Identities that no rule, subject or named port tells apart share one. */
+/** From 1. Identities that no rule, subject or named port tells apart share one. Numbers of different directions and roles
+ *  have nothing to do with one another. */
 export type PolicyClass = number;
 
 /** Every identity has one: to the kernel an identity without a class is one that a deny rule might have named. */
 export interface PolicyClassRow {
   readonly identity: SecurityIdentity;
-  readonly class: PolicyClass;
-  /** Bit n: an entry with this class as the local one has portBits n. 0 for identities that are not local. */
+  /** As the endpoint that policy selects; 0: not on this node. */
+  readonly local: Readonly<Record<Direction, PolicyClass | 0>>;
+  /** As whom it speaks to. */
+  readonly remote: Readonly<Record<Direction, PolicyClass>>;
+  /** Bit n: an entry of local[direction] has portBits n. 0 for identities that are not local. */
   readonly portBits: Readonly<Record<Direction, number>>;
 }
 
 /** The kernel asks for the remote class before any, the longest port prefix first, any protocol last. */
 export interface PolicyEntryKey {
+  /** A row's local[direction]. */
   readonly local: PolicyClass;
-  /** 0: any. */
+  /** A row's remote[direction]; 0: any. */
   readonly remote: PolicyClass | 0;
   readonly direction: Direction;
   /** IP protocol number; 0: any, then portBits is 0. */

@@ -179,17 +179,25 @@ describe.skipIf(unavailable)('authentication', () => {
     test('observe mode lets a refused pair pass too', () => {
       kernel.config({ flags: CFG_OBSERVE });
       prove({ refused: true });
-      expect(send()).toMatchObject({ action: 'pass', reasons: ['AUTH_REFUSED'] });
+      expect(send()).toMatchObject({ action: 'pass', reasons: [], observed: ['AUTH_REFUSED'] });
     });
 
     test('observe mode lets it pass, counted and told', async () => {
       kernel.config({ flags: CFG_OBSERVE });
       await kernel.drainEvents();
-      expect(send()).toEqual({ action: 'pass', mark: stamped(A.endpoint), reasons: ['AUTH_REQUIRED'] });
-      expect(receive()).toMatchObject({ action: 'pass', reasons: ['AUTH_REQUIRED'] });
+      expect(send()).toEqual({
+        action: 'pass',
+        mark: stamped(A.endpoint),
+        reasons: [],
+        observed: ['AUTH_REQUIRED'],
+      });
+      expect(receive()).toMatchObject({ action: 'pass', reasons: [], observed: ['AUTH_REQUIRED'] });
       expect(await kernel.drainEvents()).toMatchObject([
-        { kind: 2, reason: 128, direction: EGRESS, held: 0 },
-        { kind: 2, reason: 128, direction: INGRESS, held: 0 },
+        { kind: 5, reason: 128, direction: EGRESS, held: 0 },
+        // So that the agent tries the authentication.
+        { kind: 2, reason: 0, direction: EGRESS, held: 0 },
+        { kind: 5, reason: 128, direction: INGRESS, held: 0 },
+        { kind: 2, reason: 0, direction: INGRESS, held: 0 },
       ]);
     });
   });

@@ -121,8 +121,11 @@ describe.skipIf(unavailable)('paths between nodes', () => {
 
     test('observe mode counts clear traffic and lets it pass, not lies', () => {
       kernel.config({ flags: CFG_OBSERVE });
-      expect(framed('to_netdev', toR, stamped(A.endpoint))).toMatchObject({ action: 'pass', reasons: ['UNENCRYPTED'] });
-      expect(framed('from_netdev', udp(f.r, f.a, 1, 2))).toMatchObject({ action: 'pass', reasons: ['UNENCRYPTED'] });
+      expect(framed('to_netdev', toR, stamped(A.endpoint))).toMatchObject({
+        action: 'pass',
+        observed: ['UNENCRYPTED'],
+      });
+      expect(framed('from_netdev', udp(f.r, f.a, 1, 2))).toMatchObject({ action: 'pass', observed: ['UNENCRYPTED'] });
       expect(framed('to_netdev', toR, stamped(B.endpoint))).toMatchObject(drops('SPOOFED_STAMP'));
       expect(bare('to_tunnel', toR)).toMatchObject(drops('NOT_STAMPED'));
     });

@@ -142,8 +142,8 @@ describe.skipIf(unavailable)('to_workload', () => {
     test('observe mode lets denied and clear packets in, but no lie about their origin', () => {
       kernel.clear('cs_policy');
       kernel.config({ flags: CFG_OBSERVE });
-      expect(receive(udp(f.host, f.a, 1, 53), 0)).toMatchObject({ action: 'pass', reasons: ['POLICY_DENIED'] });
-      expect(receive(udp(f.r, f.a, 1, 53), 0)).toMatchObject({ action: 'pass', reasons: ['UNENCRYPTED'] });
+      expect(receive(udp(f.host, f.a, 1, 53), 0)).toMatchObject({ action: 'pass', observed: ['POLICY_DENIED'] });
+      expect(receive(udp(f.r, f.a, 1, 53), 0)).toMatchObject({ action: 'pass', observed: ['UNENCRYPTED'] });
       expect(receive(udp(f.r, f.a, 1, 53), stamped(B.endpoint))).toMatchObject({ action: 'drop' });
       expect(receive(udp(f.b, f.a, 1, 53), 0)).toMatchObject({ action: 'drop', reasons: ['NOT_STAMPED'] });
     });

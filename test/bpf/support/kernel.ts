@@ -151,7 +151,8 @@ export class Kernel {
   knowIdentity(identity: number): void {
     for (const slot of [0, 1]) {
       this.put('cs_classes', layout.classKeyStruct, { identity, slot }, layout.classStruct, {
-        class: identity,
+        local: [identity, identity],
+        remote: [identity, identity],
         port_bits: this.#portBits.get(`${identity} ${slot}`) ?? [0, 0],
       });
     }
