@@ -7,8 +7,15 @@ import { native } from '../../native/index.ts';
 import type { AttachMode, AttachSetting } from '../../src/datapath/attach.ts';
 import { readPinned } from '../../src/datapath/pinned.ts';
 import { parseAddress, parsePrefix } from '../../src/model/address.ts';
-import type { AuthEntry, DropCount, EndpointAttachment, PolicyEntry } from '../../src/model/datapath.ts';
-import { type IpAddress, LOCAL_NODE, securityIdentity } from '../../src/model/ids.ts';
+import type { AuthEntry, DropCount, EndpointAttachment, PolicyEntry, PolicyTables } from '../../src/model/datapath.ts';
+import {
+  IDENTITY_HOST,
+  IDENTITY_REMOTE_NODE,
+  IDENTITY_WORLD,
+  type IpAddress,
+  LOCAL_NODE,
+  securityIdentity,
+} from '../../src/model/ids.ts';
 import { SLOW } from '../support/slow.ts';
 import { DatapathClient } from './support/datapath-client.ts';
 import { Capture, Namespaces } from './support/namespaces.ts';
@@ -21,12 +28,22 @@ const b = { v4: ip('10.77.2.2'), v6: ip('fd77:2::2'), identity: securityIdentity
 const second = 1_000_000_000n;
 const soon = { timeout: 1000 * SLOW };
 
-function pairPolicy(authType: PolicyEntry['authType']): PolicyEntry[] {
-  const any = { protocol: 0, port: 0, verdict: 'allow', authType, rule: 1 } as const;
-  return [
-    { ...any, local: a.identity, remote: b.identity, direction: 'egress' },
-    { ...any, local: b.identity, remote: a.identity, direction: 'ingress' },
-  ];
+/** Each identity in a class of its own, under its own number. */
+function tables(entries: readonly PolicyEntry[]): PolicyTables {
+  const classes = [a.identity, b.identity, IDENTITY_HOST, IDENTITY_WORLD, IDENTITY_REMOTE_NODE].map((identity) => {
+    const both = { egress: identity, ingress: identity };
+    return { identity, local: both, remote: both, portBits: { egress: 1, ingress: 1 } };
+  });
+  return { classes, entries, cidrs: [] };
+}
+
+function pairPolicy(authType: PolicyEntry['authType'], observed?: PolicyEntry['observed']): PolicyTables {
+  const any = { protocol: 0, port: 0, portBits: 0, verdict: 'allow', authType, rule: 1 } as const;
+  const entry = observed === undefined ? any : { ...any, observed };
+  return tables([
+    { ...entry, local: a.identity, remote: b.identity, direction: 'egress' },
+    { ...entry, local: b.identity, remote: a.identity, direction: 'ingress' },
+  ]);
 }
 
 function proof(local: typeof a, remote: typeof a, epoch: number, seconds = 60n): AuthEntry {
@@ -174,7 +191,7 @@ describe.each(attachments)('datapath by %s', (mode, attach) => {
 
   test('what no rule allows is dropped as POLICY_DENIED, counted, signalled, and does not arrive', async () => {
     expect(datapath.attachMode).toBe(mode);
-    await datapath.call('setPolicy', []);
+    await datapath.call('setPolicy', tables([]));
     const arrived = await capture('b', `host ${a.v4} or host ${a.v6}`);
     const before = packetsOf(await datapath.call('drops'), 'POLICY_DENIED');
     expect(ping(b.v4)).toBe(false);
@@ -331,11 +348,68 @@ describe.each(attachments)('datapath by %s', (mode, attach) => {
 
   test('a changed policy is in force at once and whole, for flows too, and the half that was in force is gone', async () => {
     await datapath.call('setPolicy', pairPolicy('none'));
-    await stops(() => datapath.call('setPolicy', []));
+    await stops(() => datapath.call('setPolicy', tables([])));
     expect(ping(b.v4)).toBe(false);
     await datapath.call('setPolicy', pairPolicy('spiffe'));
     expect(readPinned(spaces.bpffs, 'node-a.test').policy).toHaveLength(2);
     expect(ping(b.v4)).toBe(true);
+  });
+
+  test('what a policy that only observes would drop passes, is counted as observed and told, and is no drop', async () => {
+    await datapath.call('setPolicy', pairPolicy('none', { verdict: 'deny', authType: 'none', rule: 7 }));
+    datapath.signals.length = 0;
+    const [drops, observed] = [await datapath.call('drops'), await datapath.call('observed')];
+    const since = async () => {
+      const now = await datapath.call('observed');
+      return packetsOf(now, 'POLICY_DENY_RULE') - packetsOf(observed, 'POLICY_DENY_RULE');
+    };
+    expect(ping(b.v4)).toBe(true);
+    expect(ping(b.v6)).toBe(true);
+    expect(await since()).toBeGreaterThanOrEqual(2n);
+    expect(await datapath.call('drops')).toEqual(drops);
+    await vi.waitFor(
+      () =>
+        expect(datapath.signals).toContainEqual(
+          expect.objectContaining({ kind: 'observed', reason: 'POLICY_DENY_RULE', rule: 7, direction: 'egress' }),
+        ),
+      soon,
+    );
+  });
+
+  test('allowed verdicts are told only while they are asked for, with what decided', async () => {
+    await datapath.call('setPolicy', pairPolicy('none'));
+    datapath.signals.length = 0;
+    expect(ping(b.v4)).toBe(true);
+    await datapath.call('setVerdictSample', 1);
+    expect(ping(b.v6)).toBe(true);
+    await vi.waitFor(
+      () =>
+        expect(datapath.signals).toContainEqual(
+          expect.objectContaining({
+            kind: 'verdict',
+            direction: 'egress',
+            remoteAddress: b.v6,
+            rule: 1,
+            reason: undefined,
+          }),
+        ),
+      soon,
+    );
+    expect(datapath.signals.some((signal) => signal.kind === 'verdict' && signal.remoteAddress === b.v4)).toBe(false);
+    await datapath.call('setVerdictSample', 0);
+  });
+
+  test('drops are counted by pair of identities too', async () => {
+    const count = async () =>
+      (await datapath.call('pairDrops')).find(
+        (d) => d.local === a.identity && d.remote === b.identity && d.reason === 'POLICY_DENIED',
+      )?.packets ?? 0n;
+    const before = await count();
+    await datapath.call('setPolicy', tables([]));
+    expect(ping(b.v4)).toBe(false);
+    expect((await count()) - before).toBe(1n);
+    await datapath.call('setPolicy', pairPolicy('spiffe'));
+    await authenticate();
   });
 
   test('a closed endpoint neither sends nor receives', async () => {
