@@ -38,6 +38,9 @@ export interface TestRunOptions {
   /** struct __sk_buff fields the kernel lets a test set. */
   readonly mark?: number;
   readonly ifindex?: number;
+  /** Of a packet that stands for several (GSO): bytes of payload in each, and how many; 0: not counted. */
+  readonly gsoSize?: number;
+  readonly gsoSegments?: number;
 }
 
 export interface TestRunResult {

@@ -62,7 +62,7 @@ static __always_inline void parse_transport(struct __sk_buff *skb, struct cs_pac
 		}
 		if (header > length)
 			return;
-		p->fragment_head = header;
+		p->fragment_head += header;
 		p->reason = tcp_read(p, l4[13]);
 		break;
 	case IPPROTO_UDP: /* RFC 768 */
@@ -73,14 +73,14 @@ static __always_inline void parse_transport(struct __sk_buff *skb, struct cs_pac
 			p->reason = CS_DROP_INVALID_PACKET;
 			return;
 		}
-		p->fragment_head = CS_UDP_HEADER;
+		p->fragment_head += CS_UDP_HEADER;
 		p->reason = 0;
 		p->step = CS_STEP_UDP;
 		break;
 	case IPPROTO_SCTP:
 		if (length < CS_SCTP_HEADER || (void *)(l4 + CS_SCTP_HEADER) > end)
 			return;
-		p->fragment_head = CS_SCTP_HEADER;
+		p->fragment_head += CS_SCTP_HEADER;
 		p->reason = sctp_read(p, l4, length);
 		break;
 	case IPPROTO_ICMP:
@@ -91,7 +91,7 @@ static __always_inline void parse_transport(struct __sk_buff *skb, struct cs_pac
 		}
 		if (length < CS_ICMP_HEADER || (void *)(l4 + CS_ICMP_HEADER) > end)
 			return;
-		p->fragment_head = CS_ICMP_HEADER;
+		p->fragment_head += CS_ICMP_HEADER;
 		p->reason = icmp_read(p, l4, v6);
 		return;
 	case IPPROTO_IGMP:

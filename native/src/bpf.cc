@@ -136,6 +136,8 @@ static Napi::Value prog_test_run(const Napi::CallbackInfo &info)
 	__sk_buff context = {};
 	context.mark = prop_u32(options, "mark").value_or(0);
 	context.ifindex = prop_u32(options, "ifindex").value_or(0);
+	context.gso_size = prop_u32(options, "gsoSize").value_or(0);
+	context.gso_segs = prop_u32(options, "gsoSegments").value_or(0);
 	std::vector<uint8_t> out(packet.size() + 512);
 	const uint32_t repeat = prop_u32(options, "repeat").value_or(1);
 	if (repeat > INT32_MAX)

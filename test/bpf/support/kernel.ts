@@ -275,10 +275,18 @@ export class Kernel {
 
   /** Makes all flows look as if their last packet had come that long ago. */
   ageFlows(ns: bigint): void {
-    const fd = this.#fd('cs_flows');
+    this.#age('cs_flows', layout.flowStruct.members.find((m) => m.name === 'last_ns')!.offset, ns);
+  }
+
+  /** The same of datagrams of which a first fragment came: cs_fragment.first_ns is its first field. */
+  ageFragments(ns: bigint): void {
+    this.#age('cs_fragments', 0, ns);
+  }
+
+  #age(map: string, at: number, ns: bigint): void {
+    const fd = this.#fd(map);
     const dump = native().mapDump(fd);
-    const { size } = layout.flowStruct;
-    const at = layout.flowStruct.members.find((m) => m.name === 'last_ns')!.offset;
+    const size = dump.values.length / dump.count;
     for (let i = 0; i < dump.count; i++) {
       const last = dump.values.readBigUInt64LE(i * size + at);
       // The machine may be younger than that: the kernel's arithmetic wraps as this does.

@@ -2,8 +2,8 @@
 import { addressWireBytes, isIpv4 } from '../../../src/model/address.ts';
 import type { IpAddress } from '../../../src/model/ids.ts';
 
-export const PROTO = { icmp: 1, tcp: 6, udp: 17, icmpv6: 58 } as const;
-export const TCP = { fin: 0x01, syn: 0x02, rst: 0x04, ack: 0x10 } as const;
+export const PROTO = { icmp: 1, igmp: 2, tcp: 6, udp: 17, icmpv6: 58, sctp: 132 } as const;
+export const TCP = { fin: 0x01, syn: 0x02, rst: 0x04, psh: 0x08, ack: 0x10, urg: 0x20, ece: 0x40, cwr: 0x80 } as const;
 
 export const ip = (text: string): IpAddress => text as IpAddress;
 
@@ -22,6 +22,8 @@ export function mac(text: string): Buffer {
 export interface EthernetOptions {
   readonly sourceMac?: string;
   readonly type?: number;
+  /** VLAN tags before the EtherType, the outermost first. */
+  readonly tags?: readonly { readonly type: number; readonly vlan: number }[];
 }
 
 export const WORKLOAD_MAC = '02:00:00:00:00:0a';
@@ -29,13 +31,16 @@ const HOST_MAC = '02:00:00:00:00:01';
 
 export function ethernet(payload: Buffer, options: EthernetOptions = {}): Buffer {
   const type = options.type ?? (payload[0]! >> 4 === 6 ? 0x86dd : 0x0800);
-  return Buffer.concat([mac(HOST_MAC), mac(options.sourceMac ?? WORKLOAD_MAC), u16(type), payload]);
+  const tags = (options.tags ?? []).map((tag) => u16(tag.type, tag.vlan));
+  return Buffer.concat([mac(HOST_MAC), mac(options.sourceMac ?? WORKLOAD_MAC), ...tags, u16(type), payload]);
 }
 
 export interface IpOptions {
   readonly hopLimit?: number;
   /** IPv4: flags and offset field. */
   readonly fragment?: number;
+  /** IPv4. */
+  readonly id?: number;
   /** IPv4: option bytes, padded to 4. */
   readonly options?: Buffer;
   /** Instead of the true one. */
@@ -50,6 +55,7 @@ export function ipPacket(src: IpAddress, dst: IpAddress, proto: number, payload:
     const head = Buffer.alloc(12);
     head[0] = 0x40 | words;
     head.writeUInt16BE(o.length ?? words * 4 + payload.length, 2);
+    head.writeUInt16BE(o.id ?? 0, 4);
     head.writeUInt16BE(o.fragment ?? 0, 6);
     head[8] = o.hopLimit ?? 64;
     head[9] = proto;
@@ -119,4 +125,90 @@ export function arp(operation: number, senderMac: string, senderIp: IpAddress, t
 export function neighbour(type: number, src: IpAddress, dst: IpAddress, target?: IpAddress, hopLimit = 255): Buffer {
   const rest = Buffer.concat([Buffer.alloc(4), target === undefined ? Buffer.alloc(0) : addressWireBytes(target)]);
   return ipPacket(src, dst, PROTO.icmpv6, icmp(type, rest), { hopLimit });
+}
+
+export interface FragmentOptions {
+  readonly id?: number;
+  /** More fragments follow. Default: unless these are the last bytes. */
+  readonly more?: boolean;
+}
+
+/** Bytes `from` to `to` of what follows a packet's IP header, as a fragment. */
+export function fragment(packet: Buffer, from: number, to: number, o: FragmentOptions = {}): Buffer {
+  const v4 = packet[0]! >> 4 === 4;
+  const headLength = v4 ? (packet[0]! & 0xf) * 4 : 40;
+  const head = Buffer.from(packet.subarray(0, headLength));
+  const whole = packet.subarray(headLength);
+  const data = whole.subarray(from, to);
+  const more = (o.more ?? to < whole.length) ? 1 : 0;
+  const id = o.id ?? 0x1234;
+  if (v4) {
+    head.writeUInt16BE(headLength + data.length, 2);
+    head.writeUInt16BE(id, 4);
+    head.writeUInt16BE((more << 13) | (from >> 3), 6);
+    return Buffer.concat([head, data]);
+  }
+  head.writeUInt16BE(8 + data.length, 4);
+  const next = head[6]!;
+  head[6] = 44;
+  return Buffer.concat([head, Buffer.from([next, 0]), u16(from | more, id >>> 16, id & 0xffff), data]);
+}
+
+/** An IPv6 extension header of 8 bytes and what `body` has more than 6; `next` is filled in by `ipv6With`. */
+export interface Extension {
+  readonly type: number;
+  readonly body?: Buffer;
+}
+
+/** An IPv6 packet with extension headers, the outermost first. */
+export function ipv6With(
+  src: IpAddress,
+  dst: IpAddress,
+  extensions: readonly Extension[],
+  proto: number,
+  payload: Buffer,
+) {
+  const headers = extensions.map((extension, i) => {
+    const body = extension.body ?? Buffer.from([1, 4, 0, 0, 0, 0]); // PadN
+    const next = extensions[i + 1]?.type ?? proto;
+    return Buffer.concat([Buffer.from([next, (body.length - 6) / 8]), body]);
+  });
+  return ipPacket(src, dst, extensions[0]?.type ?? proto, Buffer.concat([...headers, payload]));
+}
+
+export const SCTP = {
+  data: 0,
+  init: 1,
+  initAck: 2,
+  sack: 3,
+  heartbeat: 4,
+  heartbeatAck: 5,
+  abort: 6,
+  shutdown: 7,
+  shutdownAck: 8,
+  error: 9,
+  cookieEcho: 10,
+  cookieAck: 11,
+  shutdownComplete: 14,
+  iData: 64,
+} as const;
+
+export interface SctpOptions {
+  /** Verification tag. Default: 0 with INIT, else some. */
+  readonly tag?: number;
+  /** Of the first chunk, instead of the true one. */
+  readonly length?: number;
+  /** After the first chunk. */
+  readonly more?: Buffer;
+}
+
+/** One SCTP packet whose first chunk has 28 bytes of value. */
+export function sctp(src: IpAddress, dst: IpAddress, sport: number, dport: number, chunk: number, o: SctpOptions = {}) {
+  const common = Buffer.alloc(12);
+  common.writeUInt16BE(sport, 0);
+  common.writeUInt16BE(dport, 2);
+  common.writeUInt32BE(o.tag ?? (chunk === SCTP.init ? 0 : 0x01020304), 4);
+  const value = Buffer.alloc(28, 1);
+  const first = Buffer.concat([Buffer.from([chunk, 0]), u16(o.length ?? 4 + value.length), value]);
+  return ipPacket(src, dst, PROTO.sctp, Buffer.concat([common, first, o.more ?? Buffer.alloc(0)]));
 }

@@ -92,6 +92,9 @@ describe('layout', () => {
         ].map((name) => [name, value(name)]),
       ),
     );
+    expect(layout.FLOW_STATES).toEqual(
+      Object.fromEntries(Object.keys(layout.FLOW_STATES).map((name) => [name, value(`CS_FLOW_${name}`)])),
+    );
     expect(Object.entries(layout.EVENT_KINDS)).toEqual([
       [String(value('CS_EVENT_VOUCH_MISS')), 'vouch-miss'],
       [String(value('CS_EVENT_AUTH_MISS')), 'auth-miss'],
