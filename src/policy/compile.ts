@@ -1,304 +1,154 @@
 /**
- * Policies and identities to the kernel's policy entries. The kernel looks a packet up as (local, remote, protocol, port),
- * then with the port, protocol and port, and last the remote left open; the first entry found decides, none is a drop.
+ * Policies, identities and endpoints to the kernel's tables. The kernel asks for the classes of the two ends, then for the
+ * remote's class before any, the longest port prefix first, any protocol last; the first entry found decides, none is a drop.
  */
-import type { AuthType, Direction, PolicyEntry } from '../model/datapath.ts';
-import type { IdentityRow, Labels } from '../model/identity.ts';
+import type { PolicyTables } from '../model/datapath.ts';
+import type { IdentityRow } from '../model/identity.ts';
 import type { SecurityIdentity } from '../model/ids.ts';
-import {
-  DEFAULT_ALLOW,
-  DEFAULT_DENY,
-  evaluate,
-  namesPeer,
-  type ResolvedRule,
-  strongerOf,
-  type Verdict,
-} from './evaluate.ts';
-import { type Policy, plainLabels, policyName, type Rule, type Selector, selects } from './policy.ts';
+import { proofsBetween } from './behaviour.ts';
+import type { CompiledPolicy, CompileOptions, Recompiled, RequiredAuthType } from './compiled.ts';
+import { createJudge } from './evaluate.ts';
+import { asks } from './matching.ts';
+import { type Profile, workloadParty } from './profiles.ts';
+import { change } from './recompile.ts';
+import { EGRESS, INGRESS, WAYS } from './rulebook.ts';
+import type { Policy } from './rules.ts';
+import { isWorkloadIdentity, type Plan, planOf, type State, stateOf } from './state.ts';
+import { AUTH_TYPES, tablesOf } from './tables.ts';
 
-export type { Verdict } from './evaluate.ts';
+export type * from './compiled.ts';
 
-/** What `explain` and the audit log say of a rule. */
-export interface PolicyRule {
-  readonly file: string;
-  readonly line: number;
-  /** "namespace/name", or the name alone of a clusterwide policy. */
-  readonly policy: string;
-  readonly direction: Direction;
-  readonly description: string;
-}
-
-export interface Decision {
-  /** As the sender's hook enforces it: its own policy's verdict with the stronger authentication of both sides. */
-  readonly egress: Verdict;
-  readonly ingress: Verdict;
-  /** Of both hooks. */
-  readonly verdict: 'allow' | 'deny';
-  readonly authType: AuthType;
-  /** Index into rules; 0: none. */
-  readonly rule: number;
-}
-
-export interface RequiredPair {
-  readonly local: SecurityIdentity;
-  readonly remote: SecurityIdentity;
-  readonly authType: Exclude<AuthType, 'none'>;
-}
-
-export interface CompiledPolicy {
-  readonly entries: readonly PolicyEntry[];
-  /** Index 0 is unused, so that 0 can mean "no rule". */
-  readonly rules: readonly PolicyRule[];
-  /** `from` opens a flow to `to`. Protocols and ports as in the kernel: a protocol without ports has port 0. */
-  decide(from: SecurityIdentity, to: SecurityIdentity, protocol: number, port: number): Decision;
-  /** Pairs of which at least one is local, that some traffic both sides allow needs a proof for. */
-  requiredPairs(): readonly RequiredPair[];
-  /** What traffic between the two, in either direction, needs. Empty: policy denies it all or requires no proof. */
-  authTypesOf(a: SecurityIdentity, b: SecurityIdentity): readonly Exclude<AuthType, 'none'>[];
-}
-
-interface PortKey {
-  readonly protocol: number;
-  readonly port: number;
-}
-
-/** Identities below this are reserved (host, world, …): no policy selects them. */
-const FIRST_WORKLOAD_IDENTITY = 256;
-
+/**
+ * `locals`: the identities of this node's endpoints.
+ * @throws CountersignError exhausted, naming the policy, if it does not fit into the kernel's maps
+ */
 export function compilePolicy(
   policies: readonly Policy[],
   identities: readonly IdentityRow[],
   locals: readonly SecurityIdentity[],
+  options: CompileOptions = {},
 ): CompiledPolicy {
-  const resolved = resolve(policies, identities);
-  const entries = locals.flatMap((local) => [
-    ...entriesOf(resolved, identities, local, 'egress'),
-    ...entriesOf(resolved, identities, local, 'ingress'),
-  ]);
-  const authTypes = memoise((a, b) => [
-    ...new Set([...authTypesOfFlows(resolved, a, b), ...authTypesOfFlows(resolved, b, a)]),
-  ]);
-  return {
-    entries,
-    rules: resolved.rules,
-    decide: (from, to, protocol, port) => decide(resolved, from, to, protocol, port),
-    requiredPairs: () =>
-      locals.flatMap((local) =>
-        identities.flatMap(({ identity: remote }) =>
-          authTypes(local, remote).map((authType) => ({ local, remote, authType })),
-        ),
-      ),
-    authTypesOf: authTypes,
-  };
+  return compiledFrom(stateOf(planOf(policies, options.nodeLabels), identities, locals));
 }
 
-interface Resolved {
-  readonly rules: readonly PolicyRule[];
-  /** Rules that select the identity; undefined: no policy does, in this direction. */
-  rulesOf(direction: Direction, identity: SecurityIdentity): readonly ResolvedRule[] | undefined;
-  isKnown(identity: SecurityIdentity): boolean;
+/**
+ * The same policies for other identities or endpoints. `previous` stays as it was.
+ * @throws CountersignError exhausted
+ */
+export function recompile(
+  previous: CompiledPolicy,
+  identities: readonly IdentityRow[],
+  locals: readonly SecurityIdentity[],
+): Recompiled {
+  const before = states.get(previous);
+  if (before === undefined) throw new TypeError('this policy was not compiled here');
+  const { state, delta } = change(before, identities, locals);
+  return { compiled: state === before ? previous : compiledFrom(state), delta };
 }
 
-function resolve(policies: readonly Policy[], identities: readonly IdentityRow[]): Resolved {
-  const labelled = indexLabels(identities);
-  const known = new Set<number>(identities.map(({ identity }) => identity));
-  const rules: PolicyRule[] = [{ file: '', line: 0, policy: '', direction: 'egress', description: '' }];
-  const selected = { egress: new Map<number, ResolvedRule[]>(), ingress: new Map<number, ResolvedRule[]>() };
-  for (const policy of policies) {
-    for (const spec of policy.specs) {
-      const subjects = identitiesOf([spec.subject], labelled);
-      for (const rule of [...spec.ingress, ...spec.egress]) {
-        const { file, line, direction } = rule;
-        rules.push({ file, line, policy: policyName(policy), direction, description: spec.description });
-        const resolvedRule = resolveRule(rule, rules.length - 1, labelled);
-        for (const subject of subjects) {
-          const list = selected[direction].get(subject);
-          if (list === undefined) selected[direction].set(subject, [resolvedRule]);
-          else list.push(resolvedRule);
+const states = new WeakMap<CompiledPolicy, State>();
+
+const NOTHING: readonly RequiredAuthType[] = [];
+const MAX_REMEMBERED_PAIRS = 200_000;
+
+function compiledFrom(state: State): CompiledPolicy {
+  const { plan, rows, profiles, locals } = state;
+  const judge = createJudge({
+    specs: plan.specs,
+    cidrs: plan.cidrs,
+    nodeLabels: plan.nodeLabels,
+    workload(identity) {
+      const row = rows.get(identity);
+      return row && workloadParty(row);
+    },
+  });
+  const pairs = new Map<number, readonly RequiredAuthType[]>();
+  let tables: WeakRef<PolicyTables> | undefined;
+
+  function authTypesOf(a: SecurityIdentity, b: SecurityIdentity): readonly RequiredAuthType[] {
+    const one = profiles.get(a);
+    const two = profiles.get(b);
+    if (one === undefined || two === undefined) return NOTHING;
+    const key = Math.min(one.number, two.number) * 2 ** 26 + Math.max(one.number, two.number);
+    let found = pairs.get(key);
+    if (found === undefined) {
+      found = typesIn(proofsOf(plan, one, two) | proofsOf(plan, two, one));
+      if (pairs.size >= MAX_REMEMBERED_PAIRS) pairs.clear();
+      pairs.set(key, found);
+    }
+    return found;
+  }
+
+  const compiled: CompiledPolicy = {
+    get tables() {
+      let made = tables?.deref();
+      if (made === undefined) {
+        made = tablesOf(state);
+        tables = new WeakRef(made);
+      }
+      return made;
+    },
+    get entryCount() {
+      const hooks = WAYS.flatMap((way) => [...state.hooks[way].values()]);
+      return hooks.reduce((sum, { entryCount }) => sum + entryCount, 0);
+    },
+    rules: plan.rules,
+    selectsHost: plan.selectsHost,
+    decide: judge.decide,
+    authTypesOf,
+    requiredPeers: (authType) => requiredPeers(state, authType),
+    *requiredPairs() {
+      for (const local of locals) {
+        for (const remote of rows.keys()) {
+          for (const authType of authTypesOf(local, remote)) yield { local, remote, authType };
         }
       }
-    }
-  }
-  return {
-    rules,
-    rulesOf: (direction, identity) => selected[direction].get(identity),
-    isKnown: (identity) => known.has(identity),
+    },
+    identityOfAddress: plan.cidrs.identityOfAddress,
   };
+  states.set(compiled, state);
+  return compiled;
 }
 
-interface Labelled {
-  readonly all: readonly LabelledIdentity[];
-  /** By "key=value". */
-  readonly by: ReadonlyMap<string, readonly LabelledIdentity[]>;
+/** What flows from one to the other need. */
+function proofsOf({ matcher }: Plan, from: Profile, to: Profile): number {
+  const egress = matcher.rulesFor(EGRESS, from, to).inForce;
+  const ingress = matcher.rulesFor(INGRESS, to, from).inForce;
+  if (!egress.some(asks) && !ingress.some(asks)) return 0;
+  const denies = (way: typeof EGRESS | typeof INGRESS, profile: Profile) =>
+    matcher.groupsOf(way, profile).some(({ defaultDeny }) => defaultDeny[0]);
+  return proofsBetween(
+    { own: egress, defaultDeny: denies(EGRESS, from) },
+    { own: ingress, defaultDeny: denies(INGRESS, to) },
+    to.ports,
+  );
 }
 
-interface LabelledIdentity {
-  readonly identity: SecurityIdentity;
-  readonly labels: Labels;
+function typesIn(proofs: number): readonly RequiredAuthType[] {
+  if (proofs === 0) return NOTHING;
+  return Object.entries(AUTH_TYPES).flatMap(([code, authType]) =>
+    (proofs >> Number(code)) & 1 && authType !== 'none' ? [authType] : [],
+  );
 }
 
-function indexLabels(identities: readonly IdentityRow[]): Labelled {
-  const all = identities.map(({ identity, labels }) => ({ identity, labels: plainLabels(labels) }));
-  const by = new Map<string, LabelledIdentity[]>();
-  for (const row of all) {
-    for (const [key, value] of Object.entries(row.labels)) {
-      const list = by.get(`${key}=${value}`);
-      if (list === undefined) by.set(`${key}=${value}`, [row]);
-      else list.push(row);
+function requiredPeers({ plan, hooks, remotes, profiles }: State, authType: RequiredAuthType): SecurityIdentity[] {
+  const needs = (proofs: number) => typesIn(proofs).includes(authType);
+  const needed = WAYS.map((way) => {
+    const classes = new Set<number>();
+    for (const hook of hooks[way].values()) {
+      for (const [number, { proofs }] of hook.others) if (proofs !== 0 && needs(proofs)) classes.add(number);
+      if (!needs(hook.usual.proofs) || classes.size === remotes[way].count) continue;
+      for (const { number } of remotes[way].all()) if (!hook.others.has(number)) classes.add(number);
     }
-  }
-  return { all, by };
-}
-
-function resolveRule(rule: Rule, index: number, labelled: Labelled): ResolvedRule {
-  const peers = rule.peers === 'any' ? ('any' as const) : identitiesOf(rule.peers, labelled);
-  return { index, peers, ports: rule.ports, mode: rule.mode };
-}
-
-function identitiesOf(selectors: readonly Selector[], labelled: Labelled): Set<SecurityIdentity> {
-  const found = new Set<SecurityIdentity>();
-  for (const selector of selectors) {
-    const [first] = Object.entries(selector.labels);
-    const candidates = first === undefined ? labelled.all : (labelled.by.get(first.join('=')) ?? []);
-    for (const { identity, labels } of candidates) if (selects(selector, labels)) found.add(identity);
+    return classes;
+  });
+  const found: SecurityIdentity[] = [];
+  for (const [identity, profile] of profiles) {
+    if (!isWorkloadIdentity(identity)) continue;
+    const isNeeded = WAYS.some((way) =>
+      needed[way]!.has(remotes[way].get(plan.signatures.remote(way, profile))!.number),
+    );
+    if (isNeeded) found.push(identity);
   }
   return found;
-}
-
-const OPPOSITE: Readonly<Record<Direction, Direction>> = { egress: 'ingress', ingress: 'egress' };
-
-/** The verdict at one hook. Port 0 stands for the ports no rule names, a protocol likewise. */
-function verdictAt(
-  resolved: Resolved,
-  direction: Direction,
-  local: SecurityIdentity,
-  remote: SecurityIdentity,
-  at: PortKey,
-) {
-  const own = ownVerdict(resolved, direction, local, remote, at);
-  const other = ownVerdict(resolved, OPPOSITE[direction], remote, local, at);
-  return strongerOf(own, other);
-}
-
-function ownVerdict(
-  resolved: Resolved,
-  direction: Direction,
-  local: SecurityIdentity,
-  remote: SecurityIdentity | undefined,
-  { protocol, port }: PortKey,
-): Verdict {
-  // A workload identity whose labels are not known cannot be selected by any policy: it must not pass as unrestricted.
-  if (!resolved.isKnown(local)) return local < FIRST_WORKLOAD_IDENTITY ? DEFAULT_ALLOW : DEFAULT_DENY;
-  return evaluate(resolved.rulesOf(direction, local), remote, protocol, port);
-}
-
-function decide(
-  resolved: Resolved,
-  from: SecurityIdentity,
-  to: SecurityIdentity,
-  protocol: number,
-  port: number,
-): Decision {
-  const at = { protocol, port };
-  const egress = verdictAt(resolved, 'egress', from, to, at);
-  const ingress = verdictAt(resolved, 'ingress', to, from, at);
-  const denied = egress.verdict === 'deny' ? egress : ingress;
-  if (denied.verdict === 'deny') return { egress, ingress, verdict: 'deny', authType: 'none', rule: denied.rule };
-  return { egress, ingress, verdict: 'allow', authType: egress.authType, rule: egress.rule || ingress.rule };
-}
-
-/** From the broadest key to the narrowest: each is written only where those before it would not give its verdict. */
-function entriesOf(
-  resolved: Resolved,
-  identities: readonly IdentityRow[],
-  local: SecurityIdentity,
-  direction: Direction,
-): PolicyEntry[] {
-  if (!resolved.isKnown(local)) return []; // no entry: all is dropped
-  const own = resolved.rulesOf(direction, local);
-  const table = new Map<string, PolicyEntry>();
-  const write = (remote: SecurityIdentity | 0, at: PortKey, wanted: Verdict) => {
-    const found = lookupEntry((key) => table.get(key), remote, at);
-    if (sameVerdict(found, wanted)) return;
-    // A broader rule allows whatever a narrower entry stands for, so nothing narrower is ever a denial.
-    if (wanted.verdict === 'deny') throw new Error('a denial below an allowance');
-    table.set(tableKey(remote, at), { local, remote, direction, ...at, portBits: at.port === 0 ? 0 : 16, ...wanted });
-  };
-  for (const at of keysOf((own ?? []).filter((rule) => rule.peers === 'any'))) {
-    write(0, at, ownVerdict(resolved, direction, local, undefined, at));
-  }
-  for (const { identity: remote } of identities) {
-    const others = (resolved.rulesOf(OPPOSITE[direction], remote) ?? []).filter((rule) => namesPeer(rule, local));
-    const mine = (own ?? []).filter((rule) => namesPeer(rule, remote));
-    if (others.every((rule) => rule.mode === undefined) && mine.every((rule) => rule.peers === 'any')) continue;
-    for (const at of keysOf([...mine, ...others])) write(remote, at, verdictAt(resolved, direction, local, remote, at));
-  }
-  return [...table.values()];
-}
-
-/** Every (protocol, port) the rules name, with its broader ones, broadest first. */
-function keysOf(rules: readonly ResolvedRule[]): PortKey[] {
-  const protocols = new Set<number>();
-  const ports = new Map<number, PortKey>();
-  for (const rule of rules) {
-    for (const { protocol, port } of rule.ports === 'any' ? [] : rule.ports) {
-      protocols.add(protocol);
-      if (port !== 0) ports.set(protocol * 65_536 + port, { protocol, port });
-    }
-  }
-  return [{ protocol: 0, port: 0 }, ...[...protocols].map((protocol) => ({ protocol, port: 0 })), ...ports.values()];
-}
-
-function tableKey(remote: SecurityIdentity | 0, { protocol, port }: PortKey): string {
-  return `${remote} ${protocol} ${port}`;
-}
-
-/** The kernel's order. */
-function lookupEntry<T>(get: (key: string) => T | undefined, remote: SecurityIdentity | 0, at: PortKey): T | undefined {
-  for (const peer of remote === 0 ? ([0] as const) : ([remote, 0] as const)) {
-    const found =
-      get(tableKey(peer, at)) ??
-      get(tableKey(peer, { protocol: at.protocol, port: 0 })) ??
-      get(tableKey(peer, { protocol: 0, port: 0 }));
-    if (found !== undefined) return found;
-  }
-  return undefined;
-}
-
-function sameVerdict(found: PolicyEntry | undefined, wanted: Verdict): boolean {
-  const has = found ?? DEFAULT_DENY;
-  if (has.verdict !== wanted.verdict) return false;
-  return has.verdict === 'deny' || (has.authType === wanted.authType && has.rule === wanted.rule);
-}
-
-function authTypesOfFlows(
-  resolved: Resolved,
-  from: SecurityIdentity,
-  to: SecurityIdentity,
-): Exclude<AuthType, 'none'>[] {
-  const egress = resolved.rulesOf('egress', from)?.filter((rule) => namesPeer(rule, to)) ?? [];
-  const ingress = resolved.rulesOf('ingress', to)?.filter((rule) => namesPeer(rule, from)) ?? [];
-  const rules = [...egress, ...ingress];
-  if (rules.every((rule) => rule.mode === undefined || rule.mode === 'disabled')) return [];
-  const found = new Set<Exclude<AuthType, 'none'>>();
-  for (const { protocol, port } of keysOf(rules)) {
-    const { verdict, authType } = decide(resolved, from, to, protocol, port);
-    if (verdict === 'allow' && authType !== 'none') found.add(authType);
-  }
-  return [...found];
-}
-
-type AuthTypesOf = CompiledPolicy['authTypesOf'];
-
-function memoise(compute: AuthTypesOf): AuthTypesOf {
-  const cache = new Map<string, ReturnType<AuthTypesOf>>();
-  return (a, b) => {
-    const key = a < b ? `${a} ${b}` : `${b} ${a}`;
-    let value = cache.get(key);
-    if (value === undefined) {
-      value = compute(a, b);
-      if (cache.size < 1_000_000) cache.set(key, value);
-    }
-    return value;
-  };
 }

@@ -1,107 +1,219 @@
-/** What a set of rules says of one packet: allowed or not, and which authentication. The compiler and `explain` both ask here. */
-import { AUTH_TYPE_CODE, type AuthType } from '../model/datapath.ts';
-import type { AuthMode, PortMatch } from './policy.ts';
-
-/** A rule with its selectors resolved to identities. */
-export interface ResolvedRule {
-  /** Index into CompiledPolicy.rules, from 1. */
-  readonly index: number;
-  readonly peers: ReadonlySet<number> | 'any';
-  readonly ports: readonly PortMatch[] | 'any';
-  readonly mode: AuthMode | undefined;
-}
-
-export interface Verdict {
-  readonly verdict: 'allow' | 'deny';
-  readonly authType: AuthType;
-  /** The rule that decided; 0: none did (no policy selects the endpoint, or no rule matches). */
-  readonly rule: number;
-}
-
-export const DEFAULT_ALLOW: Verdict = { verdict: 'allow', authType: 'none', rule: 0 };
-export const DEFAULT_DENY: Verdict = { verdict: 'deny', authType: 'none', rule: 0 };
-
-const AUTH_TYPE_OF: Readonly<Record<AuthMode, AuthType>> = {
-  disabled: 'none',
-  required: 'spiffe',
-  'test-always-fail': 'test-always-fail',
-};
-
-/** How narrowly a rule names a packet: a set of the fields it names. A packet's matching keys are told apart by this alone. */
-const NAMES_PEER = 4;
-const NAMES_PROTOCOL = 2;
-const NAMES_PORT = 1;
-const KEYS = 8;
-
 /**
- * `rules` undefined: no policy selects the endpoint in this direction. `port` 0 or a protocol no rule names stands for
- * all that the rules do not name. `peer` undefined: something that is no known workload.
- *
- * Of the explicit modes that cover the packet the narrowest decides; of two that are equally narrow, or of which neither
- * covers the other, the stronger. A rule without a mode thus takes that of the rule that covers it.
+ * What the policies say of one packet, read rule by rule: slow, and as plain as can be. `explain`, `policy test` and the
+ * agents' questions are answered here; the kernel's entries are made elsewhere, and tests hold the two against each other.
  */
-export function evaluate(
-  rules: readonly ResolvedRule[] | undefined,
-  peer: number | undefined,
+import { AUTH_TYPE_CODE, type Direction } from '../model/datapath.ts';
+import type { NamedPort } from '../model/identity.ts';
+import { IDENTITY_HOST, IDENTITY_REMOTE_NODE, IDENTITY_WORLD, type SecurityIdentity } from '../model/ids.ts';
+import { AUTH_TYPE_OF, type Claim, decidingClaim, narrowestClaim } from './auth-mode.ts';
+import { type CidrNode, type Cidrs, cidrPeerMatches, isCidrIdentity, WORLD_IPV4, WORLD_IPV6 } from './cidr.ts';
+import type { Decision, Outcome, Verdict } from './compiled.ts';
+import { holds, selects } from './labels.ts';
+import type { NumberedRule, NumberedSpec } from './numbered.ts';
+import type { Entity, Peer, PortMatch, Requirement, Subject } from './rules.ts';
+
+/** Whoever may stand at one end of a packet. */
+export type Party =
+  | { readonly kind: 'workload'; readonly labels: ReadonlyMap<string, string>; readonly ports: readonly NamedPort[] }
+  | { readonly kind: 'host' | 'remote-node' | 'world' }
+  | { readonly kind: 'cidr'; readonly node: CidrNode };
+
+export interface Judge {
+  decide(from: SecurityIdentity, to: SecurityIdentity, protocol: number, port: number): Decision;
+}
+
+export interface JudgeInputs {
+  readonly specs: readonly NumberedSpec[];
+  readonly cidrs: Cidrs;
+  readonly nodeLabels: ReadonlyMap<string, string> | undefined;
+  workload(identity: SecurityIdentity): Extract<Party, { kind: 'workload' }> | undefined;
+}
+
+/** What is said of one endpoint in one direction. */
+interface Side {
+  readonly rules: readonly NumberedRule[];
+  readonly defaultDeny: boolean;
+  readonly requires: readonly Requirement[];
+}
+
+const ALLOWED: Outcome = { verdict: 'allow', authType: 'none', rule: 0 };
+const DENIED: Outcome = { verdict: 'deny', authType: 'none', rule: 0 };
+
+const OPPOSITE: Readonly<Record<Direction, Direction>> = { egress: 'ingress', ingress: 'egress' };
+
+export function createJudge(inputs: JudgeInputs): Judge {
+  const { cidrs } = inputs;
+  const remembered = new Map<string, Side>();
+
+  /** What is said of an endpoint by the policies in force, or by all of them. */
+  function sideOf(identity: SecurityIdentity, party: Party, direction: Direction, all: boolean): Side {
+    const key = `${identity} ${direction} ${all}`;
+    let side = remembered.get(key);
+    if (side === undefined) {
+      const specs = inputs.specs.filter(
+        ({ spec, enforced }) => (all || enforced) && selectsParty(spec.subject, party, inputs.nodeLabels),
+      );
+      side = {
+        rules: specs.flatMap(({ rules }) => rules.filter(({ rule }) => rule.direction === direction)),
+        defaultDeny: specs.some(({ spec }) => spec.defaultDeny[direction]),
+        requires: specs.flatMap(({ spec }) => spec.requires[direction]),
+      };
+      if (remembered.size >= 4_096) remembered.clear();
+      remembered.set(key, side);
+    }
+    return side;
+  }
+
+  function partyOf(identity: SecurityIdentity): Party | undefined {
+    if (identity === IDENTITY_HOST) return { kind: 'host' };
+    if (identity === IDENTITY_REMOTE_NODE) return { kind: 'remote-node' };
+    if (identity === IDENTITY_WORLD) return { kind: 'world' };
+    if (!isCidrIdentity(identity)) return inputs.workload(identity);
+    const node = cidrs.ofIdentity(identity);
+    return node && { kind: 'cidr', node };
+  }
+
+  /** One side's own policy. */
+  function outcome(
+    direction: Direction,
+    local: SecurityIdentity,
+    remote: SecurityIdentity,
+    protocol: number,
+    port: number,
+    all: boolean,
+  ): Outcome {
+    const here = partyOf(local);
+    const there = partyOf(remote);
+    // Nobody knows which rule, of whatever side, would name an identity without labels.
+    if (here === undefined || there === undefined) return DENIED;
+    const receiver = direction === 'ingress' ? here : there;
+    const named = receiver.kind === 'workload' ? receiver.ports : [];
+    const side = sideOf(local, here, direction, all);
+    const matching = side.rules.flatMap((numbered) => claimsOf(numbered, side.requires, there, protocol, port, named));
+    const denies = matching.filter(({ action }) => action === 'deny').map(({ rule }) => rule);
+    if (denies.length > 0) return { ...DENIED, rule: Math.min(...denies) };
+    const decides = decidingClaim(matching);
+    const narrowest = narrowestClaim(matching);
+    if (narrowest === undefined) return side.defaultDeny ? DENIED : ALLOWED;
+    const authType = decides?.mode === undefined ? 'none' : AUTH_TYPE_OF[decides.mode];
+    return { verdict: 'allow', authType, rule: (authType === 'none' ? narrowest : decides!).rule };
+  }
+
+  /** At one side's hook: its own policy's verdict, the stronger authentication of both. */
+  function verdictAt(
+    direction: Direction,
+    local: SecurityIdentity,
+    remote: SecurityIdentity,
+    protocol: number,
+    port: number,
+  ): Verdict {
+    const [enforced, observed] = [false, true].map((all) => {
+      const own = outcome(direction, local, remote, protocol, port, all);
+      return strongerOf(own, outcome(OPPOSITE[direction], remote, local, protocol, port, all));
+    }) as [Outcome, Outcome];
+    return isSame(enforced, observed) ? enforced : { ...enforced, observed };
+  }
+
+  return {
+    decide(from, to, protocol, port) {
+      const egress = verdictAt('egress', from, to, protocol, port);
+      const ingress = verdictAt('ingress', to, from, protocol, port);
+      const enforced = together(egress, ingress);
+      const observed = together(egress.observed ?? egress, ingress.observed ?? ingress);
+      return { ...enforced, ...(isSame(enforced, observed) ? {} : { observed }), egress, ingress };
+    },
+  };
+}
+
+function isSame(a: Outcome, b: Outcome): boolean {
+  return a.verdict === b.verdict && a.authType === b.authType;
+}
+
+/** Both ends must allow; each hook already demands what the other will. */
+function strongerOf(own: Outcome, other: Outcome): Outcome {
+  if (own.verdict === 'deny' || other.verdict === 'deny') return own;
+  return AUTH_TYPE_CODE[other.authType] > AUTH_TYPE_CODE[own.authType] ? other : own;
+}
+
+function together(egress: Outcome, ingress: Outcome): Outcome {
+  const { verdict, authType, rule } = [egress, ingress].find((side) => side.verdict === 'deny') ?? egress;
+  return { verdict, authType, rule: verdict === 'allow' ? rule || ingress.rule : rule };
+}
+
+export function selectsParty(
+  subject: Subject,
+  party: Party,
+  nodeLabels: ReadonlyMap<string, string> | undefined,
+): boolean {
+  if (subject.kind === 'workloads') return party.kind === 'workload' && selects(subject.selector, party.labels);
+  return party.kind === 'host' && nodeLabels !== undefined && selects(subject.selector, nodeLabels);
+}
+
+/** One for each of the rule's ports that the packet matches. */
+export function claimsOf(
+  { index, rule }: NumberedRule,
+  requires: readonly Requirement[],
+  remote: Party,
   protocol: number,
   port: number,
-): Verdict {
-  if (rules === undefined) return DEFAULT_ALLOW;
-  const explicit: (ResolvedRule | undefined)[] = new Array(KEYS);
-  let narrowest: ResolvedRule | undefined;
-  let narrowestKey = -1;
-  for (const rule of rules) {
-    const key = keyOfMatch(rule, peer, protocol, port);
-    if (key === undefined) continue;
-    if (key > narrowestKey) {
-      narrowest = rule;
-      narrowestKey = key;
-    }
-    if (rule.mode !== undefined && strength(rule) > strength(explicit[key])) explicit[key] = rule;
+  named: readonly NamedPort[],
+): (Claim & { action: 'allow' | 'deny' })[] {
+  const { peers, ports, mode, action } = rule;
+  const further = action === 'allow' ? requires : [];
+  const matching = peers === 'any' ? [] : peers.filter((peer) => matchesPeer(peer, remote, further));
+  if (peers !== 'any' && matching.length === 0) return [];
+  const namesPeer = matching.some((peer) => peer.kind !== 'entity' || peer.entity !== 'all');
+  const claim = { rule: index, action, mode, namesPeer, namesProtocol: true };
+  if (ports === 'any') return [{ ...claim, namesProtocol: false, first: 0, last: 65_535 }];
+  return ports
+    .flatMap((match) => ranges(match, named))
+    .filter((range) => range.protocol === protocol && range.first <= port && port <= range.last)
+    .map(({ first, last }) => ({ ...claim, first, last }));
+}
+
+function matchesPeer(peer: Peer, remote: Party, requires: readonly Requirement[]): boolean {
+  switch (peer.kind) {
+    case 'workloads':
+      if (remote.kind !== 'workload' || !selects(peer.selector, remote.labels)) return false;
+      return requires.every((requirement) => holds(requirement, remote.labels));
+    case 'cidr':
+      return remote.kind === 'cidr' && cidrPeerMatches(peer, remote.node);
+    case 'entity':
+      return isEntity(peer.entity, remote);
+    default:
+      return peer satisfies never;
   }
-  if (narrowest === undefined) return DEFAULT_DENY;
-  let decides: ResolvedRule | undefined;
-  for (let key = 0; key < KEYS; key++) {
-    const rule = explicit[key];
-    if (rule === undefined || hasNarrower(explicit, key)) continue;
-    if (strength(rule) >= strength(decides)) decides = rule;
+}
+
+function isEntity(entity: Entity, remote: Party): boolean {
+  const outside = remote.kind === 'world' || remote.kind === 'cidr';
+  switch (entity) {
+    case 'all':
+      return true;
+    case 'none':
+      return false;
+    case 'cluster':
+      return !outside;
+    case 'world':
+      return outside;
+    case 'world-ipv4':
+      return remote.kind === 'cidr' && cidrPeerMatches(WORLD_IPV4, remote.node);
+    case 'world-ipv6':
+      return remote.kind === 'cidr' && cidrPeerMatches(WORLD_IPV6, remote.node);
+    case 'host':
+    case 'remote-node':
+      return remote.kind === entity;
+    default:
+      return entity satisfies never;
   }
-  const authType = decides?.mode === undefined ? 'none' : AUTH_TYPE_OF[decides.mode];
-  return { verdict: 'allow', authType, rule: (authType === 'none' ? narrowest : (decides ?? narrowest)).index };
 }
 
-/** Does the rule apply to this peer at all? */
-export function namesPeer(rule: ResolvedRule, peer: number | undefined): boolean {
-  return rule.peers === 'any' || (peer !== undefined && rule.peers.has(peer));
-}
-
-/** Both ends must allow; the sender's hook already demands what the receiver's will. */
-export function strongerOf(own: Verdict, other: Verdict): Verdict {
-  if (own.verdict === 'deny' || other.verdict === 'deny') return own;
-  return AUTH_TYPE_CODE[other.authType] > AUTH_TYPE_CODE[own.authType] ? { ...other, verdict: 'allow' } : own;
-}
-
-function keyOfMatch(rule: ResolvedRule, peer: number | undefined, protocol: number, port: number): number | undefined {
-  if (!namesPeer(rule, peer)) return undefined;
-  const key = rule.peers === 'any' ? 0 : NAMES_PEER;
-  if (rule.ports === 'any') return key;
-  let best: number | undefined;
-  for (const match of rule.ports) {
-    if (match.protocol !== protocol) continue;
-    if (match.port === 0) best ??= key | NAMES_PROTOCOL;
-    else if (match.port === port) return key | NAMES_PROTOCOL | NAMES_PORT;
+function ranges(match: PortMatch, named: readonly NamedPort[]): { protocol: number; first: number; last: number }[] {
+  if ('name' in match) {
+    return named
+      .filter(({ name, protocol }) => name === match.name && match.protocols.includes(protocol))
+      .map(({ protocol, port }) => ({ protocol, first: port, last: port }));
   }
-  return best;
-}
-
-function hasNarrower(explicit: readonly (ResolvedRule | undefined)[], key: number): boolean {
-  for (let other = 0; other < KEYS; other++) {
-    if (other !== key && (other & key) === key && explicit[other] !== undefined) return true;
-  }
-  return false;
-}
-
-/** -1: none. */
-function strength(rule: ResolvedRule | undefined): number {
-  return rule?.mode === undefined ? -1 : AUTH_TYPE_CODE[AUTH_TYPE_OF[rule.mode]];
+  if ('ports' in match) return [{ protocol: match.protocol, first: 0, last: 65_535 }];
+  return [match];
 }
