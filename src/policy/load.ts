@@ -4,11 +4,12 @@ import { type FSWatcher, readdirSync, watch } from 'node:fs';
 import { join } from 'node:path';
 import { readTextFile } from '../base/config-file.ts';
 import { asError, CountersignError } from '../base/errors.ts';
-import { parsePolicies, refuseDuplicates } from './parse.ts';
-import type { Policy } from './policy.ts';
+import { type ParsedPolicies, type ParseOptions, parsePolicies, refuseDuplicates } from './grammar/parse.ts';
+import type { Policy, PolicyWarning } from './rules.ts';
 
 export interface LoadedPolicies {
   readonly policies: readonly Policy[];
+  readonly warnings: readonly PolicyWarning[];
   /** Changes when any file's name or text does. */
   readonly revision: string;
 }
@@ -19,7 +20,7 @@ export interface PolicyWatch {
   close(): void;
 }
 
-export interface WatchOptions {
+export interface WatchOptions extends ParseOptions {
   /** Revision the caller holds; a different one is reported at once. */
   readonly since?: string | undefined;
   /** Editors write in several steps: how long it must be quiet before the files are read. */
@@ -34,9 +35,9 @@ const MAX_FILES = 10_000;
  * Reads *.yaml and *.yml, sorted by name; hidden files are left out.
  * @throws CountersignError bad-input that lists the problems of all files.
  */
-export function loadPolicies(directory: string): LoadedPolicies {
+export function loadPolicies(directory: string, options: ParseOptions = {}): LoadedPolicies {
   const files = readFiles(directory);
-  return { policies: parseFiles(files), revision: revisionOf(files) };
+  return { ...parseFiles(files, options), revision: revisionOf(files) };
 }
 
 /**
@@ -54,6 +55,7 @@ export function watchPolicies(
   let closed = false;
   let timer: NodeJS.Timeout | undefined;
   let watcher: FSWatcher | undefined;
+  const known: Known = new Map();
   let running: Promise<void> = Promise.resolve();
 
   const readOnce = async () => {
@@ -64,7 +66,7 @@ export function watchPolicies(
       const revision = revisionOf(files);
       if (revision === seen) return;
       seen = revision;
-      await onChange({ policies: parseFiles(files), revision });
+      await onChange({ ...parseFiles(files, options, known), revision });
     } catch (thrown) {
       const problem =
         thrown instanceof CountersignError
@@ -148,21 +150,42 @@ function readFiles(directory: string): PolicyFile[] {
   }
 }
 
-function parseFiles(files: readonly PolicyFile[]): Policy[] {
+/** What became of a file's text, so that a change of one file does not have all of them read anew. */
+type Known = Map<string, { readonly text: string; readonly parsed: ParsedPolicies | CountersignError }>;
+
+function parseFiles(
+  files: readonly PolicyFile[],
+  options: ParseOptions,
+  known: Known = new Map(),
+): Omit<LoadedPolicies, 'revision'> {
+  const before = new Map(known);
+  known.clear();
   const policies: Policy[] = [];
+  const warnings: PolicyWarning[] = [];
   const problems: string[] = [];
-  const attempt = (act: () => void) => {
-    try {
-      act();
-    } catch (thrown) {
-      if (!(thrown instanceof CountersignError)) throw thrown;
-      problems.push(thrown.message);
+  for (const { path, text } of files) {
+    const same = before.get(path);
+    const parsed = same?.text === text ? same.parsed : parsedOrProblem(() => parsePolicies(path, text, options));
+    known.set(path, { text, parsed });
+    if (parsed instanceof CountersignError) problems.push(parsed.message);
+    else {
+      policies.push(...parsed.policies);
+      warnings.push(...parsed.warnings);
     }
-  };
-  for (const { path, text } of files) attempt(() => policies.push(...parsePolicies(path, text)));
-  attempt(() => refuseDuplicates(policies));
+  }
+  const duplicates = parsedOrProblem(() => refuseDuplicates(policies));
+  if (duplicates instanceof CountersignError) problems.push(duplicates.message);
   if (problems.length > 0) throw new CountersignError('bad-input', problems.join('\n'));
-  return policies;
+  return { policies, warnings };
+}
+
+function parsedOrProblem<T>(parse: () => T): T | CountersignError {
+  try {
+    return parse();
+  } catch (thrown) {
+    if (thrown instanceof CountersignError) return thrown;
+    throw thrown;
+  }
 }
 
 function revisionOf(files: readonly PolicyFile[]): string {

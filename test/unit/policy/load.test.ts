@@ -29,14 +29,23 @@ describe('a directory of policies', () => {
 
   it('is refused whole, with the problems of all files', () => {
     write('a.yaml', policy('fine'));
-    write('b.yaml', policy('bad').replace('ingress', 'ingressDeny'));
+    write('b.yaml', policy('bad').replace('[{}]', '[{toNodes: []}]'));
     write('c.yaml', 'nonsense: [');
     write('d.yaml', policy('fine'));
     const load = () => loadPolicies(directory);
     expect(load).toThrow(CountersignError);
-    expect(load).toThrow(`${join(directory, 'b.yaml')}:4: spec.ingressDeny: unknown field`);
+    expect(load).toThrow(`${join(directory, 'b.yaml')}:4: spec.ingress[0].toNodes: unknown field`);
     expect(load).toThrow(/c\.yaml:\d: not valid YAML/);
     expect(load).toThrow(`d.yaml:1: metadata.name: fine stands in ${join(directory, 'a.yaml')}:1 already`);
+  });
+
+  it('is read with a warning for each rule that looks into the traffic, if it may be passed over', () => {
+    const http = '[{toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{}]}}]}]';
+    write('a.yaml', policy('a').replace('[{}]', http));
+    expect(() => loadPolicies(directory)).toThrow('spec.ingress[0].toPorts[0].rules.http: layer 7 rules');
+    const { policies, warnings } = loadPolicies(directory, { l7: 'ignore-with-warning' });
+    expect(policies.map((p) => p.name)).toEqual(['a']);
+    expect(warnings).toMatchObject([{ file: join(directory, 'a.yaml'), line: 4 }]);
   });
 
   it('is named when it is missing', () => {
@@ -95,12 +104,26 @@ describe('watching a directory of policies', () => {
     write('a.yaml', policy('a'));
     const { next, reports, watch: running } = start();
     await next();
-    write('b.yaml', policy('b').replace('ingress', 'egressDeny'));
-    expect(names(await next())).toContain('spec.egressDeny: unknown field; not supported yet');
+    write('b.yaml', policy('b').replace('[{}]', '[{fromNodes: [{}]}]'));
+    expect(names(await next())).toContain('spec.ingress[0].fromNodes: nodes are not told apart as peers here');
     await running.check();
     expect(reports).toEqual([]);
     write('b.yaml', policy('b'));
     expect(names(await next())).toEqual(['a', 'b']);
+  });
+
+  it('reports all files after a change of one, and all problems', async () => {
+    write('a.yaml', policy('a'));
+    write('b.yaml', policy('b').replace('spec', 'spek'));
+    write('c.yaml', policy('c'));
+    const { next } = start();
+    expect(names(await next())).toContain('b.yaml:4: spek: unknown field');
+    write('c.yaml', policy('c').replace('spec', 'spek'));
+    expect(String(names(await next())).split('\n')).toHaveLength(2);
+    write('c.yaml', policy('d'));
+    expect(String(names(await next())).split('\n')).toHaveLength(1);
+    rmSync(join(directory, 'b.yaml'));
+    expect(names(await next())).toEqual(['a', 'd']);
   });
 
   it('reports a directory that went away, once, and finds it again', async () => {
