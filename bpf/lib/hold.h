@@ -122,10 +122,13 @@ static __always_inline bool hold_dequeue(const struct cs_case *c)
 }
 
 /* Only what leaves a workload is held: its sender is here and can wait. */
-static __always_inline int hold(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_case *c)
+__noinline int hold(struct __sk_buff *skb, struct cs_case *c)
 {
+	const struct cs_config *cfg = config();
 	__u32 packets = hold_packets(skb);
 
+	if (!cfg || !c)
+		return CS_SHOT;
 	if (!hold_budget(cfg, c->local_identity, packets)) {
 		report(skb, c, c->miss ? c->miss : CS_EVENT_DROP, CS_DROP_HOLD_FULL, 0);
 		return CS_SHOT;

@@ -20,6 +20,7 @@ struct cs_owner {
 	__u32 endpoint;
 	__u32 kind;
 	__u32 encrypt; /* not 0: only through the tunnel, whatever may go in clear otherwise */
+	__u32 pad;     /* as in struct cs_case */
 };
 
 static __always_inline void owner_of(const struct cs_addr *addr, struct cs_owner *o)
@@ -28,6 +29,7 @@ static __always_inline void owner_of(const struct cs_addr *addr, struct cs_owner
 	struct cs_prefix_key key;
 	const struct cs_prefix *prefix;
 
+	o->pad = 0;
 	if (e) {
 		o->lease_ns = e->lease_ns;
 		o->identity = e->identity;

@@ -31,20 +31,23 @@ static __always_inline bool mac_is_unset(const __u8 *a)
 	return !(a[0] | a[1] | a[2] | a[3] | a[4] | a[5]);
 }
 
-static __always_inline bool addr_is_own(const struct cs_addr *addr, const struct cs_endpoint *ep)
+static __always_inline bool addr_is_own(const struct cs_addr *addr, const struct cs_case *c)
 {
 	struct cs_owner o;
 
 	owner_of(addr, &o);
-	return owner_is_endpoint(&o, ep->endpoint);
+	return owner_is_endpoint(&o, c->endpoint);
 }
 
 /* The sender is the endpoint; 0.0.0.0 is a probe for an address that is not in use yet (RFC 5227, section 2.1.1). */
-static __always_inline __u8 arp_refusal(const struct __sk_buff *skb, const struct cs_endpoint *ep, struct cs_case *c)
+__noinline int arp_refusal(struct __sk_buff *skb, struct cs_case *c)
 {
+	const struct cs_endpoint *ep = endpoint_of_interface(skb->ifindex);
 	struct cs_arp arp;
 	__be32 ip;
 
+	if (!ep || !c)
+		return CS_DROP_NO_ENDPOINT;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
 		return CS_DROP_INVALID_PACKET;
 	if (arp.hardware != bpf_htons(1) || arp.protocol != bpf_htons(ETH_P_IP) || arp.hardware_length != 6 ||
@@ -59,9 +62,9 @@ static __always_inline __u8 arp_refusal(const struct __sk_buff *skb, const struc
 	switch (bpf_ntohs(arp.operation)) {
 	case 1: /* request */
 		__builtin_memcpy(&ip, arp.sender_ip, sizeof(ip));
-		return !ip || addr_is_own(&c->key.local, ep) ? 0 : CS_DROP_INVALID_SOURCE_IP;
+		return !ip || addr_is_own(&c->key.local, c) ? 0 : CS_DROP_INVALID_SOURCE_IP;
 	case 2: /* reply */
-		return addr_is_own(&c->key.local, ep) ? 0 : CS_DROP_INVALID_SOURCE_IP;
+		return addr_is_own(&c->key.local, c) ? 0 : CS_DROP_INVALID_SOURCE_IP;
 	default:
 		return CS_DROP_UNKNOWN_L3;
 	}
@@ -89,28 +92,30 @@ static __always_inline bool nd_reaches_host_only(const struct cs_addr *dst)
 	return o.kind == CS_OWNER_RESERVED && o.identity == CS_ID_HOST;
 }
 
-static __always_inline __u8 nd_egress_refusal(const struct __sk_buff *skb, const struct cs_packet *p,
-					      const struct cs_endpoint *ep)
+__noinline int nd_egress_refusal(struct __sk_buff *skb, struct cs_packet *p, struct cs_case *c)
 {
-	bool advertises = p->icmp_type == CS_ND_NEIGHBOUR_ADVERTISEMENT;
 	struct cs_nd nd = {};
+	bool advertises;
 
+	if (!p || !c)
+		return CS_DROP_NO_ENDPOINT;
+	advertises = p->icmp_type == CS_ND_NEIGHBOUR_ADVERTISEMENT;
 	if (!nd_read(skb, p, &nd) || p->icmp_type == CS_ND_ROUTER_ADVERTISEMENT || !nd_reaches_host_only(&p->dst))
 		return CS_DROP_ICMP_TYPE;
 	/* Duplicate address detection asks from the unspecified address (RFC 4862, section 5.4.2). */
-	if (!(addr_is_unspecified(&p->src) && !advertises) && !addr_is_link_local(&p->src) && !addr_is_own(&p->src, ep))
+	if (!(addr_is_unspecified(&p->src) && !advertises) && !addr_is_link_local(&p->src) && !addr_is_own(&p->src, c))
 		return CS_DROP_INVALID_SOURCE_IP;
-	if (advertises && !addr_is_link_local(&nd.target) && !addr_is_own(&nd.target, ep))
+	if (advertises && !addr_is_link_local(&nd.target) && !addr_is_own(&nd.target, c))
 		return CS_DROP_INVALID_SOURCE_IP;
 	return 0;
 }
 
 /* Hop limit 255 proves that this host made it: a router would have lowered it (section 6.1.2). */
-static __always_inline __u8 nd_ingress_refusal(const struct __sk_buff *skb, const struct cs_packet *p, __u32 mark)
+__noinline int nd_ingress_refusal(struct __sk_buff *skb, struct cs_packet *p)
 {
 	struct cs_nd nd = {};
 
-	if (CS_MARK_KIND(mark) != CS_MARK_NONE)
+	if (!p || CS_MARK_KIND(skb->mark) != CS_MARK_NONE)
 		return CS_DROP_NOT_STAMPED;
 	return nd_read(skb, p, &nd) && p->icmp_type != CS_ND_ROUTER_SOLICITATION ? 0 : CS_DROP_ICMP_TYPE;
 }

@@ -139,28 +139,33 @@ static __always_inline __u8 parse_ipv4(struct __sk_buff *skb, __u32 off, struct 
 	return 0;
 }
 
-/* Behind extension headers. */
-static __always_inline void parse_chain(struct __sk_buff *skb, struct cs_packet *p, __u32 *length)
+/* Behind extension headers. length: of them and what follows. Returns how much follows, if p->reason is 0. */
+__noinline int parse_chain(struct __sk_buff *skb, struct cs_packet *p, __u32 length)
 {
-	struct cs_chain chain = { .off = p->transport, .end = p->transport + *length, .proto = p->proto };
+	struct cs_chain chain = {};
 
+	if (!p)
+		return 0;
+	chain.off = p->transport;
+	chain.end = p->transport + (length & 0xffff);
+	chain.proto = p->proto;
 	p->reason = extension_walk(skb, &chain);
 	if (p->reason)
-		return;
+		return 0;
 	if (chain.off > chain.end || chain.off > CS_TRANSPORT_MAX) {
 		p->reason = CS_DROP_INVALID_PACKET;
-		return;
+		return 0;
 	}
 	p->proto = chain.proto;
 	p->transport = chain.off;
-	*length = chain.end - chain.off;
 	if (chain.fragment_start) {
 		p->reason = parse_fragment(p, chain.fragment_id, chain.fragment_offset, chain.more,
 					   chain.end - chain.fragment_start);
 		/* Extension headers between the fragment header and the transport header are data of the first fragment. */
 		p->fragment_head = chain.off - chain.fragment_start;
 	}
-	packet_linearise(skb, p->transport + CS_TCP_HEADER);
+	packet_linearise(skb, (p->transport & CS_TRANSPORT_MAX) + CS_TCP_HEADER);
+	return chain.end - chain.off;
 }
 
 /* As parse_ipv4() */
@@ -203,7 +208,7 @@ static __always_inline __u8 parse(struct __sk_buff *skb, __u32 off, struct cs_pa
 		v6 = true;
 		reason = parse_ipv6(skb, off, p, &length);
 		if (!reason && is_extension(p->proto))
-			parse_chain(skb, p, &length);
+			length = parse_chain(skb, p, length);
 		break;
 	case bpf_htons(ETH_P_8021Q):
 	case bpf_htons(ETH_P_8021AD):

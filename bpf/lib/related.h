@@ -91,11 +91,13 @@ static __always_inline bool quote_ipv6(struct __sk_buff *skb, __u32 off, struct 
 }
 
 /* The first fragment of the same datagram passed here, and left its ports. */
-static __noinline int quote_of_datagram(struct cs_quote *q)
+__noinline int quote_of_datagram(struct cs_quote *q)
 {
 	struct cs_fragment_key key;
 	const struct cs_fragment *f;
 
+	if (!q)
+		return 0;
 	fragment_key(&key, q->out ? &q->key.local : &q->key.remote, q->out ? &q->key.remote : &q->key.local,
 		     q->fragment_id, q->key.proto, q->key.ifindex, q->out ? CS_EGRESS : CS_INGRESS);
 	f = fragment_find(&key, clock_exact());
@@ -132,7 +134,7 @@ static __always_inline bool error_origin_ok(const struct cs_config *cfg, const s
 }
 
 /* An error needs a flow whose verdict holds now; it never makes the flow be judged, held or kept alive. */
-static __noinline int related_refusal(struct __sk_buff *skb, const struct cs_packet *p, const struct cs_case *c)
+__noinline int related_refusal(struct __sk_buff *skb, struct cs_packet *p, struct cs_case *c)
 {
 	const struct cs_config *cfg = config();
 	struct cs_quote q = {};
@@ -140,7 +142,7 @@ static __noinline int related_refusal(struct __sk_buff *skb, const struct cs_pac
 	struct cs_flow *flow;
 	bool other_side;
 
-	if (!cfg || !quote_read(skb, p, c, &q))
+	if (!cfg || !p || !c || !quote_read(skb, p, c, &q))
 		return CS_DROP_ICMP_TYPE;
 	other_side = addr_equal(&q.key.remote, &c->key.remote);
 	if (!addr_equal(&q.key.local, &c->key.local) || (!q.out && !other_side))

@@ -13,11 +13,15 @@
 #include "policy.h"
 #include "related.h"
 
+/* The functions that are not inlined are verified once, each by itself, whatever leads to them. */
+
 /* The endpoint's side of the packet must be its own address. */
-static __always_inline __u8 local_refusal(const struct cs_case *c)
+__noinline int local_refusal(struct cs_case *c)
 {
 	struct cs_owner local;
 
+	if (!c)
+		return CS_DROP_NO_ENDPOINT;
 	owner_of(&c->key.local, &local);
 	if (owner_is_endpoint(&local, c->endpoint))
 		return 0;
@@ -57,24 +61,15 @@ static __always_inline void sample_verdict(struct __sk_buff *skb, const struct c
 		report(skb, c, CS_EVENT_VERDICT, 0, 0);
 }
 
-/* Judges what no valid flow covers, in the direction in which the flow began; remembers an allow. */
-static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
-					  struct cs_case *c)
+/* May the endpoint and the other side speak, in the direction in which the flow began? Remembers an allow. */
+__noinline int remote_refusal(struct __sk_buff *skb, struct cs_case *c)
 {
+	const struct cs_config *cfg = config();
 	struct cs_owner remote;
 	__u8 reason;
 
-	c->revision = flow_revision(cfg);
-	reason = local_refusal(c);
-	if (reason)
-		return reason;
-	if (p->reason)
-		return p->reason;
-	if (p->kind & CS_PKT_ERROR)
-		return related_refusal(skb, p, c);
-	if (c->state == CS_FLOW_NONE)
-		return CS_DROP_STRAY;
-
+	if (!cfg || !c)
+		return CS_DROP_NO_ENDPOINT;
 	owner_of(&c->key.remote, &remote);
 	c->remote_identity = remote.identity;
 	c->remote_node = remote.node;
@@ -110,8 +105,24 @@ static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs
 	return 0;
 }
 
+/* Judges what no valid flow covers. */
+static __always_inline __u8 judge_in_full(struct __sk_buff *skb, struct cs_packet *p, struct cs_case *c)
+{
+	__u8 reason = local_refusal(c);
+
+	if (reason)
+		return reason;
+	if (p->reason)
+		return p->reason;
+	if (p->kind & CS_PKT_ERROR)
+		return related_refusal(skb, p, c);
+	if (c->state == CS_FLOW_NONE)
+		return CS_DROP_STRAY;
+	return remote_refusal(skb, c);
+}
+
 /* Everybody's verdict but an established flow's. flow: what flow_of() found. Returns 0 for allow, else the drop reason. */
-static __always_inline __u8 judge(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p,
+static __always_inline __u8 judge(struct __sk_buff *skb, const struct cs_config *cfg, struct cs_packet *p,
 				  struct cs_case *c, const struct cs_flow *flow)
 {
 	__u8 reason;
@@ -122,9 +133,10 @@ static __always_inline __u8 judge(struct __sk_buff *skb, const struct cs_config 
 	if (flow)
 		c->begun = flow->direction;
 	c->state = flow_state_after(flow, p, c->direction);
-	reason = judge_in_full(skb, cfg, p, c);
-	/* What passes although policy refuses it is a flow, so that its answers are told from strays. It lets nothing pass. */
-	if (reason >= CS_DROP_POLICY_DENIED && reason <= CS_DROP_AUTH_REFUSED && passes_anyway(cfg, reason)) {
+	c->revision = flow_revision(cfg);
+	reason = judge_in_full(skb, p, c);
+	/* What passes although it is refused for whom it speaks to is a flow, so that its answers are told from strays. It lets nothing pass. */
+	if (reason >= CS_DROP_NO_VOUCH && reason != CS_DROP_INVALID_DESTINATION_IP && passes_anyway(cfg, reason)) {
 		c->observed = 1;
 		flow_store(c, 0);
 	}

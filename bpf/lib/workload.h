@@ -24,7 +24,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct cs_config *
 	if (p->kind & CS_PKT_FIRST)
 		fragment_remember(p, c->key.ifindex, CS_EGRESS);
 	if (held)
-		return hold(skb, cfg, c);
+		return hold(skb, c);
 	mark_write(skb, CS_MARK_STAMPED, c->endpoint);
 	return CS_PASS;
 }
@@ -74,13 +74,13 @@ static __always_inline int leave_workload(struct __sk_buff *skb)
 	if (!source_mac_ok(skb, ep))
 		return shoot(skb, &c, CS_DROP_INVALID_SOURCE_MAC);
 	if (skb->protocol == bpf_htons(ETH_P_ARP) && !skb->vlan_present) {
-		reason = arp_refusal(skb, ep, &c);
+		reason = arp_refusal(skb, &c);
 		return reason ? shoot(skb, &c, reason) : CS_PASS;
 	}
 	if (reason)
 		return shoot(skb, &c, reason);
 	if (p.kind & CS_PKT_NEIGHBOUR) {
-		reason = nd_egress_refusal(skb, &p, ep);
+		reason = nd_egress_refusal(skb, &p, &c);
 		return reason ? shoot(skb, &c, reason) : CS_PASS;
 	}
 	/* Every stack says what it listens to, from an address of the link: nobody here forwards multicast. */
@@ -160,7 +160,7 @@ static __always_inline int enter_workload(struct __sk_buff *skb)
 	if (reason)
 		return shoot(skb, &c, reason);
 	if (p.kind & CS_PKT_NEIGHBOUR) {
-		reason = nd_ingress_refusal(skb, &p, skb->mark);
+		reason = nd_ingress_refusal(skb, &p);
 		return reason ? shoot(skb, &c, reason) : CS_PASS;
 	}
 	if (p.kind & CS_PKT_MEMBERSHIP)

@@ -140,9 +140,9 @@ describe.skipIf(unavailable)('the hold queue', () => {
 
   test('what is not understood is not held', () => {
     const [v4] = families;
-    const fragment = ipPacket(v4!.a, v4!.r, PROTO.udp, Buffer.alloc(32), { fragment: 0x2000 });
-    expect(send(fragment)).toMatchObject({ action: 'drop', reasons: ['FRAGMENT'] });
-    expect(giveBack(fragment)).toMatchObject({ action: 'drop', reasons: ['FRAGMENT'] });
+    const unknown = ipPacket(v4!.a, v4!.r, 47, Buffer.alloc(32));
+    expect(send(unknown)).toMatchObject({ action: 'drop', reasons: ['UNKNOWN_L4'] });
+    expect(giveBack(unknown)).toMatchObject({ action: 'drop', reasons: ['UNKNOWN_L4'] });
     expect(giveBack(udp(ip('8.9.1.10'), v4!.r, 1, 2)).action).toBe('drop');
   });
 });
