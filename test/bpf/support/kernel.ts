@@ -158,6 +158,16 @@ export class Kernel {
     }
   }
 
+  /** A class row as it stands in the map; pairs are [egress, ingress]. */
+  classRow(
+    identity: number,
+    row: { local: readonly [number, number]; remote: readonly [number, number]; portBits: readonly [number, number] },
+    slot = 0,
+  ): void {
+    const { local, remote, portBits: port_bits } = row;
+    this.put('cs_classes', layout.classKeyStruct, { identity, slot }, layout.classStruct, { local, remote, port_bits });
+  }
+
   forgetIdentity(identity: number, slot = 0): void {
     native().mapDelete(this.#fd('cs_classes'), layout.classKeyStruct.encode({ identity, slot }));
   }
@@ -266,6 +276,16 @@ export class Kernel {
     const fd = this.#fd(map);
     const { keys, count } = native().mapDump(fd);
     if (count > 0) native().mapDeleteBatch(fd, keys, count);
+  }
+
+  /** Drops of a pair of identities, by reason. */
+  pairDrops(): { local: number; remote: number; reason: DropReason | undefined; direction: number; packets: bigint }[] {
+    const { keys, values, count } = native().mapDump(this.#fd('cs_pair_drops'));
+    return Array.from({ length: count }, (_, i) => {
+      const { reason, ...key } = layout.pairKeyStruct.decode(keys, i * layout.pairKeyStruct.size);
+      const { packets } = layout.counterStruct.decode(values, i * layout.counterStruct.size);
+      return { ...key, reason: dropReasonName(reason), packets };
+    });
   }
 
   flows(): Flow[] {
