@@ -35,13 +35,14 @@ export function kernelLookup(tables: PolicyTables) {
     port: number,
   ) => {
     const lengths = local.portBits[direction];
+    const mine = local.local[direction];
     for (const peer of [remote, 0]) {
       for (let bits = 16; bits >= 0; bits--) {
         if ((lengths & (1 << bits)) === 0) continue;
-        const found = entries.get(keyOf(local.class, peer, direction, proto, port & prefixMask(bits), bits));
+        const found = entries.get(keyOf(mine, peer, direction, proto, port & prefixMask(bits), bits));
         if (found !== undefined) return found;
       }
-      const any = (lengths & 1) === 0 ? undefined : entries.get(keyOf(local.class, peer, direction, 0, 0, 0));
+      const any = (lengths & 1) === 0 ? undefined : entries.get(keyOf(mine, peer, direction, 0, 0, 0));
       if (any !== undefined) return any;
     }
     return undefined;
@@ -50,8 +51,8 @@ export function kernelLookup(tables: PolicyTables) {
   return (direction: Direction, local: number, remote: number, protocol: number, port: number): KernelVerdict => {
     const mine = classes.get(local);
     const theirs = classes.get(remote);
-    if (mine === undefined || theirs === undefined) return DROP;
-    const found = find(mine, theirs.class, direction, protocol, port);
+    if (mine === undefined || theirs === undefined || mine.local[direction] === 0) return DROP;
+    const found = find(mine, theirs.remote[direction], direction, protocol, port);
     if (found === undefined) return DROP;
     return { verdict: found.verdict, authType: found.verdict === 'deny' ? 'none' : found.authType, rule: found.rule };
   };

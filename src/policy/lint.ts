@@ -1,0 +1,134 @@
+/** What is allowed to be written and hardly meant: rules without effect, found without knowing any workload. */
+import { contradiction, subjectContains, trafficContains } from './contains.ts';
+import type { Peer, Policy, PolicySpec, PolicyWarning, Requirement, Rule, Selector } from './rules.ts';
+
+/** A rule with all that stands around it. */
+interface Placed {
+  readonly rule: Rule;
+  readonly spec: PolicySpec;
+  readonly policy: Policy;
+}
+
+/** By file and line. */
+export function lintPolicies(policies: readonly Policy[]): PolicyWarning[] {
+  const placed = policies.flatMap((policy) =>
+    policy.specs.flatMap((spec) => spec.rules.map((rule): Placed => ({ rule, spec, policy }))),
+  );
+  const warnings = [
+    ...policies.flatMap(unmeetableSubjects),
+    ...placed.flatMap(unmeetablePeers),
+    ...placed.flatMap(allowsNothing),
+    ...placed.flatMap((one, i) => repeats(one, placed.slice(0, i))),
+    ...placed.flatMap((one) => isDead(one, placed)),
+    ...placed.flatMap((one) => idleMode(one, placed)),
+  ];
+  return warnings.sort((a, b) => (a.file < b.file ? -1 : a.file > b.file ? 1 : a.line - b.line));
+}
+
+function warn({ rule }: Placed, message: string): PolicyWarning[] {
+  return [{ file: rule.file, line: rule.line, message: `${rule.path}: ${message}` }];
+}
+
+const place = ({ rule }: Placed) => `${rule.file}:${rule.line} (${rule.path})`;
+
+function unmeetableSubjects(policy: Policy): PolicyWarning[] {
+  return policy.specs.flatMap(({ line, subject }) => {
+    const message = unmeetable(subject.selector);
+    return message === undefined ? [] : [{ file: policy.file, line, message: `selects nobody: ${message}` }];
+  });
+}
+
+function unmeetablePeers(placed: Placed): PolicyWarning[] {
+  const { peers } = placed.rule;
+  if (peers === 'any') return [];
+  return peers.flatMap((peer) => {
+    const message = peer.kind === 'workloads' ? unmeetable(peer.selector) : undefined;
+    return message === undefined ? [] : warn(placed, `one of its peers is nobody: ${message}`);
+  });
+}
+
+function unmeetable(selector: Selector): string | undefined {
+  const found = contradiction(selector);
+  if (found === undefined) return undefined;
+  return `no workload has ${found.map(requirementText).join(' and ')}; correct the selector`;
+}
+
+export function requirementText({ key, operator, values }: Requirement): string {
+  if (operator === 'In' && values.length === 1) return `${key}=${values[0]}`;
+  return values.length === 0 ? `${key} ${operator}` : `${key} ${operator} (${values.join(', ')})`;
+}
+
+/** An empty rule alone is how default deny is written; beside others it does nothing. */
+function allowsNothing(placed: Placed): PolicyWarning[] {
+  const { rule, spec } = placed;
+  if (rule.action === 'deny') return []; // the grammar tells of these
+  if (rule.ports !== 'any' && rule.ports.length === 0)
+    return warn(placed, 'allows nothing, because it names no port; name one, or remove toPorts');
+  if (rule.peers === 'any') return [];
+  if (rule.peers.length > 0) {
+    const nobody = rule.peers.every((peer) => peer.kind === 'entity' && peer.entity === 'none');
+    return nobody ? warn(placed, 'allows nothing, because none is nobody; name others, or write {}') : [];
+  }
+  const others = spec.rules.some((r) => r !== rule && r.direction === rule.direction && r.action === 'allow');
+  if (!others || spec.requires[rule.direction].length > 0) return [];
+  return warn(placed, 'allows nothing, and the rules beside it deny by default already; remove it');
+}
+
+const isSame = (a: Placed, b: Placed): boolean =>
+  a.rule.direction === b.rule.direction &&
+  a.rule.action === b.rule.action &&
+  a.policy.enforcement === b.policy.enforcement &&
+  subjectContains(a.spec.subject, b.spec.subject) &&
+  subjectContains(b.spec.subject, a.spec.subject) &&
+  trafficContains(a.rule, b.rule) &&
+  trafficContains(b.rule, a.rule);
+
+const isEmpty = ({ rule }: Placed): boolean => rule.peers.length === 0 || rule.ports.length === 0;
+
+function repeats(one: Placed, before: readonly Placed[]): PolicyWarning[] {
+  if (isEmpty(one)) return [];
+  const first = before.find((other) => other.rule.mode === one.rule.mode && isSame(one, other));
+  return first === undefined ? [] : warn(one, `says the same as ${place(first)}; remove one of them`);
+}
+
+/** What one rule allows another denies, all of it: deny beats allow. */
+function isDead(one: Placed, all: readonly Placed[]): PolicyWarning[] {
+  if (one.rule.action !== 'allow' || isEmpty(one)) return [];
+  const deny = all.find(
+    (other) =>
+      other.rule.action === 'deny' &&
+      other.rule.direction === one.rule.direction &&
+      (other.policy.enforcement === 'enforce' || one.policy.enforcement === 'observe') &&
+      subjectContains(other.spec.subject, one.spec.subject) &&
+      trafficContains(other.rule, one.rule),
+  );
+  return deny === undefined ? [] : warn(one, `can never allow: ${place(deny)} denies all of it; remove one of them`);
+}
+
+const STRENGTH = { disabled: 0, required: 1, 'test-always-fail': 2 } as const;
+
+function idleMode(one: Placed, all: readonly Placed[]): PolicyWarning[] {
+  const { mode, direction, peers } = one.rule;
+  if (mode === undefined || isEmpty(one)) return [];
+  const others = all.filter(
+    ({ rule }) =>
+      rule !== one.rule && rule.direction === direction && rule.action === 'allow' && rule.mode !== undefined,
+  );
+  const stronger = others.find((other) => STRENGTH[other.rule.mode!] > STRENGTH[mode] && isSame(one, other));
+  if (stronger !== undefined) {
+    const said = `${place(stronger)} asks for ${stronger.rule.mode} on the same traffic, and the stronger holds`;
+    return warn(one, `authentication.mode ${mode} has no effect: ${said}; keep one of them`);
+  }
+  if (mode === 'disabled' && !others.some(({ rule }) => rule.mode !== 'disabled')) {
+    const said = `no other ${direction} rule asks for authentication`;
+    return warn(one, `authentication.mode disabled has no effect: ${said}; remove it`);
+  }
+  if (mode === 'required' && peers !== 'any' && peers.every(cannotProve)) {
+    return warn(one, 'authentication.mode required is never met: only workloads can prove who they are; remove it');
+  }
+  return [];
+}
+
+function cannotProve(peer: Peer): boolean {
+  return peer.kind === 'cidr' || (peer.kind === 'entity' && peer.entity !== 'all' && peer.entity !== 'cluster');
+}
