@@ -97,6 +97,8 @@ export interface PolicyWarning {
   readonly line: number;
   /** Begins with the field's path, as the message of a problem does. */
   readonly message: string;
+  /** More is allowed than the file says. */
+  readonly allowsMore?: true;
 }
 
 /** The label that says in which namespace a workload is; `default` where it has none. */

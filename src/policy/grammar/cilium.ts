@@ -24,7 +24,7 @@ import {
   subjectSelector,
 } from './selector.ts';
 
-type Warn = (path: FieldPath, message: string) => void;
+type Warn = (path: FieldPath, message: string, more?: Pick<PolicyWarning, 'allowsMore'>) => void;
 
 export interface Lowered {
   readonly policy: Policy;
@@ -35,8 +35,8 @@ export function lowerCilium(yaml: YamlDocument, kind: PolicyKind, namespaced: bo
   const { name, annotations } = value.metadata;
   const namespace = namespaced ? (value.metadata.namespace ?? DEFAULT_NAMESPACE) : undefined;
   const warnings: PolicyWarning[] = [];
-  const warn: Warn = (path, message) => {
-    warnings.push({ file: yaml.file, line: yaml.lineOf(path), message: `${formatPath(path)}: ${message}` });
+  const warn: Warn = (path, message, more = {}) => {
+    warnings.push({ file: yaml.file, line: yaml.lineOf(path), message: `${formatPath(path)}: ${message}`, ...more });
   };
   const written: [CiliumSpec, FieldPath][] = (value.specs ?? []).map((s, i) => [s, ['specs', i]]);
   if (value.spec !== undefined) written.unshift([value.spec, ['spec']]);
@@ -178,7 +178,8 @@ class SpecReader {
   #warnOfL7(path: FieldPath, field: L7Field, value: unknown, ports: Parameters<typeof portsText>[0]): void {
     if (value === undefined || (field === 'rules' && isRecord(value) && Object.keys(value).length === 0)) return;
     const whole = ports.length === 0 ? 'its ports' : `port ${portsText(ports)}`;
-    this.#warn(path, `${L7_FIELDS[field]}: all traffic of ${whole} is allowed, whatever this field would refuse`);
+    const message = `${L7_FIELDS[field]}: all traffic of ${whole} is allowed, whatever this field would refuse`;
+    this.#warn(path, message, { allowsMore: true });
   }
 }
 
