@@ -25,10 +25,13 @@ struct cs_owner {
 
 static __always_inline void owner_of(const struct cs_addr *addr, struct cs_owner *o)
 {
-	const struct cs_ipcache *e = bpf_map_lookup_elem(&cs_ipcache, addr);
-	struct cs_prefix_key key;
+	struct cs_prefix_key key = { .prefixlen = 128 };
 	const struct cs_prefix *prefix;
+	const struct cs_ipcache *e;
 
+	/* A function that is verified by itself may not look up what its caller points to: Linux 6.1 takes keys from here only. */
+	addr_copy(&key.addr, addr);
+	e = bpf_map_lookup_elem(&cs_ipcache, &key.addr);
 	o->pad = 0;
 	if (e) {
 		o->lease_ns = e->lease_ns;
@@ -44,8 +47,6 @@ static __always_inline void owner_of(const struct cs_addr *addr, struct cs_owner
 			o->kind = e->node ? CS_OWNER_NODE : CS_OWNER_NOBODY;
 		return;
 	}
-	key.prefixlen = 128;
-	addr_copy(&key.addr, addr);
 	prefix = bpf_map_lookup_elem(&cs_prefixes, &key);
 	o->lease_ns = ~0ull;
 	o->node = 0;

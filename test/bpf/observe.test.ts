@@ -4,7 +4,7 @@ import { CFG_OBSERVE, CFG_STOPPED } from '../../src/datapath/layout.ts';
 import { SLOW } from '../support/slow.ts';
 import { type Kernel, MARK_TUNNEL, type Program, stamped, unavailable } from './support/kernel.ts';
 import { arp, ethernet, mac, neighbour, TCP, tcp, udp, WORKLOAD_MAC } from './support/packets.ts';
-import { A, allowBoth, B, EGRESS, families, HOST, INGRESS, makeWorld, R, settle } from './support/world.ts';
+import { A, allowBoth, B, EGRESS, families, HOST, makeWorld, R, settle } from './support/world.ts';
 
 const AUTH_MISS = 2;
 const VOUCH_MISS = 1;
