@@ -114,17 +114,18 @@ function because(
     return `denied by ${text(deny)}${beaten}`;
   }
   const narrowest = narrowestClaim(allows);
-  if (narrowest !== undefined) return `allowed by ${text(narrowest)}${authentication(allows, text)}`;
+  if (narrowest !== undefined) return `allowed by ${text(narrowest)}${authentication(allows, narrowest, text)}`;
   if (defaultDeny.length > 0) return `no rule allows it, and ${[...new Set(defaultDeny)].join(', ')} denies by default`;
   return isSelected
     ? `no rule matches it, and no policy that selects the endpoint denies ${direction} by default`
     : `no policy in force says anything of its ${direction}`;
 }
 
-function authentication(claims: readonly Claim[], text: (claim: Claim) => string): string {
+function authentication(claims: readonly Claim[], narrowest: Claim, text: (claim: Claim) => string): string {
   const decides = decidingClaim(claims);
   if (decides?.mode === undefined) return '';
-  const said = `; authentication ${decides.mode} by ${text(decides)}`;
+  const by = decides.rule === narrowest.rule ? 'the same rule' : text(decides);
+  const said = `; authentication ${decides.mode} by ${by}`;
   const other = claims.find(({ mode }) => mode !== undefined && mode !== decides.mode);
   if (other === undefined) return said;
   const relation = liesInside(decides, other) ? 'is narrower than' : 'asks for more than';

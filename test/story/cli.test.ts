@@ -41,7 +41,7 @@ describe('docs/cli.md', () => {
 
   it.each(commands)('names the options of $name, and no others', ({ name, command }) => {
     const text = sections.get(name) ?? '';
-    const documented = [...text.matchAll(/^- `(--[a-z-]+)|`(?:-o, )?(--[a-z-]+)`/gm)].map((m) => m[1] ?? m[2]!);
+    const documented = [...text.matchAll(/^- `(--[a-z0-9-]+)|`(?:-o, )?(--[a-z0-9-]+)`/gm)].map((m) => m[1] ?? m[2]!);
     const real = command.options.map((option) => option.long!);
     expect([...new Set(documented)].sort()).toEqual(real.sort());
   });
