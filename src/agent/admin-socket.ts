@@ -10,6 +10,7 @@ import {
 } from '../../proto/gen/countersign/admin/v1/admin.ts';
 import { asError, CountersignError } from '../base/errors.ts';
 import { grpcStatusOf } from '../base/exit-codes.ts';
+import type { Listener, MonitorFilter, MonitorSink } from './monitor.ts';
 
 export interface AdminHandlers {
   status(): Promise<unknown>;
@@ -18,11 +19,13 @@ export interface AdminHandlers {
   auth(): unknown;
   peers(): Promise<unknown>;
   drops(): unknown;
+  /** By pair of identities. */
+  dropPairs(): unknown;
   policy(): unknown;
   explain(request: { from: string; to: string; port: number; protocol: string }): unknown;
   reloadPolicy(): Promise<unknown>;
-  /** Calls back with each event until the returned function is called. */
-  monitor(onEvent: (json: string) => void): () => void;
+  /** @throws CountersignError bad-input: a filter that nothing can match */
+  monitor(filter: MonitorFilter, sink: MonitorSink): Listener;
 }
 
 /** JSON with bigints as numbers where they fit, else as strings. */
@@ -39,12 +42,16 @@ function answer(callback: Callback, produce: () => unknown): void {
     .then(produce)
     .then(
       (value) => callback(null, { json: toJson(value) }),
-      (thrown: unknown) => {
-        const error = asError(thrown);
-        const code = error instanceof CountersignError ? error.code : 'internal';
-        callback({ code: grpcStatusOf(code), details: error.message });
-      },
+      (thrown: unknown) => callback(refusal(thrown)),
     );
+}
+
+function refusal(thrown: unknown): { code: number; details: string } {
+  const error = asError(thrown);
+  return {
+    code: grpcStatusOf(error instanceof CountersignError ? error.code : 'internal'),
+    details: error.message,
+  };
 }
 
 /** @throws CountersignError already-exists when a living process answers on the socket */
@@ -75,18 +82,29 @@ export async function serveAdmin(path: string, handlers: AdminHandlers): Promise
     listVouches: (_, done) => answer(done as Callback, () => ({ vouches: handlers.vouches() })),
     listAuth: (_, done) => answer(done as Callback, () => ({ entries: handlers.auth() })),
     listPeers: (_, done) => answer(done as Callback, async () => ({ peers: await handlers.peers() })),
-    listDrops: (_, done) => answer(done as Callback, () => ({ drops: handlers.drops() })),
-    listPolicy: (_, done) => answer(done as Callback, () => ({ rules: handlers.policy() })),
+    listDrops: (call, done) =>
+      answer(done as Callback, () =>
+        call.request.pairs ? { pairs: handlers.dropPairs() } : { drops: handlers.drops() },
+      ),
+    listPolicy: (_, done) => answer(done as Callback, () => handlers.policy()),
     explain: (call, done) => answer(done as Callback, () => handlers.explain(call.request)),
     reloadPolicy: (_, done) => answer(done as Callback, () => handlers.reloadPolicy()),
     monitor(call) {
-      const stop = handlers.monitor((json) => {
-        // A reader that does not keep up loses events, not the agent its memory.
-        if (call.writableLength < 1024) call.write({ json });
-      });
-      call.on('cancelled', stop);
-      call.on('error', stop);
-      call.on('close', stop);
+      const sink: MonitorSink = {
+        get queued() {
+          return call.writableLength;
+        },
+        write: (json) => void call.write({ json }),
+      };
+      let listener: Listener;
+      try {
+        listener = handlers.monitor(call.request, sink);
+      } catch (thrown) {
+        call.emit('error', refusal(thrown));
+        return;
+      }
+      call.on('drain', listener.writable);
+      for (const end of ['cancelled', 'error', 'close']) call.on(end, listener.stop);
     },
   };
   server.addService(AgentAdminService, service);

@@ -15,7 +15,7 @@ import { parseDialAddress } from '../channel/dial-address.ts';
 import type { PeerChannelEvents } from '../channel/peer-channel.ts';
 import { type StartedPeerChannels, startPeerChannels } from '../channel/peer-channels.ts';
 import { type Datapath, openDatapath } from '../datapath/datapath.ts';
-import type { AuditSink } from '../model/audit-event.ts';
+import type { AuditEvent, AuditSink } from '../model/audit-event.ts';
 import type { DatapathSignal } from '../model/datapath.ts';
 import { LOCAL_NODE } from '../model/ids.ts';
 import { startWorkloadApi } from '../workload/workload-api.ts';
@@ -23,10 +23,13 @@ import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
 import { readBootstrapBundle, readJoinToken, underlayIndex } from './bootstrap.ts';
 import { startCheckpoints } from './checkpoints.ts';
 import type { AgentConfig } from './config.ts';
-import { auditDrop } from './drop-events.ts';
 import { Endpoints } from './endpoints.ts';
+import { Enforcement, enforcementAtStart } from './enforcement.ts';
 import { explainPair } from './explain.ts';
-import { EventFanout } from './fanout.ts';
+import { watchInterfaces } from './interfaces.ts';
+import { checkFilter, Monitor } from './monitor.ts';
+import { BPF_OBJECT } from './operate.ts';
+import { type PacketNames, packetEvent } from './packet-events.ts';
 import { type NodePath, openPath } from './path.ts';
 import { PolicyControl } from './policy-control.ts';
 import { connectServer, type ServerClient, type TableChange } from './server-client/client.ts';
@@ -36,8 +39,7 @@ import { Surroundings } from './surroundings.ts';
 import { withProvidedSvids } from './svid-source.ts';
 import * as views from './views.ts';
 
-const BPF_OBJECT = join(import.meta.dirname, '../../build/bpf/datapath.bpf.o');
-/** Interfaces come and go without telling the agent: looked at this often, besides every change it is told of. */
+/** Everything is looked at this often, besides every change that the agent is told of. */
 const RECONCILE_MS = 500;
 
 export interface Agent {
@@ -67,12 +69,28 @@ async function start(
   const origin = `${config.trustDomain}/node/${config.node.name}`;
   const auditLog: AuditLog = openAuditLog({ dir: join(config.dataDir, 'audit'), origin, clock, log });
   closers.push(() => auditLog.close());
-  const audit = new EventFanout(auditLog);
+  const names = new Map(config.endpoints.flatMap(({ name, addresses }) => addresses.map((a) => [a, name] as const)));
+  const audit = new Monitor(auditLog, {
+    workloadAt: (address) => names.get(address),
+    setSample: (oneOf) => datapath.setVerdictSample(oneOf),
+    nowMs: () => clock.nowMs(),
+  });
 
   // The kernel first: from here on nothing unproven passes, whatever else fails.
   let onSignal: (signal: DatapathSignal) => void = () => {};
-  const datapath = startDatapath(config, clock, log, (signal) => onSignal(signal));
+  const inForce = enforcementAtStart(config.dataDir, log);
+  const datapath = startDatapath(config, inForce.stopped, clock, log, (signal) => onSignal(signal));
   closers.push(() => datapath.close());
+  // Before anything that may wait: break-glass works while the server is down.
+  const enforcement = new Enforcement({
+    dataDir: config.dataDir,
+    node: config.node.name,
+    inForce,
+    setStopped: (stopped) => datapath.setFlags({ stopped }),
+    audit,
+    log,
+  });
+  closers.push(() => enforcement.close());
   datapath.attachUnderlay(underlayIndex(config));
 
   const bundle = readBootstrapBundle(config);
@@ -179,8 +197,11 @@ async function start(
       queueSize: config.authentication.queueSize,
     },
   });
+  const interfaces = watchInterfaces({ changed: (names) => endpoints.reconcileInterfaces(names), log });
+  closers.push(() => interfaces.close());
   endpoints = new Endpoints({
     configs: config.endpoints,
+    interfaces,
     datapath,
     host: { add: (own, continues) => manager.addEndpoint(own, continues), close: (id) => manager.closeEndpoint(id) },
     identities: server.identities,
@@ -189,24 +210,27 @@ async function start(
   });
   const surroundings = new Surroundings(datapath, server, config);
   const policy = new PolicyControl({
-    directory: config.policies.directory,
+    ...config.policies,
+    nodeLabels: config.node.labels,
     datapath,
     identities: server.identities,
     locals: () => endpoints.view().flatMap((e) => (e.identity === undefined ? [] : [e.identity])),
-    changed: () => manager.policyChanged(),
+    changed: (of) => manager.policyChanged(of),
     audit,
     log,
   });
   closers.push(() => policy.close());
 
+  const packetNames: PacketNames = {
+    identities: server.identities,
+    nodes: server.nodes,
+    nodeName: config.node.name,
+    describeRule: (rule) => policy.describe(rule),
+  };
   onSignal = (signal) => {
-    auditDrop(signal, {
-      audit,
-      identities: server.identities,
-      nodes: server.nodes,
-      nodeName: config.node.name,
-      describeRule: (rule) => policy.describe(rule),
-    });
+    const event = packetEvent(signal, packetNames);
+    if (event?.kind === 'packet.allowed') audit.allowed(event);
+    else if (event !== undefined) audit.emit(event as AuditEvent);
     manager.signal(signal);
   };
   followServer({ server, svids, surroundings, endpoints, policy, manager, channels, path, audit });
@@ -220,6 +244,7 @@ async function start(
     log,
   });
   const timer = setInterval(() => {
+    surroundings.reconcile();
     endpoints.reconcile();
     standing.apply();
   }, RECONCILE_MS);
@@ -233,7 +258,19 @@ async function start(
     log,
   });
   closers.push(() => workloadApi.close());
-  const parts: views.Parts = { config, server, datapath, path, channels, manager, endpoints, policy, auditLog, clock };
+  const parts: views.Parts = {
+    config,
+    server,
+    datapath,
+    path,
+    channels,
+    manager,
+    endpoints,
+    policy,
+    enforcement,
+    auditLog,
+    clock,
+  };
   const admin = await serveAdmin(config.sockets.admin, handlers(parts, audit));
   closers.push(() => admin.close());
   log.info({ node: config.node.name, attach: datapath.attachMode, tunnel: path.describe() }, 'ready');
@@ -241,6 +278,7 @@ async function start(
 
 function startDatapath(
   config: AgentConfig,
+  stopped: boolean,
   clock: Clock,
   log: Logger,
   onSignal: (signal: DatapathSignal) => void,
@@ -257,6 +295,9 @@ function startDatapath(
     peerPort: parseDialAddress(config.peer.listen[0]!)?.port ?? NET.peerPort,
     allowUnboundPath: config.authentication.allowUnboundPath,
     observe: config.enforcement === 'observe',
+    stopped,
+    encrypt: config.encryption.enabled,
+    exempt: config.exempt,
     attach: config.datapath.attach,
     clock,
     onSignal,
@@ -298,9 +339,11 @@ function followServer(parts: {
       for (const node of change.nodes.removed) await path.forget(node.id);
     }
     if (isChanged(change.identities) || change.snapshot) {
-      policy.apply();
+      const { changed, removed } = change.identities;
+      const of = change.snapshot ? undefined : new Set([...changed, ...removed].map(({ identity }) => identity));
+      policy.apply(of);
       endpoints.reconcile();
-      manager.identitiesChanged();
+      manager.identitiesChanged(of);
     }
   });
   parts.svids.subscribe(() => manager.svidsChanged());
@@ -310,7 +353,7 @@ function isChanged(change: TableChange<unknown>): boolean {
   return change.changed.length + change.removed.length > 0;
 }
 
-function handlers(parts: views.Parts, audit: EventFanout): AdminHandlers {
+function handlers(parts: views.Parts, audit: Monitor): AdminHandlers {
   return {
     status: () => views.status(parts),
     endpoints: () => parts.endpoints.view(),
@@ -318,9 +361,10 @@ function handlers(parts: views.Parts, audit: EventFanout): AdminHandlers {
     auth: () => parts.manager.list(),
     peers: () => views.peers(parts),
     drops: () => views.drops(parts),
-    policy: () => parts.policy.rules(),
+    dropPairs: () => views.dropPairs(parts),
+    policy: () => ({ rules: parts.policy.rules(), warnings: parts.policy.warnings() }),
     explain: (request) => explainPair(parts, request),
     reloadPolicy: () => parts.policy.reload(),
-    monitor: (onEvent) => audit.subscribe(onEvent),
+    monitor: (filter, sink) => audit.listen(checkFilter(filter), sink),
   };
 }

@@ -41,6 +41,17 @@ const duration = z.string().transform((text, context) => {
 const durationOf = (fallback: string, floorMs: number, floor: string) =>
   duration.refine((ms) => ms >= floorMs, `must be at least ${floor}; raise it`).prefault(fallback);
 
+/** As in Kubernetes. */
+const labelKey = z
+  .string()
+  .regex(
+    /^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$/,
+    'must be a label key as in Kubernetes; correct it',
+  );
+const labelValue = z
+  .string()
+  .regex(/^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$/, 'must be a label value as in Kubernetes; correct it');
+
 const endpoint = z.strictObject({
   name: z
     .string()
@@ -72,6 +83,8 @@ export const agentConfigSchema = z
     node: z.strictObject({
       name: parsed<NodeName>(parseNodeName),
       underlay: interfaceName,
+      /** What policies select nodes by. */
+      labels: z.record(labelKey, labelValue).default({}),
     }),
     server: z.strictObject({
       address: socketAddress,
@@ -89,7 +102,11 @@ export const agentConfigSchema = z
       })
       .prefault({}),
     endpoints: z.array(endpoint).max(4095).default([]),
-    policies: z.strictObject({ directory: absolutePath }),
+    policies: z.strictObject({
+      directory: absolutePath,
+      /** Rules for HTTP, Kafka and DNS, which no kernel program of ours reads: refused, or passed over with a warning. */
+      l7: z.enum(['refuse', 'ignore-with-warning']).default('refuse'),
+    }),
     authentication: z
       .strictObject({
         /** Workload traffic may cross the underlay in clear. Without a tunnel nothing binds a packet to its node. */
@@ -128,6 +145,15 @@ export const agentConfigSchema = z
       })
       .prefault({}),
     enforcement: z.enum(['enforce', 'observe']).default('enforce'),
+    /** The whole list of workload traffic that no policy is asked about, besides ARP and neighbour discovery for its own addresses. */
+    exempt: z
+      .strictObject({
+        /** DHCPv4 and DHCPv6 between an endpoint and its own host. */
+        dhcp: z.boolean().default(false),
+        /** Connections that this host opens to its own endpoints, as probes do. */
+        hostProbes: z.boolean().default(false),
+      })
+      .prefault({}),
     logLevel,
   })
   .superRefine((config, context) => {

@@ -1,8 +1,11 @@
 /** Would a packet pass, and why: the whole chain of reasons, from names to the verdict. */
 import { CountersignError } from '../base/errors.ts';
+import { dropReasons } from '../base/registry/drop-reasons.gen.ts';
 import { reasonCodes } from '../base/registry/reason-codes.ts';
-import { parseAddress } from '../model/address.ts';
-import type { IdentityRow } from '../model/identity.ts';
+import { type SecurityIdentity, securityIdentity } from '../model/ids.ts';
+import type { Outcome } from '../policy/compiled.ts';
+import { protocolNames, protocolNumber } from './protocols.ts';
+import { type Target, targetOf } from './target.ts';
 import type { Parts } from './views.ts';
 
 export interface ExplainQuery {
@@ -12,63 +15,29 @@ export interface ExplainQuery {
   readonly protocol: string;
 }
 
-const protocols: Readonly<Record<string, number>> = { tcp: 6, udp: 17, icmp: 1, icmpv6: 58, sctp: 132 };
-
-/** An endpoint's name, a SPIFFE ID (or its last segment), an address, or a security identity. */
-function find(parts: Parts, text: string): IdentityRow {
-  const rows = parts.server.identities.rows();
-  const address = parseAddress(text);
-  const endpoint = parts.endpoints
-    .view()
-    .find((e) => e.name === text || (address !== undefined && e.addresses.includes(address)));
-  const vouched = address === undefined ? undefined : parts.manager.vouches().find((v) => v.address === address);
-  const row =
-    rows.find((r) => r.spiffeId === (endpoint?.spiffeId ?? vouched?.spiffeId ?? text)) ??
-    rows.find((r) => String(r.identity) === text) ??
-    rows.find((r) => r.spiffeId.endsWith(`/${text}`));
-  if (row === undefined) {
-    throw new CountersignError(
-      'not-found',
-      `nobody is called "${text}": give an endpoint's name, a SPIFFE ID or an address (countersign endpoint list, entry list)`,
-    );
-  }
-  return row;
-}
+type Answer = { readonly verdict: 'allow' | 'deny' | 'on demand'; readonly because: string };
 
 export function explainPair(parts: Parts, query: ExplainQuery) {
-  const protocol = protocols[query.protocol === '' ? 'tcp' : query.protocol];
+  const protocol = protocolNumber(query.protocol === '' ? 'tcp' : query.protocol);
   if (protocol === undefined)
-    throw new CountersignError(
-      'bad-input',
-      `protocol "${query.protocol}": there are ${Object.keys(protocols).join(', ')}`,
-    );
-  const from = find(parts, query.from);
-  const to = find(parts, query.to);
-  const decision = parts.policy.decide(from.identity, to.identity, protocol, query.port);
-  const facts = parts.manager.explain(from.identity, to.identity);
-  const required = decision.verdict === 'allow' && decision.authType !== 'none';
-  const proven = facts.entries.length > 0;
-  const failure = facts.failures[0];
-  const { verdict, because } = judge();
-
-  function judge(): { verdict: 'allow' | 'deny' | 'on demand'; because: string } {
-    if (decision.verdict === 'deny') return { verdict: 'deny', because: 'no rule of the policies allows it' };
-    if (decision.authType === 'test-always-fail') return { verdict: 'deny', because: reasonCodes.AUTH_ALWAYS_FAIL };
-    if (!required) return { verdict: 'allow', because: 'policy allows it and requires no authentication' };
-    if (proven) return { verdict: 'allow', because: 'policy allows it and both sides are proven' };
-    // A failure that was forgiven, because what it rested on has changed, does not decide the next try.
-    if (failure !== undefined && failure.count > 0)
-      return {
-        verdict: 'deny',
-        because: `policy requires authentication and it failed: ${reasonCodes[failure.reason]}`,
-      };
-    return {
-      verdict: 'on demand',
-      because: 'policy requires authentication; the first packet will be held while both sides prove themselves',
-    };
+    throw new CountersignError('bad-input', `protocol "${query.protocol}": there are ${protocolNames.join(', ')}`);
+  const from = targetOf(parts, query.from);
+  const to = targetOf(parts, query.to);
+  const nobody = [from, to].find((target) => target.kind === 'nobody');
+  if (nobody !== undefined) {
+    const because = `${nobody.address}: ${dropReasons.NO_VOUCH.text}`;
+    return { verdict: 'deny', because, from: side(from), to: side(to) };
   }
-
-  const rule = parts.policy.rule(decision.rule);
+  const [a, b] = [identityOf(from), identityOf(to)];
+  const decision = parts.policy.decide(a, b, protocol, query.port);
+  const facts = parts.manager.explain(a, b);
+  const failure = facts.failures[0];
+  const proven = facts.entries.length > 0;
+  const areWorkloads = from.kind === 'workload' && to.kind === 'workload';
+  const answer = (outcome: Outcome): Answer => judge(outcome, { proven, areWorkloads, failure });
+  const { verdict, because } = answer(decision);
+  // What every policy would say if those that only observe were in force too; the same when it says nothing else.
+  const observed = decision.observed === undefined ? undefined : answer(decision.observed);
   return {
     verdict,
     because,
@@ -78,11 +47,18 @@ export function explainPair(parts: Parts, query: ExplainQuery) {
       egress: decision.egress.verdict,
       ingress: decision.ingress.verdict,
       authentication: decision.authType,
-      rule:
-        rule === undefined
-          ? 'none'
-          : { policy: rule.policy, file: rule.file, line: rule.line, direction: rule.direction },
+      rule: ruleView(parts, decision.rule),
     },
+    ...(decision.observed === undefined || observed === undefined
+      ? {}
+      : {
+          observed: {
+            ...observed,
+            authentication: decision.observed.authType,
+            rule: ruleView(parts, decision.observed.rule),
+          },
+        }),
+    ...modeView(parts),
     vouches: facts.vouches,
     proofs: facts.entries,
     tunnel: parts.path.describe().type,
@@ -92,6 +68,63 @@ export function explainPair(parts: Parts, query: ExplainQuery) {
   };
 }
 
-function side(row: IdentityRow) {
-  return { spiffeId: row.spiffeId, identity: row.identity, labels: row.labels, nodes: row.nodes };
+function judge(
+  outcome: Outcome,
+  known: {
+    readonly proven: boolean;
+    readonly areWorkloads: boolean;
+    readonly failure: { readonly reason: keyof typeof reasonCodes; readonly count: number } | undefined;
+  },
+): Answer {
+  const { proven, areWorkloads, failure } = known;
+  if (outcome.verdict === 'deny') {
+    const { text } = outcome.rule === 0 ? dropReasons.POLICY_DENIED : dropReasons.POLICY_DENY_RULE;
+    return { verdict: 'deny', because: text };
+  }
+  if (outcome.authType === 'test-always-fail') return { verdict: 'deny', because: reasonCodes.AUTH_ALWAYS_FAIL };
+  if (outcome.authType === 'none')
+    return { verdict: 'allow', because: 'policy allows it and requires no authentication' };
+  if (!areWorkloads) return { verdict: 'deny', because: dropReasons.AUTH_NOT_A_WORKLOAD.text };
+  if (proven) return { verdict: 'allow', because: 'policy allows it and both sides are proven' };
+  // A failure that was forgiven, because what it rested on has changed, does not decide the next try.
+  if (failure !== undefined && failure.count > 0)
+    return { verdict: 'deny', because: `policy requires authentication and it failed: ${reasonCodes[failure.reason]}` };
+  return {
+    verdict: 'on demand',
+    because: 'policy requires authentication; the first packet will be held while both sides prove themselves',
+  };
+}
+
+/** What passes whatever the verdict says. */
+function modeView({ config }: Parts): { enforcement?: string } {
+  return config.enforcement === 'observe'
+    ? { enforcement: 'enforcement is observe: whatever the verdict, the packet passes and is counted' }
+    : {};
+}
+
+function ruleView({ policy }: Parts, index: number) {
+  const rule = policy.rule(index);
+  if (rule === undefined) return 'none';
+  const { policy: name, file, line, path, direction, action, enforcement } = rule;
+  return { policy: name, file, line, path, direction, action, ...(enforcement === 'observe' ? { enforcement } : {}) };
+}
+
+function identityOf(target: Target): SecurityIdentity {
+  if (target.kind === 'workload') return target.row.identity;
+  return target.kind === 'nobody' ? securityIdentity(0) : target.identity;
+}
+
+function side(target: Target) {
+  switch (target.kind) {
+    case 'workload': {
+      const { spiffeId, identity, labels, nodes } = target.row;
+      return { spiffeId, identity, labels, nodes };
+    }
+    case 'entity':
+      return { entity: target.entity, identity: target.identity, address: target.address };
+    case 'cidr':
+      return { entity: 'world', identity: target.identity, address: target.address };
+    case 'nobody':
+      return { entity: 'nobody', address: target.address };
+  }
 }

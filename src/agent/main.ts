@@ -1,5 +1,6 @@
 /** The agent as a process: settings, clock and log in; an orderly end when it is told to stop. */
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
+import { flushCompileCache } from 'node:module';
 import { loadConfigFile } from '../base/config-file.ts';
 import { CountersignError } from '../base/errors.ts';
 import { createLogger } from '../base/log.ts';
@@ -19,6 +20,8 @@ export async function runAgent(configPath: string, signal: AbortSignal): Promise
   const log = createLogger('agent', config.logLevel);
   mkdirSync(config.dataDir, { recursive: true, mode: 0o700 });
   const agent = await startAgent(config, systemClock(), log);
+  // Now, not at the end: an agent that is killed starts small the next time too.
+  flushCompileCache();
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     signal.addEventListener('abort', () => resolve(), { once: true });

@@ -22,8 +22,8 @@ export interface PolicyControlOptions {
   readonly identities: Pick<IdentityTable, 'rows'>;
   /** Security identities of this node's endpoints. */
   locals(): readonly SecurityIdentity[];
-  /** After the kernel has the new policy. */
-  changed(): void;
+  /** After the kernel has the new policy. `of`: whom it concerns; left out: anybody. */
+  changed(of?: ReadonlySet<SecurityIdentity>): void;
   readonly audit: AuditSink;
   readonly log: Logger;
 }
@@ -55,8 +55,11 @@ export class PolicyControl {
     );
   }
 
-  /** Compiles for the identities and endpoints there are now and gives it to the kernel. @throws Error: what was in force stays */
-  apply(): void {
+  /**
+   * Compiles for the identities and endpoints there are now and gives it to the kernel. `of`: whose rows changed; left out:
+   * anybody's. @throws Error: what was in force stays
+   */
+  apply(of?: ReadonlySet<SecurityIdentity>): void {
     const { identities, datapath } = this.#options;
     if (!this.#inForce) {
       this.#flip(this.#loaded);
@@ -68,7 +71,7 @@ export class PolicyControl {
     this.#inForce = false;
     datapath.updatePolicy(delta);
     this.#inForce = true;
-    this.#options.changed();
+    this.#options.changed(of);
   }
 
   decide(from: SecurityIdentity, to: SecurityIdentity, protocol: number, port: number) {
@@ -106,6 +109,7 @@ export class PolicyControl {
       entries: this.#compiled.entryCount,
       observing: policies.filter((policy) => policy.enforcement === 'observe').map(nameOf),
       warnings: warnings.map(({ file, line, message }) => `${file}:${line}: ${message}`),
+      allowsMore: warnings.some(({ allowsMore }) => allowsMore),
       ...(this.#problem === undefined ? {} : { problem: this.#problem }),
     };
   }

@@ -5,8 +5,11 @@ import type { Clock } from '../base/clock.ts';
 import { dropReasons } from '../base/registry/drop-reasons.gen.ts';
 import type { StartedPeerChannels } from '../channel/peer-channels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
+import type { Direction, DropCount } from '../model/datapath.ts';
+import type { SecurityIdentity } from '../model/ids.ts';
 import type { AgentConfig } from './config.ts';
 import type { Endpoints } from './endpoints.ts';
+import type { Enforcement } from './enforcement.ts';
 import type { NodePath } from './path.ts';
 import type { PolicyControl } from './policy-control.ts';
 import type { ServerClient } from './server-client/client.ts';
@@ -20,6 +23,7 @@ export interface Parts {
   readonly manager: AuthManager;
   readonly endpoints: Endpoints;
   readonly policy: PolicyControl;
+  readonly enforcement: Enforcement;
   readonly auditLog: AuditLog;
   readonly clock: Clock;
 }
@@ -39,24 +43,42 @@ export async function status(parts: Parts) {
       open: states.filter((e) => e.state === 'open').length,
       notOpen: states.filter((e) => e.state !== 'open').map((e) => `${e.name}: ${e.state}`),
     },
-    datapath: { attach: datapath.attachMode, epoch: datapath.auth.epoch, enforcement: config.enforcement },
+    datapath: {
+      attach: datapath.attachMode,
+      epoch: datapath.auth.epoch,
+      enforcement: parts.enforcement.view().stopped ? 'stopped' : config.enforcement,
+    },
     policy: policy.view(),
+    exempt: exempt(config),
     tunnel: path.describe(),
     channels: channels.list().length,
-    proven: parts.manager.list().length,
+    proven: parts.manager.proven,
     hold: { ...datapath.held(), waiting: waiting.reduce((sum, w) => sum + w.packets, 0) },
     audit: { events: auditLog.size, lost: auditLog.lost },
-    unprotected: unprotected(config),
+    unprotected: unprotected(parts),
   };
 }
 
+/** Besides ARP, neighbour discovery and ICMP errors of allowed flows: what no policy is asked about. */
+function exempt({ exempt: { dhcp, hostProbes } }: AgentConfig): string[] {
+  return [
+    ...(dhcp ? ['dhcp: between workloads and this host'] : []),
+    ...(hostProbes ? ['hostProbes: what this host opens to its own workloads'] : []),
+  ];
+}
+
 /** What this configuration gives up, in sentences. Empty is how it should be. */
-function unprotected(config: AgentConfig): string[] {
+function unprotected({ config, policy, enforcement }: Parts): string[] {
+  const { observing, allowsMore } = policy.view();
   const said: string[] = [];
+  const { stopped, since, reason, actor } = enforcement.view();
+  if (stopped) said.push(`ENFORCEMENT IS STOPPED since ${since} by ${actor}: ${reason}`);
   if (!config.encryption.enabled) said.push('encryption is off: workload traffic crosses the underlay in clear');
   if (config.authentication.allowUnboundPath)
     said.push('allowUnboundPath: nothing ties a packet to the node that sent it');
   if (config.enforcement === 'observe') said.push('enforcement is observe: nothing is dropped');
+  for (const name of observing) said.push(`${name} only observes: what it alone would drop passes`);
+  if (allowsMore) said.push('policies.l7 is ignore-with-warning: what such rules narrow is allowed whole');
   return said;
 }
 
@@ -90,13 +112,59 @@ export async function peers({ server, channels, path, clock }: Parts) {
   });
 }
 
+/** By reason and direction: what was dropped, and what would have been and passed. */
 export function drops({ datapath }: Parts) {
-  return datapath
-    .drops()
-    .filter((d) => d.packets > 0n)
-    .map((d) => ({
-      ...d,
-      text:
-        d.reason in dropReasons ? dropReasons[d.reason as keyof typeof dropReasons].text : 'not known to this build',
-    }));
+  const rows = new Map<string, DropRow>();
+  const rowOf = ({ reason, direction }: DropCount): DropRow => {
+    const key = `${reason} ${direction}`;
+    const row = rows.get(key) ?? {
+      reason,
+      direction,
+      packets: 0n,
+      bytes: 0n,
+      observedPackets: 0n,
+      observedBytes: 0n,
+      text: textOf(reason),
+    };
+    rows.set(key, row);
+    return row;
+  };
+  for (const count of datapath.drops()) {
+    const row = rowOf(count);
+    row.packets += count.packets;
+    row.bytes += count.bytes;
+  }
+  for (const count of datapath.observed()) {
+    const row = rowOf(count);
+    row.observedPackets += count.packets;
+    row.observedBytes += count.bytes;
+  }
+  return [...rows.values()].filter((row) => row.packets > 0n || row.observedPackets > 0n);
+}
+
+interface DropRow {
+  readonly reason: DropCount['reason'];
+  readonly direction: Direction;
+  packets: bigint;
+  bytes: bigint;
+  observedPackets: bigint;
+  observedBytes: bigint;
+  readonly text: string;
+}
+
+export function dropPairs({ datapath, server }: Parts) {
+  const nameOf = (identity: SecurityIdentity) =>
+    server.identities.byIdentity(identity)?.spiffeId ?? RESERVED_NAMES[identity] ?? `identity ${identity}`;
+  return datapath.pairDrops().map((count) => ({
+    ...count,
+    localName: nameOf(count.local),
+    remoteName: nameOf(count.remote),
+    text: textOf(count.reason),
+  }));
+}
+
+const RESERVED_NAMES: Readonly<Record<number, string>> = { 0: 'unknown', 1: 'host', 2: 'world', 6: 'remote-node' };
+
+function textOf(reason: DropCount['reason']): string {
+  return reason in dropReasons ? dropReasons[reason as keyof typeof dropReasons].text : 'not known to this build';
 }

@@ -9,7 +9,8 @@ import { exited, inNetns, type Output, run, sh, start, until } from './shell.ts'
 import { buildTopology, clearStage, netnsOf, type TopologySpec, type WorkloadSpec } from './topology.ts';
 
 const root = join(import.meta.dirname, '../..');
-const CLI = join(root, 'src/cli/main.ts');
+/** As it is installed. */
+const COUNTERSIGN = join(root, 'bin/countersign');
 const NODE = process.execPath;
 
 export interface StageSpec extends TopologySpec {
@@ -37,8 +38,8 @@ export class Stage {
     return clearStage(spec.prefix, spec.dir);
   }
 
-  /** Namespaces, configuration, server, agents. Says each step to `progress`. */
-  async up(progress: (what: string) => void): Promise<void> {
+  /** Namespaces, configuration, server, agents. Says each step to `progress`. `built`: the namespaces stand, nothing runs yet. */
+  async up(progress: (what: string) => void, built: () => void = () => {}): Promise<void> {
     await Stage.clear(this.spec);
     mkdirSync(join(this.dir, 'bpf'), { recursive: true, mode: 0o755 });
     mkdirSync(join(this.dir, 'logs'), { mode: 0o700 });
@@ -48,6 +49,7 @@ export class Stage {
     this.spec.configure(this.dir);
     progress('network namespaces');
     buildTopology(this.spec);
+    built();
     progress('identity server');
     await this.startServer();
     for (const node of this.spec.nodes) {
@@ -97,14 +99,14 @@ export class Stage {
   async startServer(): Promise<void> {
     this.spawn(
       'server',
-      inNetns(this.netns('server'), NODE, CLI, 'server', 'run', '--config', join(this.dir, 'server.yaml')),
+      inNetns(this.netns('server'), COUNTERSIGN, 'server', 'run', '--config', join(this.dir, 'server.yaml')),
     );
     await this.#ready('server', this.serverSocket);
   }
 
   async startAgent(node: string): Promise<void> {
     const config = join(this.dir, `agent-${node}.yaml`);
-    this.spawn(node, inNetns(this.netns(node), NODE, CLI, 'agent', 'run', '--config', config));
+    this.spawn(node, inNetns(this.netns(node), COUNTERSIGN, 'agent', 'run', '--config', config));
     await this.#ready(node, this.agentSocket(node));
     await until(`the agent of ${node} to be synchronised`, 20_000, async () =>
       (await this.status(node))?.ready === true ? true : undefined,
@@ -117,6 +119,12 @@ export class Stage {
     child.kill(signal);
     await exited(child);
     this.#processes.delete(name);
+  }
+
+  pid(name: string): number {
+    const pid = this.#processes.get(name)?.pid;
+    if (pid === undefined) throw new Error(`${name} does not run`);
+    return pid;
   }
 
   spawn(name: string, argv: readonly string[]): ChildProcess {
@@ -149,7 +157,7 @@ export class Stage {
   }
 
   cliRaw(...args: string[]): Promise<Output> {
-    return run(NODE, [CLI, ...args], { timeoutMs: 60_000 });
+    return run(COUNTERSIGN, args, { timeoutMs: 60_000 });
   }
 
   agentCli(node: string, ...args: string[]): Promise<unknown> {

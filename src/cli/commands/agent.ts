@@ -3,13 +3,15 @@ import type { Command } from 'commander';
 import type { JsonReply } from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import { CountersignError } from '../../base/errors.ts';
 import { EXIT } from '../../base/exit-codes.ts';
-import { agentClient, call, fromGrpc } from '../admin-client.ts';
+import { agentClient, call } from '../admin-client.ts';
 import { type CommonOptions, onAgent } from '../context.ts';
 import { lines, printJson, seconds, table } from '../output.ts';
+import { addMonitor } from './monitor.ts';
+import { addPolicyTools } from './policy.ts';
 import { addAgentRun } from './run.ts';
 
 type Row = Record<string, unknown>;
-type ListMethod = 'listEndpoints' | 'listVouches' | 'listAuth' | 'listPeers' | 'listDrops' | 'listPolicy';
+type ListMethod = 'listEndpoints' | 'listVouches' | 'listAuth' | 'listPeers' | 'listPolicy';
 type Column = readonly [heading: string, cell: (row: Row) => string];
 
 const plain = (name: string, heading = name): Column => [heading, (row) => String(row[name] ?? '')];
@@ -92,11 +94,12 @@ function addExplain(program: Command): void {
       .command('explain <from> <to>')
       .description('would a packet pass, and why: identity, policy, vouch, proof, tunnel, last failure'),
   )
-    .option('--port <port>', 'destination port', '0')
-    .option('--protocol <name>', 'tcp, udp or icmp', 'tcp')
+    .option('--port <port>', "destination port; of icmp and icmpv6 the message's type", '0')
+    .option('--protocol <name>', 'tcp, udp, sctp, icmp or icmpv6', 'tcp')
     .addHelpText(
       'after',
-      '\nFROM and TO are endpoint names, SPIFFE IDs or addresses. Exit status 1 when the answer is no.',
+      '\nFROM and TO are endpoint names, SPIFFE IDs, addresses (of anybody), or host, world, remote-node.\n' +
+        'Exit status 1 when the answer is no.',
     )
     .action(async (from: string, to: string, options: CommonOptions & { port: string; protocol: string }) => {
       const port = Number(options.port);
@@ -113,18 +116,72 @@ function addExplain(program: Command): void {
     });
 }
 
-function addMonitor(program: Command): void {
+const dropColumns: readonly Column[] = [
+  plain('reason'),
+  plain('direction'),
+  plain('packets', 'dropped'),
+  plain('bytes'),
+  plain('observedPackets', 'observed'),
+  plain('text', 'meaning'),
+];
+
+const pairColumns: readonly Column[] = [
+  ['local', (row) => String(row.localName ?? row.local)],
+  ['remote', (row) => String(row.remoteName ?? row.remote)],
+  plain('reason'),
+  plain('direction'),
+  plain('packets', 'dropped'),
+  plain('bytes'),
+];
+
+function addDrops(program: Command): void {
+  const drop = program.command('drop').description('dropped packets, and those that would have been');
   onAgent(
-    program.command('monitor').description('audit events as they happen, one JSON line each, until interrupted'),
+    drop.command('list').description('dropped packets by reason, beside those that passed because it only observes'),
+  )
+    .option('--pairs', 'by pair of identities')
+    .action(async (options: CommonOptions & { pairs?: boolean }) => {
+      const pairs = options.pairs === true;
+      const client = agentClient(options.socket);
+      const reply = JSON.parse((await call<JsonReply>(client, (done) => client.listDrops({ pairs }, done))).json);
+      if (pairs) print(reply, 'pairs', pairColumns, options, 'no drops');
+      else print(reply, 'drops', dropColumns, options, 'no drops');
+    });
+}
+
+const ruleColumns: readonly Column[] = [
+  plain('rule'),
+  plain('policy'),
+  plain('action'),
+  plain('direction'),
+  ['enforced', (row) => (row.enforcement === 'observe' ? 'observe' : 'yes')],
+  ['where', (row) => `${row.file}:${row.line} ${row.path}`],
+  plain('description'),
+];
+
+function addPolicy(program: Command): void {
+  const policy = program
+    .command('policy')
+    .description('policies: in force on this node, and in files without an agent');
+  onAgent(policy.command('list').description('list rules in force on this node')).action(
+    async (options: CommonOptions) => {
+      const reply = await list('listPolicy', options.socket);
+      print(reply, 'rules', ruleColumns, options, 'no rules');
+      if (options.output === 'json') return;
+      for (const { file, line, message } of reply.warnings ?? []) console.log(`warning: ${file}:${line}: ${message}`);
+    },
+  );
+  onAgent(
+    policy
+      .command('reload')
+      .description('read the policy directory again; a problem leaves the policies in force as they are'),
   ).action(async (options: CommonOptions) => {
     const client = agentClient(options.socket);
-    const stream = client.monitor({});
-    await new Promise<void>((resolve, reject) => {
-      stream.on('data', (reply: JsonReply) => process.stdout.write(`${reply.json}\n`));
-      stream.on('end', resolve);
-      stream.on('error', (error) => reject(fromGrpc(error as Parameters<typeof fromGrpc>[0])));
-    }).finally(() => client.close());
+    const reply = JSON.parse((await call<JsonReply>(client, (done) => client.reloadPolicy({}, done))).json) as Row;
+    if (options.output === 'json') printJson(reply);
+    else console.log(lines(reply));
   });
+  addPolicyTools(policy);
 }
 
 export function addAgentCommands(program: Command): void {
@@ -164,38 +221,6 @@ export function addAgentCommands(program: Command): void {
     plain('tunnel'),
     plain('lastHandshake', 'last tunnel handshake'),
   ]);
-  addList(program, 'drop', 'dropped packets by reason', 'listDrops', 'drops', [
-    plain('reason'),
-    plain('direction'),
-    plain('packets'),
-    plain('bytes'),
-    plain('text', 'meaning'),
-  ]);
-  const policy = addList(program, 'policy', 'rules in force on this node', 'listPolicy', 'rules', [
-    plain('rule'),
-    plain('policy'),
-    plain('file'),
-    plain('line'),
-    plain('description'),
-  ]);
-  onAgent(
-    policy
-      .command('reload')
-      .description('read the policy directory again; a problem leaves the policies in force as they are'),
-  ).action(async (options: CommonOptions) => {
-    const client = agentClient(options.socket);
-    const reply = JSON.parse((await call<JsonReply>(client, (done) => client.reloadPolicy({}, done))).json) as Row;
-    if (options.output === 'json') printJson(reply);
-    else console.log(lines(reply));
-  });
-  policy
-    .command('lint <dir>')
-    .description('check policy files without a running agent')
-    .option('-o, --output <format>', 'text or json', 'text')
-    .action(async (dir: string, options: { output: string }) => {
-      const { loadPolicies } = await import('../../policy/load.ts');
-      const { policies } = loadPolicies(dir);
-      if (options.output === 'json') printJson({ policies: policies.length });
-      else console.log(`${policies.length} ${policies.length === 1 ? 'policy' : 'policies'}, no problem`);
-    });
+  addDrops(program);
+  addPolicy(program);
 }

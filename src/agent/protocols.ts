@@ -1,0 +1,14 @@
+/** IP protocols by the names people use. */
+const numbers: Readonly<Record<string, number>> = { icmp: 1, tcp: 6, udp: 17, icmpv6: 58, sctp: 132 };
+const names = new Map(Object.entries(numbers).map(([name, number]) => [number, name]));
+
+export const protocolNames: readonly string[] = Object.keys(numbers);
+
+export function protocolNumber(name: string): number | undefined {
+  return Object.hasOwn(numbers, name) ? numbers[name] : undefined;
+}
+
+/** Its number as text, if it has no name here. */
+export function protocolName(number: number): string {
+  return names.get(number) ?? String(number);
+}
