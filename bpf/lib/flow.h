@@ -89,7 +89,7 @@ static __always_inline __u64 flow_revision(const struct cs_config *cfg)
 }
 
 /* A failed or evicted store costs the next packet a full verdict, nothing else. */
-static __always_inline void flow_store(const struct cs_case *c, __u16 origin)
+static __noinline int flow_store(const struct cs_case *c)
 {
 	struct cs_flow flow = {
 		.revision = c->revision,
@@ -101,12 +101,15 @@ static __always_inline void flow_store(const struct cs_case *c, __u16 origin)
 		.auth_type = c->auth_type,
 		.state = c->state,
 		.flags = c->observed ? CS_FLOW_OBSERVED : 0,
-		.origin = origin,
+		.origin = c->origin,
 		.endpoint = c->endpoint,
 	};
 
+	struct cs_flow_key key = c->key; /* Linux 6.1 takes no key from where a caller's pointer leads */
+
 	if (c->revision != CS_REVISION_STATELESS)
-		bpf_map_update_elem(&cs_flows, &c->key, &flow, BPF_ANY);
+		bpf_map_update_elem(&cs_flows, &key, &flow, BPF_ANY);
+	return 0;
 }
 
 #endif

@@ -80,12 +80,14 @@ static __always_inline struct cs_waiting *hold_waiting(const struct cs_case *c)
 {
 	__u32 zero = 0;
 	const __u64 *last = bpf_map_lookup_elem(&cs_last_held, &zero);
+	struct cs_flow_key key; /* see flow_store() */
 	struct cs_waiting *w;
 
 	/* Nearly always it ends here, for the price of reading one word. */
 	if (!last || c->now - *last >= CS_WAITING_LIMIT)
 		return NULL;
-	w = bpf_map_lookup_elem(&cs_waiting, &c->key);
+	key = c->key;
+	w = bpf_map_lookup_elem(&cs_waiting, &key);
 	return w && w->packets && c->now - w->held_ns < CS_WAITING_LIMIT && hold_length(c->local_identity) ? w : NULL;
 }
 
@@ -100,7 +102,9 @@ static __always_inline void hold_enqueue(const struct cs_case *c, __u32 packets)
 	if (last && c->miss)
 		*last = c->now;
 	if (!w) {
-		bpf_map_update_elem(&cs_waiting, &c->key, &fresh, BPF_ANY);
+		struct cs_flow_key key = c->key;
+
+		bpf_map_update_elem(&cs_waiting, &key, &fresh, BPF_ANY);
 		return;
 	}
 	__sync_fetch_and_add(&w->packets, packets);
@@ -122,12 +126,12 @@ static __always_inline bool hold_dequeue(const struct cs_case *c)
 }
 
 /* Only what leaves a workload is held: its sender is here and can wait. */
-__noinline int hold(struct __sk_buff *skb, struct cs_case *c)
+static __noinline int hold(struct __sk_buff *skb, struct cs_case *c)
 {
 	const struct cs_config *cfg = config();
 	__u32 packets = hold_packets(skb);
 
-	if (!cfg || !c)
+	if (!cfg)
 		return CS_SHOT;
 	if (!hold_budget(cfg, c->local_identity, packets)) {
 		report(skb, c, c->miss ? c->miss : CS_EVENT_DROP, CS_DROP_HOLD_FULL, 0);

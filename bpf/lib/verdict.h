@@ -29,14 +29,16 @@ __noinline int local_refusal(struct cs_case *c)
 }
 
 /* What would the policies say that only observe, if they were in force too? It passes in any case. */
-__noinline int observe_policies(struct __sk_buff *skb, struct cs_case *c, struct cs_owner *remote)
+__noinline int observe_policies(struct __sk_buff *skb, struct cs_case *c)
 {
 	const struct cs_config *cfg = config();
+	struct cs_owner remote;
 	__u8 auth_type, reason = 0;
 	__u32 rule;
 
-	if (!cfg || !c || !remote)
+	if (!cfg || !c)
 		return 0;
+	owner_of(&c->key.remote, &remote);
 	rule = c->rule;
 	auth_type = c->auth_type;
 	c->rule = c->observed_rule;
@@ -44,7 +46,7 @@ __noinline int observe_policies(struct __sk_buff *skb, struct cs_case *c, struct
 	if (c->observed_verdict != CS_POLICY_ALLOW)
 		reason = deny_reason(c->rule);
 	else if (c->observed_auth_type != auth_type)
-		reason = auth_refusal(cfg, c, remote);
+		reason = auth_refusal(cfg, c, &remote);
 	if (reason) {
 		c->observed = 1;
 		observe(skb, c, reason);
@@ -61,8 +63,8 @@ static __always_inline void sample_verdict(struct __sk_buff *skb, const struct c
 		report(skb, c, CS_EVENT_VERDICT, 0, 0);
 }
 
-/* May the endpoint and the other side speak, in the direction in which the flow began? Remembers an allow. */
-__noinline int remote_refusal(struct __sk_buff *skb, struct cs_case *c)
+/* May the endpoint and the other side speak, in the direction in which the flow began? */
+__noinline int remote_refusal(struct cs_case *c)
 {
 	const struct cs_config *cfg = config();
 	struct cs_owner remote;
@@ -84,29 +86,29 @@ __noinline int remote_refusal(struct __sk_buff *skb, struct cs_case *c)
 		return reason;
 	}
 	c->until_ns = remote.lease_ns;
-	if (!is_host_probe(cfg, c, &remote)) {
-		reason = policy_refusal(c, &remote);
-		if (reason)
-			return reason;
-		reason = auth_refusal(cfg, c, &remote);
-		if (reason)
-			return reason;
-	}
+	c->origin = c->direction == CS_INGRESS ? c->mark >> 16 : origin_expected(cfg, &remote);
+	if (is_host_probe(cfg, c, &remote))
+		return 0;
+	reason = policy_refusal(c, &remote);
+	return reason ? reason : auth_refusal(cfg, c, &remote);
+}
 
-	/* While packets of the flow wait, none may overtake them: no flow is made yet, and each comes this way. */
+/* Remembers an allow. While packets of the flow wait, none may overtake them: no flow is made yet, and each comes this way. */
+static __always_inline void admit(struct __sk_buff *skb, const struct cs_config *cfg, struct cs_case *c)
+{
 	if (c->direction == CS_EGRESS && hold_waiting(c)) {
 		c->behind = 1;
-		return 0;
+		return;
 	}
 	if (c->observed_verdict)
-		observe_policies(skb, c, &remote);
-	flow_store(c, c->direction == CS_INGRESS ? c->mark >> 16 : origin_expected(cfg, &remote));
+		observe_policies(skb, c);
+	flow_store(c);
 	sample_verdict(skb, cfg, c);
-	return 0;
 }
 
 /* Judges what no valid flow covers. */
-static __always_inline __u8 judge_in_full(struct __sk_buff *skb, struct cs_packet *p, struct cs_case *c)
+static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs_config *cfg, struct cs_packet *p,
+					  struct cs_case *c)
 {
 	__u8 reason = local_refusal(c);
 
@@ -118,7 +120,10 @@ static __always_inline __u8 judge_in_full(struct __sk_buff *skb, struct cs_packe
 		return related_refusal(skb, p, c);
 	if (c->state == CS_FLOW_NONE)
 		return CS_DROP_STRAY;
-	return remote_refusal(skb, c);
+	reason = remote_refusal(c);
+	if (!reason)
+		admit(skb, cfg, c);
+	return reason;
 }
 
 /* Everybody's verdict but an established flow's. flow: what flow_of() found. Returns 0 for allow, else the drop reason. */
@@ -134,11 +139,13 @@ static __always_inline __u8 judge(struct __sk_buff *skb, const struct cs_config 
 		c->begun = flow->direction;
 	c->state = flow_state_after(flow, p, c->direction);
 	c->revision = flow_revision(cfg);
-	reason = judge_in_full(skb, p, c);
-	/* What passes although it is refused for whom it speaks to is a flow, so that its answers are told from strays. It lets nothing pass. */
+	reason = judge_in_full(skb, cfg, p, c);
+	/* What passes although it is refused for whom it speaks to is a flow, so that its answers are told from strays. As such
+	 * it lets nothing pass. */
 	if (reason >= CS_DROP_NO_VOUCH && reason != CS_DROP_INVALID_DESTINATION_IP && passes_anyway(cfg, reason)) {
 		c->observed = 1;
-		flow_store(c, 0);
+		c->origin = 0;
+		flow_store(c);
 	}
 	return reason;
 }

@@ -3,11 +3,12 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { addressBytes } from '../../src/model/address.ts';
 import { type Kernel, MARK_TUNNEL, unavailable } from './support/kernel.ts';
 import { ethernet, ip, ipPacket, tcp, udp } from './support/packets.ts';
-import { A, allowBoth, EGRESS, families, INGRESS, makeWorld, R, settle } from './support/world.ts';
+import { A, allowBoth, B, EGRESS, families, HOST, INGRESS, makeWorld, R, settle } from './support/world.ts';
 
 const VOUCH_MISS = 1;
 const AUTH_MISS = 2;
 const DROP = 3;
+const VERDICT = 4;
 const HOUR = 3_600_000_000_000n;
 
 describe.skipIf(unavailable)('events and counters', () => {
@@ -132,6 +133,78 @@ describe.skipIf(unavailable)('events and counters', () => {
       const before = kernel.drops().get('POLICY_DENIED') ?? 0n;
       for (let i = 0; i < 50; i++) send(udp(f.a, f.r, 1, 53));
       expect(kernel.drops().get('POLICY_DENIED')).toBe(before + 50n);
+    });
+
+    test('every drop is counted for its pair of identities too, what is held or allowed is not', () => {
+      kernel.policy({ local: A.identity, remote: B.identity, direction: EGRESS });
+      kernel.policy({ local: A.identity, remote: HOST, direction: EGRESS }, { deny: true });
+      for (let i = 0; i < 3; i++) send(udp(f.a, f.r, 1, 53));
+      send(udp(f.a, f.b, 1, 53));
+      send(udp(f.a, f.host, 1, 53));
+      send(udp(f.b, f.r, 1, 53));
+      receive(udp(f.r, f.a, 1, 53));
+      const pairs = kernel.pairDrops();
+      expect(pairs).toHaveLength(4);
+      expect(pairs).toEqual(
+        expect.arrayContaining([
+          { local: A.identity, remote: R.identity, reason: 'POLICY_DENIED', direction: EGRESS, packets: 3n },
+          { local: A.identity, remote: HOST, reason: 'POLICY_DENY_RULE', direction: EGRESS, packets: 1n },
+          { local: A.identity, remote: 0, reason: 'INVALID_SOURCE_IP', direction: EGRESS, packets: 1n },
+          { local: A.identity, remote: R.identity, reason: 'POLICY_DENIED', direction: INGRESS, packets: 1n },
+        ]),
+      );
+    });
+
+    test('of all verdicts none is told, of one in n about each nth, of one in one each', async () => {
+      allowBoth(kernel);
+      let port = 1024;
+      const allow = (n: number) => {
+        for (let i = 0; i < n; i++) kernel.fire('from_workload', ethernet(udp(f.a, f.r, port++, 53)));
+      };
+      allow(100);
+      expect(await kernel.drainEvents()).toEqual([]);
+      kernel.config({ verdict_sample: 1 });
+      allow(100);
+      const [event, ...more] = await kernel.drainEvents();
+      expect(more).toHaveLength(99);
+      expect(event).toMatchObject({
+        kind: VERDICT,
+        reason: 0,
+        held: 0,
+        direction: EGRESS,
+        local: addressBytes(f.a),
+        remote: addressBytes(f.r),
+        local_identity: A.identity,
+        remote_identity: R.identity,
+        lport: 1124,
+        rport: 53,
+      });
+      kernel.config({ verdict_sample: 10 });
+      allow(2000);
+      const { length } = await kernel.drainEvents();
+      expect(length).toBeGreaterThan(100);
+      expect(length).toBeLessThan(330);
+    });
+
+    test('packets of a running flow are no new verdicts', async () => {
+      allowBoth(kernel);
+      kernel.config({ verdict_sample: 1 });
+      for (let i = 0; i < 5; i++) send(udp(f.a, f.r, 1, 53));
+      expect(await kernel.drainEvents()).toHaveLength(1);
+    });
+
+    test('a flood of samples takes no room from drops and misses', async () => {
+      allowBoth(kernel);
+      kernel.config({ verdict_sample: 1, signal_interval_ns: HOUR });
+      const at = (i: number) =>
+        ip(f.name === 'IPv4' ? `8.0.${2 + (i >> 8)}.${i & 255}` : `fd00:0:86dd:3::${i.toString(16)}`);
+      for (let i = 0; i < 600; i++) {
+        kernel.address(at(i), { identity: R.identity, node: R.node });
+        kernel.fire('from_workload', ethernet(udp(f.a, at(i), 1, 53)));
+      }
+      expect((await kernel.drainEvents()).length).toBeLessThanOrEqual(257);
+      send(udp(f.a, f.world, 1, 53));
+      expect(await kernel.drainEvents()).toMatchObject([{ kind: DROP }]);
     });
 
     test('chatter to the link is dropped and counted, without an event', async () => {
