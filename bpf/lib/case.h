@@ -18,6 +18,7 @@ struct cs_case {
 	__u32 remote_node;
 	__u32 rule;
 	__u32 observed_rule;
+	__u16 origin;	/* mark >> 16 that what comes in of the flow is to carry */
 	__u8 direction; /* of the packet */
 	__u8 begun;	/* direction of the packet that began the flow: whose policy counts */
 	__u8 auth_type;
@@ -27,7 +28,7 @@ struct cs_case {
 	__u8 observed_verdict; /* of the policies that only observe too: enum cs_policy_verdict; 0: they change nothing */
 	__u8 observed_auth_type;
 	__u8 observed; /* passes, and would not if all that only observes were in force */
-	__u8 pad[7];   /* no byte is left unset: functions that are verified by themselves take it whole */
+	__u8 pad[5];   /* no byte is left unset: functions that are verified by themselves take it whole */
 } __attribute__((aligned(8)));
 
 /* What an established flow needs and no more: most packets go no further. */
@@ -66,6 +67,7 @@ static __always_inline void case_open(struct cs_case *c, const struct cs_endpoin
 	c->observed_auth_type = CS_AUTH_NONE;
 	c->observed_rule = 0;
 	c->observed = 0;
+	c->origin = 0;
 	__builtin_memset(c->pad, 0, sizeof(c->pad));
 	c->now = clock_exact();
 	c->until_ns = ~0ull;

@@ -10,10 +10,10 @@ import type { DatapathMaps } from './maps.ts';
 export class DropCounters {
   readonly #counts = new Map<number, { packets: bigint; bytes: bigint }>();
 
-  add(reason: DropReason, direction: Direction, bytes: number): void {
+  add(reason: DropReason, direction: Direction, bytes: number, packets = 1n): void {
     const index = dropReasons[reason].code * 2 + (direction === 'ingress' ? INGRESS : EGRESS);
     const count = this.#counts.get(index) ?? { packets: 0n, bytes: 0n };
-    count.packets += 1n;
+    count.packets += packets;
     count.bytes += BigInt(bytes);
     this.#counts.set(index, count);
   }

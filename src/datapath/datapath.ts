@@ -31,17 +31,10 @@ import { createEndpointTable, readEndpoints } from './endpoints.ts';
 import { HoldBudget } from './hold-budget.ts';
 import { openHoldDevice } from './hold-device.ts';
 import { PacketHold } from './hold-queue.ts';
-import {
-  CFG_ALLOW_UNBOUND,
-  CFG_OBSERVE,
-  CFG_STOPPED,
-  EXEMPT_DHCP,
-  EXEMPT_HOST_PROBES,
-  IP_LOCAL,
-} from './layout.ts';
-import { type DatapathMaps, openMaps, pinnedMaps, programMaps } from './maps.ts';
+import { CFG_ALLOW_UNBOUND, CFG_OBSERVE, CFG_STOPPED, EXEMPT_DHCP, EXEMPT_HOST_PROBES, IP_LOCAL } from './layout.ts';
 import { destroyPinned } from './lifecycle.ts';
 import { lockNode } from './lock.ts';
+import { type DatapathMaps, openMaps, pinnedMaps, programMaps } from './maps.ts';
 import { makePins, otherVersions, type Pins, pinOver } from './pins.ts';
 import { PolicyTable } from './policy-table.ts';
 import type { PrefixEntry } from './prefix-table.ts';
@@ -239,7 +232,8 @@ function startHold(
   const queueLength = options.holdLimitTotal;
   const tun = openHoldDevice(options.holdDevice, queueLength, (packet) => hold.accept(packet));
   closers.push(() => tun.close());
-  const budget = new HoldBudget(maps);
+  // How long each was nobody knows.
+  const budget = new HoldBudget(maps, (packets) => counters.add('HOLD_LOST', 'egress', 0, packets));
   const hold: PacketHold = new PacketHold({
     limitPerIdentity: options.holdLimitPerIdentity,
     limitTotal: options.holdLimitTotal,

@@ -10,13 +10,20 @@ const TOTAL = 0;
 
 export class HoldBudget {
   readonly #maps: DatapathMaps;
+  readonly #lost: (packets: bigint) => void;
   readonly #returned = new Map<number, bigint>();
   #seen = new Map<number, bigint>();
 
-  /** Call it while nothing can be in the queue (the device is new): whatever was taken before is gone. */
-  constructor(maps: DatapathMaps) {
+  /**
+   * Call it while nothing can be in the queue (the device is new): whatever was taken before is gone.
+   * @param lost so many packets were dropped with a device, here or in an earlier process, and nobody saw which.
+   */
+  constructor(maps: DatapathMaps, lost: (packets: bigint) => void) {
     this.#maps = maps;
+    this.#lost = lost;
     const taken = this.#taken();
+    const returned = maps.cs_hold_returned.get({ n: TOTAL })?.n ?? 0n;
+    this.#tell((taken.get(TOTAL) ?? 0n) - returned);
     for (const [{ n: key }] of maps.cs_hold_returned.entries())
       if (!taken.has(key)) maps.cs_hold_returned.delete({ n: key });
     for (const [key, count] of taken) this.#write(key, count);
@@ -33,7 +40,10 @@ export class HoldBudget {
     const taken = this.#taken();
     if (queueIsEmpty) {
       for (const [key, count] of taken) {
-        if (this.#seen.get(key) === count && this.#returned.get(key) !== count) this.#write(key, count);
+        const returned = this.#returned.get(key) ?? 0n;
+        if (this.#seen.get(key) !== count || returned === count) continue;
+        if (key === TOTAL) this.#tell(count - returned);
+        this.#write(key, count);
       }
     }
     this.#seen = taken;
@@ -44,6 +54,10 @@ export class HoldBudget {
     const returned = (this.#returned.get(key) ?? 0n) + BigInt(packets);
     // A packet that somebody routed into the device was never taken; more returned than taken would read as a huge queue.
     this.#write(key, returned < taken ? returned : taken);
+  }
+
+  #tell(packets: bigint): void {
+    if (packets > 0n) this.#lost(packets);
   }
 
   #taken(): Map<number, bigint> {

@@ -59,6 +59,8 @@ export class PacketHold implements HoldQueue {
   readonly #options: HoldQueueOptions;
   readonly #pairs = new Map<string, Waiting>();
   readonly #settled = new Map<string, Settled>();
+  /** Packets waiting of each identity. */
+  readonly #waiting = new Map<SecurityIdentity, number>();
   #total = 0;
   #cancelTimer: (() => void) | undefined;
 
@@ -87,7 +89,7 @@ export class PacketHold implements HoldQueue {
         };
         pair.packets.push({ bytes: packet, sinceNs: this.#options.clock.bootNs() });
         this.#pairs.set(name, pair);
-        this.#total++;
+        this.#count(fate.identity, 1);
         this.#arm();
         break;
       }
@@ -106,7 +108,10 @@ export class PacketHold implements HoldQueue {
     const settled = this.#outcomeOf(pairName(local, remote));
     if (settled === 'release') return { kind: 'pass', identity };
     if (settled !== undefined) return { kind: 'drop', reason: settled, identity };
-    if (this.#total >= this.#options.limitTotal || this.#waitingOf(identity) >= this.#options.limitPerIdentity) {
+    if (
+      this.#total >= this.#options.limitTotal ||
+      (this.#waiting.get(identity) ?? 0) >= this.#options.limitPerIdentity
+    ) {
       return { kind: 'drop', reason: 'HOLD_FULL', identity };
     }
     return { kind: 'wait', local, remote, identity };
@@ -171,7 +176,7 @@ export class PacketHold implements HoldQueue {
       while (expired < pair.packets.length && pair.packets[expired]!.sinceNs <= deadline) expired++;
       if (expired === 0) continue;
       const gone = pair.packets.splice(0, expired);
-      this.#total -= expired;
+      this.#count(pair.identity, -expired);
       if (pair.packets.length === 0) this.#pairs.delete(name);
       this.#dropPair({ ...pair, packets: gone }, 'HOLD_DEADLINE');
     }
@@ -214,7 +219,7 @@ export class PacketHold implements HoldQueue {
     const pair = this.#pairs.get(name);
     if (pair === undefined) return undefined;
     this.#pairs.delete(name);
-    this.#total -= pair.packets.length;
+    this.#count(pair.identity, -pair.packets.length);
     return pair;
   }
 
@@ -231,10 +236,11 @@ export class PacketHold implements HoldQueue {
     return pair.packets.length;
   }
 
-  #waitingOf(identity: SecurityIdentity): number {
-    let waiting = 0;
-    for (const pair of this.#pairs.values()) if (pair.identity === identity) waiting += pair.packets.length;
-    return waiting;
+  #count(identity: SecurityIdentity, packets: number): void {
+    this.#total += packets;
+    const waiting = (this.#waiting.get(identity) ?? 0) + packets;
+    if (waiting === 0) this.#waiting.delete(identity);
+    else this.#waiting.set(identity, waiting);
   }
 }
 

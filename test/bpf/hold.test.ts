@@ -1,7 +1,7 @@
 /** The hold queue: bounded per identity and in all, in order, and what comes back is judged as if it were new. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Kernel, stamped, unavailable } from './support/kernel.ts';
-import { ethernet, ip, ipPacket, PROTO, tcp, udp } from './support/packets.ts';
+import { ethernet, ip, ipPacket, tcp, udp } from './support/packets.ts';
 import { A, allowBoth, B, EGRESS, families, makeWorld, R, settle } from './support/world.ts';
 
 describe.skipIf(unavailable)('the hold queue', () => {
@@ -122,6 +122,56 @@ describe.skipIf(unavailable)('the hold queue', () => {
       kernel.returnHeld(A.identity, 1n);
       prove();
       expect(send(packet).action).toBe('pass');
+    });
+
+    describe('a packet that stands for several', () => {
+      const many = (gso: { gsoSize: number; gsoSegments?: number }, port = 53) =>
+        kernel.run('from_workload', ethernet(udp(f.a, f.r, 40000, port)), gso);
+
+      test('takes the room of all of them', () => {
+        expect(many({ gsoSize: 1400, gsoSegments: 40 }).action).toBe('hold');
+        expect(kernel.hold('cs_hold_taken', A.identity)).toBe(40n);
+        expect(kernel.hold('cs_hold_taken', 0)).toBe(40n);
+        expect(many({ gsoSize: 1400, gsoSegments: 45 }).action).toBe('hold');
+        expect(many({ gsoSize: 1400, gsoSegments: 16 }).reasons).toEqual(['HOLD_FULL']);
+        expect(many({ gsoSize: 1400, gsoSegments: 15 }).action).toBe('hold');
+        expect(kernel.hold('cs_hold_taken', A.identity)).toBe(100n);
+        expect(send(packet).reasons).toEqual(['HOLD_FULL']);
+      });
+
+      test('whose sender did not count them takes what its length can be cut into', () => {
+        expect(many({ gsoSize: 10 }).action).toBe('hold');
+        const length = BigInt(ethernet(packet).length);
+        expect(kernel.hold('cs_hold_taken', A.identity)).toBe(length / 10n + 1n);
+      });
+
+      test('that is more than the limit alone is dropped, and takes nothing', () => {
+        expect(many({ gsoSize: 1400, gsoSegments: 101 }).reasons).toEqual(['HOLD_FULL']);
+        kernel.config({ hold_limit_total: 30 });
+        expect(many({ gsoSize: 1400, gsoSegments: 31 }).reasons).toEqual(['HOLD_FULL']);
+        expect(kernel.hold('cs_hold_taken', A.identity)).toBe(0n);
+        expect(kernel.hold('cs_hold_taken', 0)).toBe(0n);
+      });
+
+      test('keeps its flow waiting until the last of them has come back', () => {
+        expect(many({ gsoSize: 1400, gsoSegments: 3 }).action).toBe('hold');
+        prove();
+        for (let i = 0; i < 3; i++) {
+          expect(send(packet).action).toBe('hold'); // behind it
+          expect(giveBack(packet).action).toBe('pass');
+        }
+        for (let i = 0; i < 3; i++) expect(giveBack(packet).action).toBe('pass');
+        expect(send(packet).action).toBe('pass');
+      });
+    });
+
+    test('more returned than taken is an empty queue, not a full one', () => {
+      kernel.config({ hold_limit_identity: 2, hold_limit_total: 2 });
+      kernel.returnHeld(A.identity, 5n);
+      kernel.returnHeld(0, 5n);
+      for (let i = 0; i < 2; i++) expect(send(packet).action).toBe('hold');
+      prove();
+      expect(send(packet).action).toBe('pass'); // nothing waits, says the agent
     });
 
     test('a reply whose proof has run out is held like any packet that leaves', () => {

@@ -1,7 +1,7 @@
 /** The real programs, loaded but attached to nothing: maps filled by the test, packets judged by BPF_PROG_TEST_RUN. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Handle, type LoadedObject, native } from '../../../native/index.ts';
+import { type Handle, type LoadedObject, native, type TestRunOptions } from '../../../native/index.ts';
 import { type DropReason, dropReasonName } from '../../../src/base/registry/drop-reasons.gen.ts';
 import * as layout from '../../../src/datapath/layout.ts';
 import type { Codec } from '../../../src/datapath/record.ts';
@@ -36,6 +36,9 @@ type Decoded<C> = C extends Codec<infer T> ? T : never;
 export type Config = Decoded<typeof layout.configStruct>;
 export type Event = Decoded<typeof layout.eventStruct>;
 export type Flow = Decoded<typeof layout.flowStruct>;
+
+/** Fields of the skb. */
+export type RunOptions = Omit<TestRunOptions, 'packet' | 'repeat'>;
 
 export interface Verdict {
   readonly action: Action;
@@ -340,11 +343,11 @@ export class Kernel {
   }
 
   /** @param packet from the Ethernet header on; bare IP for the hold and tunnel programs. */
-  run(program: Program, packet: Buffer, options: { mark?: number; ifindex?: number } = {}): Verdict {
+  run(program: Program, packet: Buffer, options: RunOptions = {}): Verdict {
     const fd = this.object.programs[program];
     if (fd === undefined) throw new Error(`no program ${program}`);
     const before = [this.drops(), this.drops('cs_observed')] as const;
-    const result = native().progTestRun(fd, { packet, mark: options.mark ?? 0, ifindex: options.ifindex ?? IFINDEX });
+    const result = native().progTestRun(fd, { packet, mark: 0, ifindex: IFINDEX, ...options });
     const action = ACTIONS[result.retval | 0];
     if (action === undefined) throw new Error(`${program} returned ${result.retval}`);
     const counted = (before: Map<DropReason, bigint>, after: Map<DropReason, bigint>) =>

@@ -298,8 +298,10 @@ describe.skipIf(!possible)('tables', () => {
       maps.cs_hold_taken.get({ n: key })!.n - (maps.cs_hold_returned.get({ n: key })?.n ?? 0n);
     taken(0, 5n); // of an earlier process, whose device is gone
     taken(300, 5n);
-    const budget = new HoldBudget(maps);
+    const lost: bigint[] = [];
+    const budget = new HoldBudget(maps, (packets) => void lost.push(packets));
     expect([waiting(0), waiting(300)]).toEqual([0n, 0n]);
+    expect(lost).toEqual([5n]);
     taken(0, 8n);
     taken(300, 8n);
     budget.left(securityIdentity(300), 1);
@@ -310,8 +312,11 @@ describe.skipIf(!possible)('tables', () => {
     expect(waiting(300)).toBe(2n);
     budget.writeOffLost(true);
     expect([waiting(0), waiting(300)]).toEqual([0n, 0n]);
+    expect(lost).toEqual([5n, 2n]);
     budget.left(securityIdentity(300), 3); // packets nobody took
     expect([waiting(0), waiting(300)]).toEqual([0n, 0n]);
+    budget.writeOffLost(true);
+    expect(lost).toEqual([5n, 2n]);
   });
 
   function silentAttacher(notes: string[]): Attacher {
