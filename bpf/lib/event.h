@@ -22,20 +22,35 @@ static __always_inline void count_packet(const struct __sk_buff *skb, __u8 kind,
 	counter->bytes += skb->len;
 }
 
+/* What is looked up, one after the other, and what is written where nothing was found: calls nest, and their stacks add up. */
+struct cs_scratch {
+	union {
+		struct cs_pair_key pair;
+		struct cs_signal_key signal;
+	} key;
+	union {
+		struct cs_counter counter;
+		struct cs_signal signal;
+	} fresh;
+};
+
 /* Per pair of identities, as many as the map holds: a pair that has not dropped for long makes room. */
-static __always_inline void count_pair(const struct __sk_buff *skb, const struct cs_case *c, __u8 reason)
+static __always_inline void count_pair(const struct __sk_buff *skb, const struct cs_case *c, __u8 reason,
+				       struct cs_scratch *s)
 {
-	struct cs_pair_key key = {
+	struct cs_counter *counter;
+
+	s->key.pair = (struct cs_pair_key){
 		.local = c->local_identity,
 		.remote = c->remote_identity,
 		.reason = reason,
 		.direction = c->direction,
 	};
-	struct cs_counter *counter = bpf_map_lookup_elem(&cs_pair_drops, &key), fresh = {};
-
+	counter = bpf_map_lookup_elem(&cs_pair_drops, &s->key.pair);
 	if (!counter) {
-		bpf_map_update_elem(&cs_pair_drops, &key, &fresh, BPF_NOEXIST);
-		counter = bpf_map_lookup_elem(&cs_pair_drops, &key);
+		s->fresh.counter = (struct cs_counter){};
+		bpf_map_update_elem(&cs_pair_drops, &s->key.pair, &s->fresh.counter, BPF_NOEXIST);
+		counter = bpf_map_lookup_elem(&cs_pair_drops, &s->key.pair);
 		if (!counter)
 			return;
 	}
@@ -44,14 +59,22 @@ static __always_inline void count_pair(const struct __sk_buff *skb, const struct
 }
 
 /* One per key and interval. Those left out are counted in the record. */
-static __always_inline bool signal_admit(const struct cs_signal_key *key, __u64 now, __u64 interval, __u64 *suppressed)
+static __always_inline bool signal_admit(const struct cs_case *c, __u8 kind, __u8 reason, __u64 now, __u64 interval,
+					 __u64 *suppressed, struct cs_scratch *s)
 {
-	struct cs_signal *seen = bpf_map_lookup_elem(&cs_signals, key);
-	struct cs_signal fresh = { .last_ns = now };
+	struct cs_signal *seen;
 
+	addr_copy(&s->key.signal.remote, &c->key.remote);
+	s->key.signal.endpoint = c->endpoint;
+	s->key.signal.kind = kind;
+	s->key.signal.reason = reason;
+	s->key.signal.direction = c->direction;
+	s->key.signal.proto = c->key.proto;
+	seen = bpf_map_lookup_elem(&cs_signals, &s->key.signal);
 	*suppressed = 0;
 	if (!seen) {
-		bpf_map_update_elem(&cs_signals, key, &fresh, BPF_ANY);
+		s->fresh.signal = (struct cs_signal){ .last_ns = now };
+		bpf_map_update_elem(&cs_signals, &s->key.signal, &s->fresh.signal, BPF_ANY);
 		return true;
 	}
 	if (now - seen->last_ns < interval) {
@@ -66,14 +89,15 @@ static __always_inline bool signal_admit(const struct cs_signal_key *key, __u64 
 
 /* The endpoint's share: a record under a key that no event has (kind 0), its `suppressed` counts what was sent. Samples of what
  * is allowed have one of their own, so that they take no room from what the agent must hear. */
-static __always_inline bool share_admit(__u32 endpoint, __u8 kind, __u64 now, __u64 interval)
+static __always_inline bool share_admit(const struct cs_case *c, __u8 kind, __u64 now, __u64 interval, struct cs_scratch *s)
 {
-	struct cs_signal_key key = { .endpoint = endpoint, .reason = kind == CS_EVENT_VERDICT };
-	struct cs_signal *share = bpf_map_lookup_elem(&cs_signals, &key);
-	struct cs_signal fresh = { .last_ns = now, .suppressed = 1 };
+	struct cs_signal *share;
 
+	s->key.signal = (struct cs_signal_key){ .endpoint = c->endpoint, .reason = kind == CS_EVENT_VERDICT };
+	share = bpf_map_lookup_elem(&cs_signals, &s->key.signal);
 	if (!share || now - share->last_ns >= interval) {
-		bpf_map_update_elem(&cs_signals, &key, &fresh, BPF_ANY);
+		s->fresh.signal = (struct cs_signal){ .last_ns = now, .suppressed = 1 };
+		bpf_map_update_elem(&cs_signals, &s->key.signal, &s->fresh.signal, BPF_ANY);
 		return true;
 	}
 	return __sync_fetch_and_add(&share->suppressed, 1) < CS_EVENTS_PER_INTERVAL;
@@ -84,7 +108,7 @@ __noinline int report(struct __sk_buff *skb, const struct cs_case *c, __u32 kind
 {
 	const struct cs_config *cfg = config();
 	__u64 now = clock_exact(), suppressed;
-	struct cs_signal_key key = {};
+	struct cs_scratch scratch;
 	struct cs_event *e;
 
 	if (!c)
@@ -94,16 +118,9 @@ __noinline int report(struct __sk_buff *skb, const struct cs_case *c, __u32 kind
 	if (!cfg || addr_is_link_local_multicast(c->direction == CS_EGRESS ? &c->key.remote : &c->key.local))
 		return 0;
 	if (reason && kind != CS_EVENT_OBSERVED && c->local_identity)
-		count_pair(skb, c, reason);
-	addr_copy(&key.remote, &c->key.remote);
-	key.endpoint = c->endpoint;
-	key.kind = kind;
-	key.reason = reason;
-	key.direction = c->direction;
-	key.proto = c->key.proto;
-	if (!signal_admit(&key, now, cfg->signal_interval_ns, &suppressed))
-		return 0;
-	if (!share_admit(c->endpoint, kind, now, cfg->signal_interval_ns))
+		count_pair(skb, c, reason, &scratch);
+	if (!signal_admit(c, kind, reason, now, cfg->signal_interval_ns, &suppressed, &scratch) ||
+	    !share_admit(c, kind, now, cfg->signal_interval_ns, &scratch))
 		return 0;
 	e = bpf_ringbuf_reserve(&cs_events, sizeof(*e), 0);
 	if (!e)
