@@ -74,27 +74,32 @@ static __always_inline __u64 hold_length(__u32 identity)
 	return taken ? hold_waits(*taken, bpf_map_lookup_elem(&cs_hold_returned, &identity)) : 0;
 }
 
-/* The flow's packets in the queue, if any. The agent does not say which packets it dropped, only how many of an identity left
- * its queue: an empty queue and an old miss both mean that nothing waits. */
-static __always_inline struct cs_waiting *hold_waiting(const struct cs_case *c)
+/* Nearly always this ends the question, for the price of reading one word. */
+static __always_inline bool hold_is_busy(const struct cs_case *c)
 {
 	__u32 zero = 0;
 	const __u64 *last = bpf_map_lookup_elem(&cs_last_held, &zero);
-	struct cs_flow_key key; /* see flow_store() */
+
+	return last && c->now - *last < CS_WAITING_LIMIT;
+}
+
+/* The flow's packets in the queue, if any. The agent does not say which packets it dropped, only how many of an identity left
+ * its queue: an empty queue and an old miss both mean that nothing waits. key: c's; on the caller's own stack, as flow_store(). */
+static __always_inline struct cs_waiting *hold_waiting(const struct cs_case *c, const struct cs_flow_key *key)
+{
 	struct cs_waiting *w;
 
-	/* Nearly always it ends here, for the price of reading one word. */
-	if (!last || c->now - *last >= CS_WAITING_LIMIT)
+	if (!hold_is_busy(c))
 		return NULL;
-	key = c->key;
-	w = bpf_map_lookup_elem(&cs_waiting, &key);
+	w = bpf_map_lookup_elem(&cs_waiting, key);
 	return w && w->packets && c->now - w->held_ns < CS_WAITING_LIMIT && hold_length(c->local_identity) ? w : NULL;
 }
 
 /* A miss starts (or goes on with) the flow's queue; a packet that only queues behind does not prolong it. */
 static __always_inline void hold_enqueue(const struct cs_case *c, __u32 packets)
 {
-	struct cs_waiting *w = hold_waiting(c);
+	struct cs_flow_key key = c->key;
+	struct cs_waiting *w = hold_waiting(c, &key);
 	struct cs_waiting fresh = { .held_ns = c->now, .packets = packets };
 	__u32 zero = 0;
 	__u64 *last = bpf_map_lookup_elem(&cs_last_held, &zero);
@@ -102,8 +107,6 @@ static __always_inline void hold_enqueue(const struct cs_case *c, __u32 packets)
 	if (last && c->miss)
 		*last = c->now;
 	if (!w) {
-		struct cs_flow_key key = c->key;
-
 		bpf_map_update_elem(&cs_waiting, &key, &fresh, BPF_ANY);
 		return;
 	}
@@ -112,10 +115,21 @@ static __always_inline void hold_enqueue(const struct cs_case *c, __u32 packets)
 		w->held_ns = c->now;
 }
 
+/* Do packets of the flow wait, which none may overtake? */
+static __always_inline bool hold_must_follow(const struct cs_case *c)
+{
+	struct cs_flow_key key;
+
+	if (!hold_is_busy(c))
+		return false;
+	key = c->key;
+	return hold_waiting(c, &key);
+}
+
 /* A held packet came back. True if others of its flow still wait. */
 static __always_inline bool hold_dequeue(const struct cs_case *c)
 {
-	struct cs_waiting *w = hold_waiting(c);
+	struct cs_waiting *w = hold_waiting(c, &c->key);
 
 	if (!w)
 		return false;
@@ -125,19 +139,26 @@ static __always_inline bool hold_dequeue(const struct cs_case *c)
 	return false;
 }
 
-/* Only what leaves a workload is held: its sender is here and can wait. */
-static __noinline int hold(struct __sk_buff *skb, struct cs_case *c)
+/* Room in the queue, taken. */
+static __noinline int hold_admit(struct __sk_buff *skb, const struct cs_case *c)
 {
 	const struct cs_config *cfg = config();
 	__u32 packets = hold_packets(skb);
 
-	if (!cfg)
-		return CS_SHOT;
-	if (!hold_budget(cfg, c->local_identity, packets)) {
+	if (!cfg || !hold_budget(cfg, c->local_identity, packets))
+		return 0;
+	hold_enqueue(c, packets);
+	return 1;
+}
+
+/* Only what leaves a workload is held: its sender is here and can wait. If the device is gone (its agent died), the kernel drops
+ * what is sent there, and the next agent counts it; a number that a device had is not given to another by itself. */
+static __always_inline int hold(struct __sk_buff *skb, const struct cs_config *cfg, struct cs_case *c)
+{
+	if (!hold_admit(skb, c)) {
 		report(skb, c, c->miss ? c->miss : CS_EVENT_DROP, CS_DROP_HOLD_FULL, 0);
 		return CS_SHOT;
 	}
-	hold_enqueue(c, packets);
 	/* One that only queues behind others asks for nothing. */
 	if (c->miss)
 		report(skb, c, c->miss, 0, 1);

@@ -96,7 +96,7 @@ __noinline int remote_refusal(struct cs_case *c)
 /* Remembers an allow. While packets of the flow wait, none may overtake them: no flow is made yet, and each comes this way. */
 static __always_inline void admit(struct __sk_buff *skb, const struct cs_config *cfg, struct cs_case *c)
 {
-	if (c->direction == CS_EGRESS && hold_waiting(c)) {
+	if (c->direction == CS_EGRESS && hold_must_follow(c)) {
 		c->behind = 1;
 		return;
 	}

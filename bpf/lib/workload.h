@@ -24,7 +24,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct cs_config *
 	if (p->kind & CS_PKT_FIRST)
 		fragment_remember(p, c->key.ifindex, CS_EGRESS);
 	if (held)
-		return hold(skb, c);
+		return hold(skb, cfg, c);
 	mark_write(skb, CS_MARK_STAMPED, c->endpoint);
 	return CS_PASS;
 }
