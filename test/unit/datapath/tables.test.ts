@@ -1,59 +1,31 @@
 /** The tables over the kernel's real maps: what they write, and above all in which order. */
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
-import { type LoadedObject, native } from '../../../native/index.ts';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createAddressTable } from '../../../src/datapath/address-table.ts';
 import type { Attacher } from '../../../src/datapath/attach.ts';
 import { createAuthTable } from '../../../src/datapath/auth-table.ts';
 import { ConfigWriter } from '../../../src/datapath/config.ts';
 import { createEndpointTable, readEndpoints } from '../../../src/datapath/endpoints.ts';
 import { HoldBudget } from '../../../src/datapath/hold-budget.ts';
-import { type DatapathMaps, openMaps } from '../../../src/datapath/maps.ts';
-import { PolicyTable, readPolicy } from '../../../src/datapath/policy-table.ts';
-import { PrefixTable } from '../../../src/datapath/prefix-table.ts';
-import { parseAddress, parsePrefix } from '../../../src/model/address.ts';
-import type { AddressEntry, EndpointAttachment, PolicyEntry, PolicyTables } from '../../../src/model/datapath.ts';
+import type { DatapathMaps } from '../../../src/datapath/maps.ts';
+import { parseAddress } from '../../../src/model/address.ts';
+import type { AddressEntry, EndpointAttachment } from '../../../src/model/datapath.ts';
 import { type IpAddress, LOCAL_NODE, nodeId, securityIdentity } from '../../../src/model/ids.ts';
+import { loadNotedMaps, type NotedMaps, possible } from './support/noted-maps.ts';
 
-const objectPath = join(import.meta.dirname, '../../../build/bpf/datapath.bpf.o');
-const possible = process.geteuid?.() === 0 && existsSync(objectPath);
 const ip = (text: string) => parseAddress(text)!;
 
-/** The same maps, with every write noted. */
-function noted(maps: DatapathMaps, log: string[]): DatapathMaps {
-  const entries = Object.entries(maps).map(([name, map]) => {
-    const wrapped = { ...map } as Record<string, unknown>;
-    for (const method of ['put', 'delete', 'putBatch', 'deleteBatch', 'deleteWhere']) {
-      const original = (map as unknown as Record<string, (...args: unknown[]) => unknown>)[method]!;
-      wrapped[method] = (...args: unknown[]) => {
-        log.push(`${name}.${method}`);
-        return original(...args);
-      };
-    }
-    return [name, wrapped];
-  });
-  return Object.fromEntries(entries) as DatapathMaps;
-}
-
 describe.skipIf(!possible)('tables', () => {
-  let object: LoadedObject | undefined;
+  let loaded: NotedMaps;
   let maps: DatapathMaps;
   let config: ConfigWriter;
   let log: string[];
-  const close = () => {
-    for (const { fd } of Object.values(object?.maps ?? {})) native().closeFd(fd);
-    for (const fd of Object.values(object?.programs ?? {})) native().closeFd(fd);
-  };
 
   beforeEach(() => {
-    close();
-    object = native().loadObject({ path: objectPath, maxEntries: { cs_flows: 128, cs_policy: 64 } });
-    log = [];
-    maps = noted(openMaps(object.maps), log);
+    loaded = loadNotedMaps({ cs_flows: 128 });
+    ({ maps, log } = loaded);
     config = new ConfigWriter(maps);
   });
-  afterAll(close);
+  afterEach(() => loaded.close());
 
   const vouched = (address: IpAddress, change: Partial<AddressEntry> = {}): AddressEntry => ({
     address,
@@ -135,6 +107,22 @@ describe.skipIf(!possible)('tables', () => {
       });
     });
 
+    test('what others vouch for is to be encrypted where that is demanded, and only that', () => {
+      const table = createAddressTable(maps, config, true);
+      const own = ip('10.0.1.2');
+      const node = vouched(ip('10.9.0.1'), { reserved: true });
+      createEndpointTable(maps, config, silentAttacher([]), () => {}).put(endpoint({ addresses: [own] }));
+      table.put(vouched(ip('10.0.2.2')));
+      table.put(vouched(ip('10.0.2.3'), { encrypt: false }));
+      table.put(node);
+      expect(table.get(ip('10.0.2.2'))?.encrypt).toBe(true);
+      for (const address of [ip('10.0.2.3'), node.address, own]) expect(table.get(address)?.encrypt).toBeUndefined();
+      const plain = createAddressTable(maps, config);
+      plain.put(vouched(ip('10.0.2.4'), { encrypt: true }));
+      plain.put(vouched(ip('10.0.2.5')));
+      expect([ip('10.0.2.4'), ip('10.0.2.5')].map((a) => plain.get(a)?.encrypt)).toEqual([true, undefined]);
+    });
+
     test('neither a vouch nor a withdraw of a peer touches an address of an own endpoint', () => {
       const table = createAddressTable(maps, config);
       const own = ip('10.0.1.2');
@@ -145,98 +133,6 @@ describe.skipIf(!possible)('tables', () => {
       expect(table.delete(own)).toBe(false);
       expect(table.get(own)).toEqual(before);
     });
-  });
-
-  describe('policy', () => {
-    const entry = (n: number): PolicyEntry => ({
-      local: 300 + n,
-      remote: 0,
-      direction: n % 2 === 0 ? 'egress' : 'ingress',
-      protocol: 6,
-      port: 8080,
-      portBits: 16,
-      verdict: n % 3 === 0 ? 'deny' : 'allow',
-      authType: n % 2 === 0 ? 'spiffe' : 'none',
-      rule: n,
-    });
-    const tables = (...entries: PolicyEntry[]): PolicyTables => ({ classes: [], entries, cidrs: [] });
-    const inForce = () => readPolicy(maps, config.current.policy_slot).sort((x, y) => x.rule - y.rule);
-
-    test('a policy is written whole into the half not in force, then that half is, then the revision rises', () => {
-      const table = new PolicyTable(maps, config);
-      table.set(tables(entry(1), entry(2)));
-      expect(inForce()).toEqual([entry(1), entry(2)]);
-      const before = { ...config.current };
-      log.length = 0;
-      table.set(tables(entry(3)));
-      expect(log.slice(-3)).toEqual(['cs_classes.putBatch', 'cs_config.put', 'cs_config.put']);
-      expect(config.current).toMatchObject({ policy_slot: 1 - before.policy_slot, revision: before.revision + 1n });
-      expect(inForce()).toEqual([entry(3)]);
-      table.close();
-      expect(maps.cs_policy.entries()).toHaveLength(1);
-    });
-
-    test('a policy that does not fit leaves the one in force as it was, and nothing of itself', () => {
-      const table = new PolicyTable(maps, config);
-      table.set(tables(entry(1)));
-      const before = { ...config.current };
-      expect(() => table.set(tables(...Array.from({ length: 200 }, (_, i) => entry(i))))).toThrow('E2BIG');
-      expect(config.current).toEqual(before);
-      expect(inForce()).toEqual([entry(1)]);
-      table.close();
-      expect(maps.cs_policy.entries()).toHaveLength(1);
-    });
-
-    test('what a killed agent had half written is cleared by the next one', () => {
-      const killed = new PolicyTable(maps, config);
-      killed.set(tables(entry(1)));
-      killed.close();
-      const half = {
-        local: 9,
-        remote: 0,
-        dport: 0,
-        proto: 0,
-        port_bits: 0,
-        direction: 0,
-        slot: 1 - config.current.policy_slot,
-      };
-      maps.cs_policy.put(half, {
-        verdict: 1,
-        auth_type: 0,
-        observed_verdict: 0,
-        observed_auth_type: 0,
-        rule: 0,
-        observed_rule: 0,
-      });
-      const next = new PolicyTable(maps, new ConfigWriter(maps));
-      next.set(tables(entry(2)));
-      expect(inForceOf(maps)).toEqual([entry(2)]);
-      next.close();
-    });
-
-    const inForceOf = (m: DatapathMaps) => readPolicy(m, m.cs_config.get({ n: 0 })!.policy_slot);
-  });
-
-  test('prefixes are replaced without a moment in which an address falls through to a wider one', () => {
-    const prefix = (text: string, cluster = true) => ({
-      prefix: parsePrefix(text)!,
-      identity: securityIdentity(2),
-      cluster,
-    });
-    const table = new PrefixTable(maps, config);
-    table.setRanges([prefix('10.0.0.0/16'), prefix('fd00::/16')]);
-    log.length = 0;
-    table.setRanges([prefix('10.0.0.0/17'), prefix('fd00::/16')]);
-    expect(log).toEqual(['cs_prefixes.put', 'cs_prefixes.delete', 'cs_config.put']);
-    log.length = 0;
-    table.setRanges([prefix('fd00::/16'), prefix('10.0.0.0/17')]);
-    expect(log).toEqual([]);
-    expect(
-      maps.cs_prefixes
-        .entries()
-        .map(([key]) => key.prefixlen)
-        .sort(),
-    ).toEqual([113, 16]);
   });
 
   describe('endpoints', () => {
@@ -262,7 +158,13 @@ describe.skipIf(!possible)('tables', () => {
       endpoints.put(endpoint());
       log.length = 0;
       endpoints.remove(1);
-      expect(log).toEqual(['cs_endpoints.delete', 'cs_ipcache.delete', 'cs_ipcache.delete', 'cs_config.put', 'sweep']);
+      expect(log).toEqual([
+        'cs_endpoints.delete',
+        'cs_ipcache.delete',
+        'cs_ipcache.delete',
+        'cs_config.put',
+        'forget 50',
+      ]);
       expect(dropped).toEqual(endpoint().addresses);
       expect(readEndpoints(maps)).toEqual([]);
       endpoints.remove(1);
@@ -324,7 +226,9 @@ describe.skipIf(!possible)('tables', () => {
       mode: 'tcx',
       attach: (program, ifindex) => void notes.push(`attach ${program} ${ifindex}`),
       detachInterface: () => {},
-      sweep: () => void notes.push('sweep'),
+      forget: (ifindex) => void notes.push(`forget ${ifindex}`),
+      sweep: () => {},
+      takeOver: () => {},
     };
   }
 
