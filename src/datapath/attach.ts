@@ -6,7 +6,7 @@
  * them and everybody else still has his say, in his order. Programs of others are left alone.
  */
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { native, type TcDirection } from '../../native/index.ts';
 import { NET } from '../base/registry/net.ts';
 import { deleteClsact, hasClsact, listFilters } from './clsact.ts';
@@ -109,9 +109,8 @@ export function createAttacher(
     for (const attachment of listAttachments(pins)) if (isGone(pins, attachment)) forgetOne(attachment);
   };
   const forgetOne = (attachment: Attachment) => {
-    unpin(pinPath(pins, attachment));
-    unpin(qdiscPath(pins, attachment.ifindex));
-    onStep(`forgot ${attachment.program} on ${attachment.ifindex}`);
+    unpin(pinPath(pins, attachment), onStep);
+    unpin(qdiscPath(pins, attachment.ifindex), onStep);
   };
 
   return {
@@ -138,13 +137,12 @@ export function createAttacher(
       for (const attachment of inOrder([...own, ...theirs])) attachIfThere(attachment);
       // Second links of processes that died while they replaced the first.
       for (const name of listPins(pins.links).filter((n) => n.startsWith(NEW))) {
-        unpin(join(pins.links, name));
-        onStep(`unpinned ${name}`);
+        unpin(join(pins.links, name), onStep);
       }
       for (const other of others) {
         if (mode === 'clsact') inheritQdiscs(other, pins, programs, onStep);
         detachAll(other, onStep, { keepFilters: mode === 'clsact' });
-        removePins(other);
+        removePins(other, onStep);
         onStep(`removed ${other.root}`);
       }
     },
@@ -157,12 +155,11 @@ export function createAttacher(
  */
 export function detachAll(pins: Pins, onStep: OnStep = noStep, options: { keepFilters?: boolean } = {}): void {
   for (const name of listPins(pins.links).filter((n) => n.startsWith(`${NEW}tcx-`))) {
-    endLink(join(pins.links, name));
-    onStep(`unpinned ${name}`);
+    endLink(join(pins.links, name), onStep);
   }
   for (const attachment of listAttachments(pins)) {
     // A filter of this node that has already been replaced by ours: the same priority and handle.
-    if (attachment.mode === 'clsact' && options.keepFilters === true) unpin(pinPath(pins, attachment));
+    if (attachment.mode === 'clsact' && options.keepFilters === true) unpin(pinPath(pins, attachment), onStep);
     else detach(pins, attachment, onStep);
   }
 }
@@ -172,25 +169,25 @@ function detach(pins: Pins, attachment: Attachment, onStep: OnStep): void {
   if (!listsPin(pins, attachment)) return;
   const path = pinPath(pins, attachment);
   if (mode === 'tcx') {
-    endLink(path);
+    endLink(path, onStep);
   } else {
     native().clsactDetach(ifindex, directions[program], NET.tcPriority, NET.tcHandle);
     onStep(`detached ${program} from ${ifindex}`);
-    unpin(path);
+    unpin(path, onStep);
   }
-  onStep(`unpinned ${program} on ${ifindex}`);
   if (mode === 'clsact') removeQdisc(pins, ifindex, onStep);
 }
 
 /** At once. Unpinning alone would take the program off some time later. */
-function endLink(path: string): void {
+function endLink(path: string, onStep: OnStep): void {
   const link = native().objGet(path);
   try {
     native().linkDetach(link);
   } finally {
     native().closeFd(link);
   }
-  unpin(path);
+  onStep(`ended ${basename(path)}`);
+  unpin(path, onStep);
 }
 
 /** The qdisc goes with our last filter, if it was ours and nobody else has put a filter there. */
@@ -202,7 +199,7 @@ function removeQdisc(pins: Pins, ifindex: number, onStep: OnStep): void {
     deleteClsact(ifindex);
     onStep(`removed the qdisc of ${ifindex}`);
   }
-  unpin(path);
+  unpin(path, onStep);
 }
 
 function inheritQdiscs(from: Pins, to: Pins, programs: Readonly<Record<string, number>>, onStep: OnStep): void {

@@ -67,8 +67,8 @@ export function destroyPinned(bpffs: string, node: string, onStep: OnStep = noSt
   const lock = lockWithoutAgent({ bpffs, node });
   try {
     detachLocked({ bpffs, node, onStep });
-    for (const { pins } of otherVersions(bpffs, node)) removePins(pins);
-    removePins(pinPaths(bpffs, node));
+    for (const { pins } of otherVersions(bpffs, node)) removePins(pins, onStep);
+    removePins(pinPaths(bpffs, node), onStep);
   } catch (error) {
     lock.release();
     throw error;

@@ -4,7 +4,7 @@ import { basename, dirname, join } from 'node:path';
 import { native } from '../../native/index.ts';
 import { CountersignError } from '../base/errors.ts';
 import { ABI_VERSION } from './layout.ts';
-import type { OnStep } from './steps.ts';
+import { noStep, type OnStep } from './steps.ts';
 
 /** A pin that has not yet taken its place: an earlier process died there. */
 export const NEW = 'new-';
@@ -81,9 +81,10 @@ export function listPins(directory: string): string[] {
 }
 
 /** False if it was not there. */
-export function unpin(path: string): boolean {
+export function unpin(path: string, onStep: OnStep = noStep): boolean {
   try {
     unlinkSync(path);
+    onStep(`unpinned ${basename(path)}`);
     return true;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
@@ -92,9 +93,9 @@ export function unpin(path: string): boolean {
 }
 
 /** Removes every pin and directory of the node, and the common ones above it when they are empty. */
-export function removePins(pins: Pins): void {
+export function removePins(pins: Pins, onStep: OnStep = noStep): void {
   for (const directory of [pins.links, pins.progs, pins.maps]) {
-    for (const name of listPins(directory)) unpin(join(directory, name));
+    for (const name of listPins(directory)) unpin(join(directory, name), onStep);
     if (existsSync(directory)) rmdirSync(directory);
   }
   for (const path of [pins.root, dirname(pins.root), dirname(dirname(pins.root))]) removeIfEmpty(path);
@@ -107,7 +108,7 @@ export function removeIfEmpty(directory: string): void {
 /** In the place of what may be pinned there, which lives on until then: at no moment is there neither. */
 export function pinOver(fd: number, path: string, onStep: OnStep): void {
   const fresh = join(dirname(path), `${NEW}${basename(path)}`);
-  unpin(fresh);
+  unpin(fresh, onStep);
   native().objPin(fd, fresh);
   onStep(`pinned ${basename(fresh)}`);
   renameSync(fresh, path);
