@@ -41,6 +41,7 @@ function isSameScope(a: Claim, b: Claim): boolean {
 
 /** The claim whose mode holds; undefined: none names one. */
 export function decidingClaim(claims: readonly Claim[]): Claim | undefined {
+  if (claims.length === 1) return claims[0]!.mode === undefined ? undefined : claims[0];
   const explicit = claims.filter(({ mode }) => mode !== undefined);
   let decides: Claim | undefined;
   for (const claim of explicit) {
@@ -51,17 +52,17 @@ export function decidingClaim(claims: readonly Claim[]): Claim | undefined {
 }
 
 /** For people: the rule that says it most exactly. */
-export function narrowestClaim(claims: readonly Claim[]): Claim | undefined {
-  let narrowest: Claim | undefined;
+export function narrowestClaim<T extends Claim>(claims: readonly T[]): T | undefined {
+  let narrowest: T | undefined;
   for (const claim of claims) if (narrowest === undefined || isNarrower(claim, narrowest)) narrowest = claim;
   return narrowest;
 }
 
 /** Fewer claims with the same outcome, also beside any others. */
-export function withoutIdleClaims(claims: readonly Claim[]): Claim[] {
-  if (claims.length < 2) return [...claims];
-  const kept = new Set<Claim>();
-  const strongest = new Map<string, Claim>();
+export function withoutIdleClaims<T extends Claim>(claims: readonly T[]): readonly T[] {
+  if (claims.length < 2) return claims;
+  const kept = new Set<T>();
+  const strongest = new Map<string, T>();
   for (const claim of claims) {
     if (claim.mode === undefined) continue;
     const scope = `${claim.namesPeer} ${claim.namesProtocol} ${claim.first} ${claim.last}`;

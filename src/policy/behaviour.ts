@@ -40,12 +40,17 @@ export interface Value {
 
 export interface Behaviour {
   readonly number: number;
-  /** For the protocols that are not listed. */
+  /** The value for the protocols that are not listed. */
   readonly any: number;
-  /** By protocol, ascending. */
-  readonly protocols: ReadonlyMap<number, Segments>;
+  /** Those that are, ascending, with their values by port. */
+  readonly protocols: readonly ProtocolPorts[];
   /** Bit n: some of it needs a proof of auth type code n. */
   readonly proofs: number;
+}
+
+interface ProtocolPorts {
+  readonly protocol: number;
+  readonly segments: Segments;
 }
 
 export interface EncodedEntry extends PortPrefix {
@@ -62,20 +67,29 @@ export interface Encoding {
 const NOTHING: Encoding = { entries: [], bits: 0 };
 /** The value that needs no entry where nothing else is found. */
 const NO_ENTRY = 0;
+/** Encodings are quickly made again; only those that many hooks share are worth their memory. */
+const MAX_ENCODINGS = 4_096;
 
 export class Behaviours {
   readonly values: Value[] = [{ enforced: DENIED, observed: undefined }];
-  readonly #valueNumbers = new Map<Packed, Map<Packed | -1, number>>([[DENIED, new Map([[-1, NO_ENTRY]])]]);
-  readonly #known = new Map<string, Behaviour>();
-  readonly #encodings = new Map<number, Map<number, Encoding>>();
+  readonly #valueNumbers = new Map<Packed, number>([[DENIED, NO_ENTRY]]);
+  readonly #observedNumbers = new Map<Packed, Map<Packed, number>>();
+  readonly #known = new Map<number, Behaviour | Behaviour[]>();
+  #count = 0;
+  readonly #encodings = new Map<number, Encoding>();
   readonly denyAll: Behaviour;
+  readonly #allowAll: Behaviour;
 
   constructor() {
-    this.denyAll = this.#intern(NO_ENTRY, new Map());
+    this.denyAll = this.#intern(NO_ENTRY, []);
+    this.#allowAll = this.#intern(this.#valueNumber(ALLOWED, ALLOWED), []);
   }
 
   /** `named`: the ports that the receiver gives names. `all` undefined: the same as in force. */
   of(inForce: View, all: View | undefined, named: readonly NamedPort[]): Behaviour {
+    if (all === undefined && inForce.own.length === 0 && inForce.other.length === 0) {
+      return inForce.defaultDeny ? this.denyAll : this.#allowAll;
+    }
     const first = new HookRules(inForce, named);
     const second = all && new HookRules(all, named);
     const protocols = new Set([...first.protocols(), ...(second?.protocols() ?? [])]);
@@ -83,7 +97,7 @@ export class Behaviours {
     const outside = [ANY_CUT] as const;
     const anyEnforced = first.outcomes(0, outside)[0]!;
     const any = valueAt(anyEnforced, second === undefined ? anyEnforced : second.outcomes(0, outside)[0]!);
-    const found = new Map<number, Segments>();
+    const found: ProtocolPorts[] = [];
     for (const protocol of [...protocols].sort((a, b) => a - b)) {
       const cuts = cutsOf([...first.cuts(protocol), ...(second?.cuts(protocol) ?? [])]);
       const enforced = first.outcomes(protocol, cuts);
@@ -91,9 +105,9 @@ export class Behaviours {
       const segments: number[] = [];
       cuts.forEach((cut, i) => {
         const value = valueAt(enforced[i]!, observed[i]!);
-        if (segments.at(-1) !== value || segments.length === 0) segments.push(cut, value);
+        if (segments.length === 0 || segments.at(-1) !== value) segments.push(cut, value);
       });
-      if (segments.length > 2 || segments[1] !== any) found.set(protocol, segments);
+      if (segments.length > 2 || segments[1] !== any) found.push({ protocol, segments });
     }
     return this.#intern(any, found);
   }
@@ -109,44 +123,47 @@ export class Behaviours {
   }
 
   #encoded(behaviour: Behaviour, base: Behaviour | undefined): Encoding {
-    let known = this.#encodings.get(base?.number ?? -1);
-    if (known === undefined) {
-      known = new Map();
-      this.#encodings.set(base?.number ?? -1, known);
-    }
-    let encoding = known.get(behaviour.number);
+    const key = (base === undefined ? 0 : base.number + 1) * 2 ** 26 + behaviour.number;
+    let encoding = this.#encodings.get(key);
     if (encoding === undefined) {
       encoding = encodingOf(behaviour, base);
-      known.set(behaviour.number, encoding);
+      if (this.#encodings.size >= MAX_ENCODINGS) this.#encodings.clear();
+      this.#encodings.set(key, encoding);
     }
     return encoding;
   }
 
   #valueNumber(enforced: Packed, observed: Packed): number {
     const isSame = (enforced & 7) === (observed & 7);
-    let byObserved = this.#valueNumbers.get(enforced);
-    if (byObserved === undefined) {
-      byObserved = new Map();
-      this.#valueNumbers.set(enforced, byObserved);
+    let numbers = this.#valueNumbers;
+    if (!isSame) {
+      const known = this.#observedNumbers.get(enforced);
+      numbers = known ?? new Map();
+      if (known === undefined) this.#observedNumbers.set(enforced, numbers);
     }
-    const key = isSame ? -1 : observed;
-    let number = byObserved.get(key);
+    const key = isSame ? enforced : observed;
+    let number = numbers.get(key);
     if (number === undefined) {
       number = this.values.push({ enforced, observed: isSame ? undefined : observed }) - 1;
-      byObserved.set(key, number);
+      numbers.set(key, number);
     }
     return number;
   }
 
-  #intern(any: number, protocols: ReadonlyMap<number, Segments>): Behaviour {
-    let key = `${any}`;
-    for (const [protocol, segments] of protocols) key += `;${protocol}:${segments.join()}`;
-    let behaviour = this.#known.get(key);
-    if (behaviour === undefined) {
-      const proofs = this.#proofsOf(any) | [...protocols.values()].reduce((all, one) => all | this.#proofsIn(one), 0);
-      behaviour = { number: this.#known.size, any, protocols, proofs };
-      this.#known.set(key, behaviour);
+  #intern(any: number, protocols: readonly ProtocolPorts[]): Behaviour {
+    let hash = any;
+    for (const { protocol, segments } of protocols) {
+      hash = Math.imul(hash ^ protocol, 0x01000193);
+      for (const one of segments) hash = Math.imul(hash ^ one, 0x01000193);
     }
+    const alike = this.#known.get(hash);
+    const list = alike === undefined ? [] : Array.isArray(alike) ? alike : [alike];
+    const known = list.find((one) => one.any === any && hasSameProtocols(one.protocols, protocols));
+    if (known !== undefined) return known;
+    let proofs = this.#proofsOf(any);
+    for (const { segments } of protocols) proofs |= this.#proofsIn(segments);
+    const behaviour = { number: this.#count++, any, protocols, proofs };
+    this.#known.set(hash, alike === undefined ? behaviour : [...list, behaviour]);
     return behaviour;
   }
 
@@ -162,21 +179,41 @@ export class Behaviours {
   }
 }
 
+function hasSameProtocols(a: readonly ProtocolPorts[], b: readonly ProtocolPorts[]): boolean {
+  return (
+    a.length === b.length &&
+    a.every(({ protocol, segments }, i) => {
+      const other = b[i]!;
+      return (
+        other.protocol === protocol &&
+        other.segments.length === segments.length &&
+        segments.every((one, j) => one === other.segments[j])
+      );
+    })
+  );
+}
+
+function segmentsOf({ any, protocols }: Behaviour, protocol: number): Segments {
+  return protocols.find((one) => one.protocol === protocol)?.segments ?? [0, any];
+}
+
 function encodingOf(behaviour: Behaviour, base: Behaviour | undefined): Encoding {
   const entries: EncodedEntry[] = [];
-  const whole = (value: number): Segments => [0, value];
+  const put = (protocol: number, prefixes: readonly PortPrefix[]) => {
+    for (const { port, portBits, value } of prefixes) entries.push({ protocol, port, portBits, value });
+  };
   if (base !== undefined && base.any === behaviour.any) {
-    for (const protocol of new Set([...behaviour.protocols.keys(), ...base.protocols.keys()])) {
-      const wanted = behaviour.protocols.get(protocol) ?? whole(behaviour.any);
-      const under = base.protocols.get(protocol) ?? whole(base.any);
-      for (const prefix of prefixesOver(wanted, under)) entries.push({ protocol, ...prefix });
+    for (const { protocol, segments } of behaviour.protocols) {
+      put(protocol, prefixesOver(segments, segmentsOf(base, protocol)));
+    }
+    for (const { protocol, segments } of base.protocols) {
+      if (behaviour.protocols.some((one) => one.protocol === protocol)) continue;
+      put(protocol, prefixesOver([0, behaviour.any], segments));
     }
   } else {
-    if (base !== undefined || behaviour.any !== NO_ENTRY)
-      entries.push({ protocol: 0, port: 0, portBits: 0, value: behaviour.any });
-    for (const [protocol, segments] of behaviour.protocols) {
-      for (const prefix of prefixesUnder(segments, behaviour.any)) entries.push({ protocol, ...prefix });
-    }
+    const isNeeded = base !== undefined || behaviour.any !== NO_ENTRY;
+    if (isNeeded) entries.push({ protocol: 0, port: 0, portBits: 0, value: behaviour.any });
+    for (const { protocol, segments } of behaviour.protocols) put(protocol, prefixesUnder(segments, behaviour.any));
   }
   return { entries, bits: entries.reduce((bits, { portBits }) => bits | (1 << portBits), 0) };
 }
@@ -314,7 +351,7 @@ function summary(claims: readonly BookClaim[], denied = Number.POSITIVE_INFINITY
   let first = denied;
   for (const { deny, rule } of claims) if (deny && rule < first) first = rule;
   if (first !== Number.POSITIVE_INFINITY) return { denied: first, kept: [] };
-  return { denied: first, kept: withoutIdleClaims(claims) as BookClaim[] };
+  return { denied: first, kept: withoutIdleClaims(claims) };
 }
 
 function verdictOf({ denied, kept }: Summary, otherwise: Packed): Packed {

@@ -50,7 +50,7 @@ export class HookMaker {
     let most = -1;
     for (const [behaviour, { count }] of byBehaviour) {
       // Each class that is treated in another way than usual costs the entries that say so.
-      const saved = count * Math.max(1, this.#behaviours.encode(behaviour).entries.length);
+      const saved = count * (1 + behaviour.protocols.length);
       if (saved > most) [usual, most] = [behaviour, saved];
     }
     const others = new Map<number, Behaviour>();

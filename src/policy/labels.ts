@@ -2,17 +2,20 @@
 import type { Labels } from '../model/identity.ts';
 import { DEFAULT_NAMESPACE, NAMESPACE_LABEL, type Requirement, type Selector } from './rules.ts';
 
-const SOURCE_PREFIX = /^(?:any|k8s):/;
-
 /** Keys without their source (there is one source of labels, the identity server), and always a namespace. */
 export function plainLabels(labels: Labels): ReadonlyMap<string, string> {
   const plain = new Map([[NAMESPACE_LABEL, DEFAULT_NAMESPACE]]);
-  for (const key in labels) plain.set(key.replace(SOURCE_PREFIX, ''), labels[key]!);
+  for (const key in labels) plain.set(withoutSource(key), labels[key]!);
   return plain;
 }
 
+function withoutSource(key: string): string {
+  return key.startsWith('k8s:') || key.startsWith('any:') ? key.slice(4) : key;
+}
+
 export function selects(selector: Selector, labels: ReadonlyMap<string, string>): boolean {
-  return selector.requirements.every((requirement) => holds(requirement, labels));
+  for (const requirement of selector.requirements) if (!holds(requirement, labels)) return false;
+  return true;
 }
 
 /** As in Kubernetes: NotIn holds where the label is missing. */

@@ -14,12 +14,11 @@ export interface PortPrefix {
 }
 
 const BITS = 16;
+const PORTS = 65_536;
 /** No prefix at all: what else the kernel would find is right. */
 const LEAVE = -1;
 
 interface Tree {
-  readonly first: number;
-  readonly bits: number;
   /** Values that this node could have with the fewest prefixes below it, when something above it has one. */
   readonly below: readonly number[];
   /** The same, LEAVE among them, when nothing above it has one. */
@@ -29,44 +28,65 @@ interface Tree {
 
 /** `inherited`: what a port without a prefix gets. */
 export function prefixesUnder(segments: Segments, inherited: number): PortPrefix[] {
-  const found: PortPrefix[] = [];
-  choose(treeOf(segments, undefined, 0, 0), inherited, found);
-  return found;
+  const found = singlePorts(segments, [0, inherited]);
+  if (found !== undefined) return found;
+  const prefixes: PortPrefix[] = [];
+  choose(treeOf(segments, undefined, 0, 0), 0, 0, inherited, prefixes);
+  return prefixes;
 }
 
 /** `base`: what a port gets that neither a prefix of its own nor a broader one covers. */
 export function prefixesOver(segments: Segments, base: Segments): PortPrefix[] {
+  const found = singlePorts(segments, base);
+  if (found !== undefined) return found;
+  const prefixes: PortPrefix[] = [];
+  choose(treeOf(segments, base, 0, 0), 0, 0, LEAVE, prefixes);
+  return prefixes;
+}
+
+/** The usual case, without a tree: nothing differs from the base but ports one by one. undefined: it is not that case. */
+function singlePorts(segments: Segments, base: Segments): PortPrefix[] | undefined {
   const found: PortPrefix[] = [];
-  choose(treeOf(segments, base, 0, 0), LEAVE, found);
+  let at = 0;
+  let baseAt = 0;
+  for (let port = 0; port < PORTS; ) {
+    const next = Math.min(endOf(segments, at), endOf(base, baseAt));
+    const value = segments[at + 1]!;
+    if (value !== base[baseAt + 1]) {
+      if (next !== port + 1) return undefined;
+      found.push({ port, portBits: BITS, value });
+    }
+    if (endOf(segments, at) === next) at += 2;
+    if (endOf(base, baseAt) === next) baseAt += 2;
+    port = next;
+  }
   return found;
 }
 
-function choose(tree: Tree, inherited: number, found: PortPrefix[]): void {
+function choose(tree: Tree, port: number, portBits: number, inherited: number, found: PortPrefix[]): void {
   const values = inherited === LEAVE ? tree.free : tree.below;
   let value = inherited;
   if (!values.includes(inherited)) {
     value = values.find((one) => one !== LEAVE)!;
-    found.push({ port: tree.first, portBits: tree.bits, value });
+    found.push({ port, portBits, value });
   }
-  for (const half of tree.halves ?? []) choose(half, value, found);
+  if (tree.halves === undefined) return;
+  choose(tree.halves[0], port, portBits + 1, value, found);
+  choose(tree.halves[1], port + PORTS / 2 ** (portBits + 1), portBits + 1, value, found);
 }
 
 function treeOf(segments: Segments, base: Segments | undefined, first: number, bits: number): Tree {
-  const size = 2 ** (BITS - bits);
+  const end = first + PORTS / 2 ** bits;
   const at = indexOf(segments, first);
   const baseAt = base === undefined ? 0 : indexOf(base, first);
-  const isWhole = endOf(segments, at) >= first + size && (base === undefined || endOf(base, baseAt) >= first + size);
-  if (isWhole) {
+  if (endOf(segments, at) >= end && (base === undefined || endOf(base, baseAt) >= end)) {
     const value = segments[at + 1]!;
     const below = [value];
-    const free = base === undefined ? below : base[baseAt + 1] === value ? [LEAVE, value] : below;
-    return { first, bits, below, free, halves: undefined };
+    return { below, free: base?.[baseAt + 1] === value ? [LEAVE, value] : below, halves: undefined };
   }
   const low = treeOf(segments, base, first, bits + 1);
-  const high = treeOf(segments, base, first + size / 2, bits + 1);
+  const high = treeOf(segments, base, (first + end) / 2, bits + 1);
   return {
-    first,
-    bits,
     below: merge(low.below, high.below),
     free: base === undefined ? [] : merge(low.free, high.free),
     halves: [low, high],
@@ -74,8 +94,8 @@ function treeOf(segments: Segments, base: Segments | undefined, first: number, b
 }
 
 function merge(a: readonly number[], b: readonly number[]): readonly number[] {
-  if (a === b) return a;
-  if (a.length === 1 && b.length === 1) return a[0] === b[0] ? a : [a[0]!, b[0]!];
+  if (b.length === 1) return a.includes(b[0]!) ? b : [...a, b[0]!];
+  if (a.length === 1) return b.includes(a[0]!) ? a : [a[0]!, ...b];
   const others = new Set(b);
   const common = a.filter((value) => others.has(value));
   return common.length > 0 ? common : [...new Set([...a, ...b])];
@@ -94,5 +114,5 @@ function indexOf(segments: Segments, port: number): number {
 }
 
 function endOf(segments: Segments, at: number): number {
-  return segments[at + 2] ?? 65_536;
+  return segments[at + 2] ?? PORTS;
 }

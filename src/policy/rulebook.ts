@@ -88,6 +88,8 @@ export function bearsOnProof(rule: BookRule): boolean {
   return rule.deny || rule.mode !== undefined;
 }
 
+const NOBODY: readonly number[] = [];
+
 export function writeRulebook(specs: readonly NumberedSpec[]): Rulebook {
   const selectors: BookSelector[] = [];
   const numbers = new Map<string, number>();
@@ -110,7 +112,7 @@ export function writeRulebook(specs: readonly NumberedSpec[]): Rulebook {
   };
   const shapes = new Map<string, number>();
   const shapeOf = ({ action, mode, ports }: Rule, enforced: boolean): number => {
-    const key = `${action} ${mode} ${enforced} ${ports === 'any' ? ports : JSON.stringify(ports)}`;
+    const key = `${action} ${mode} ${enforced} ${ports === 'any' ? ports : ports.map(portKey).join()}`;
     let shape = shapes.get(key);
     if (shape === undefined) {
       shape = shapes.size;
@@ -155,7 +157,8 @@ export function writeRulebook(specs: readonly NumberedSpec[]): Rulebook {
       const way = wayOf(rule.direction);
       const group = groupAt(way, spec.subject);
       const named = rule.peers === 'any' ? [] : rule.peers;
-      const numbersOf = (some: readonly Peer[]) => [...new Set(some.map((peer) => numberOf(selectorOf(peer))))];
+      const numbersOf = (some: readonly Peer[]) =>
+        some.length === 0 ? NOBODY : [...new Set(some.map((peer) => numberOf(selectorOf(peer))))];
       const made: BookRule = {
         index,
         way,
@@ -193,6 +196,11 @@ export function writeRulebook(specs: readonly NumberedSpec[]): Rulebook {
   return { selectors, groups, groupOf, byPeer, isPeer: [flags(0), flags(1)], demands, bearingPortNames, portNames };
 }
 
+function portKey(match: PortMatch): string {
+  if ('name' in match) return `${match.protocols.join(' ')} ${match.name.length} ${match.name}`;
+  return 'ports' in match ? `${match.protocol}` : `${match.protocol} ${match.first}-${match.last}`;
+}
+
 function isEveryone(peer: Peer): boolean {
   return peer.kind === 'entity' && peer.entity === 'all';
 }
@@ -228,9 +236,9 @@ function keyOf(selector: BookSelector): string {
   }
 }
 
-/** Keys and values are any text: each is told apart from the next. */
+/** Keys and values are any text: their lengths tell each from the next. */
 function requirementKey({ key, operator, values }: Requirement): string {
-  let text = `${operator}(${JSON.stringify(key)}`;
-  for (const value of values.length < 2 ? values : [...values].sort()) text += JSON.stringify(value);
-  return `${text})`;
+  let text = `${operator} ${key.length} ${key}`;
+  for (const value of values.length < 2 ? values : [...values].sort()) text += ` ${value.length} ${value}`;
+  return text;
 }
