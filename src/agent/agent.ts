@@ -41,6 +41,8 @@ import * as views from './views.ts';
 
 /** Everything is looked at this often, besides every change that the agent is told of. */
 const RECONCILE_MS = 500;
+/** The host's own addresses: all of its interfaces are read for them. */
+const HOST_ADDRESSES_MS = 5_000;
 
 export interface Agent {
   close(): Promise<void>;
@@ -225,7 +227,7 @@ async function start(
     identities: server.identities,
     nodes: server.nodes,
     nodeName: config.node.name,
-    describeRule: (rule) => policy.describe(rule),
+    ruleOf: (signal) => policy.ruleOf(signal),
   };
   onSignal = (signal) => {
     const event = packetEvent(signal, packetNames);
@@ -244,11 +246,12 @@ async function start(
     log,
   });
   const timer = setInterval(() => {
-    surroundings.reconcile();
     endpoints.reconcile();
     standing.apply();
   }, RECONCILE_MS);
   closers.push(() => clearInterval(timer));
+  const addresses = setInterval(() => surroundings.reconcile(), HOST_ADDRESSES_MS);
+  closers.push(() => clearInterval(addresses));
 
   const workloadApi = await startWorkloadApi({
     socketPath: config.sockets.workload,

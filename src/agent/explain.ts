@@ -96,10 +96,11 @@ function judge(
 }
 
 /** What passes whatever the verdict says. */
-function modeView({ config }: Parts): { enforcement?: string } {
-  return config.enforcement === 'observe'
-    ? { enforcement: 'enforcement is observe: whatever the verdict, the packet passes and is counted' }
-    : {};
+function modeView({ config, enforcement }: Parts): { enforcement?: string } {
+  const mode = enforcement.view().stopped ? 'stopped' : config.enforcement;
+  return mode === 'enforce'
+    ? {}
+    : { enforcement: `enforcement is ${mode}: whatever the verdict, the packet passes and is counted` };
 }
 
 function ruleView({ policy }: Parts, index: number) {

@@ -10,8 +10,8 @@ export interface PacketNames {
   readonly nodes: Pick<NodeTable, 'byId'>;
   /** This node. */
   readonly nodeName: NodeName;
-  /** "file:line policy" of a rule by its index; undefined for 0. */
-  describeRule(rule: number): string | undefined;
+  /** "file:line policy" of the rule that decided; undefined: none did. */
+  ruleOf(signal: DatapathSignal): string | undefined;
 }
 
 /** An allowed packet is no matter for the audit log: only those who asked for samples see it. */
@@ -37,7 +37,7 @@ export function packetEvent(signal: DatapathSignal, names: PacketNames): PacketE
   const remoteNode = names.nodes.byId(signal.remoteNode)?.name;
   const remote = party(signal.remoteIdentity, signal.remoteAddress, signal.remotePort, remoteNode);
   const [source, destination] = signal.direction === 'egress' ? [local, remote] : [remote, local];
-  const policy = names.describeRule(signal.rule);
+  const policy = names.ruleOf(signal);
   return {
     kind,
     ...(signal.reason === undefined ? {} : { reason: signal.reason }),

@@ -6,7 +6,7 @@ import { CountersignError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { AuditSink } from '../model/audit-event.ts';
-import type { AuthType } from '../model/datapath.ts';
+import type { AuthType, DatapathSignal } from '../model/datapath.ts';
 import type { IdentityTable, Labels } from '../model/identity.ts';
 import type { IpAddress, SecurityIdentity } from '../model/ids.ts';
 import { compilePolicy, recompile } from '../policy/compile.ts';
@@ -30,6 +30,8 @@ export interface PolicyControlOptions {
 
 /** What one directory asks for in a hurry is told in full by `policy list`. */
 const WARNINGS_TOLD = 20;
+/** What opens a flow of ICMP and ICMPv6: to policy the message's type is its port. */
+const ECHO_REQUEST: Readonly<Record<number, number>> = { 1: 8, 58: 128 };
 
 export class PolicyControl {
   readonly #options: PolicyControlOptions;
@@ -96,10 +98,22 @@ export class PolicyControl {
     return index === 0 ? undefined : this.#compiled.rules[index];
   }
 
-  /** "file:line policy", for people. */
-  describe(index: number): string | undefined {
-    const rule = this.rule(index);
+  /**
+   * "file:line policy" of the rule that decided, for people. The kernel does not know which rule of the other side's policy
+   * asked for a proof: that is found here.
+   */
+  ruleOf(signal: DatapathSignal): string | undefined {
+    const rule = this.rule(signal.rule) ?? this.rule(this.#ruleThatAsks(signal));
     return rule === undefined ? undefined : `${rule.file}:${rule.line} ${rule.policy}`;
+  }
+
+  #ruleThatAsks(signal: DatapathSignal): number {
+    const { localIdentity, remoteIdentity, protocol, direction, localPort, remotePort, authType } = signal;
+    if (authType === 'none') return 0;
+    const [from, to, port] =
+      direction === 'egress' ? [localIdentity, remoteIdentity, remotePort] : [remoteIdentity, localIdentity, localPort];
+    const decision = this.#compiled.decide(from, to, protocol, ECHO_REQUEST[protocol] ?? port);
+    return decision.authType === authType ? decision.rule : 0;
   }
 
   view() {

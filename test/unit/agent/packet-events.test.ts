@@ -9,7 +9,7 @@ const names = {
   },
   nodes: { byId: (id: number) => (id === 2 ? { name: 'node-b' } : undefined) },
   nodeName: 'node-a',
-  describeRule: (rule: number) => (rule === 3 ? 'a.yaml:7 default/a' : undefined),
+  ruleOf: ({ rule }: DatapathSignal) => (rule === 3 ? 'a.yaml:7 default/a' : undefined),
 } as unknown as PacketNames;
 
 const signal: DatapathSignal = {

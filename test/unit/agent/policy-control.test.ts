@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { PolicyControl, type PolicyControlOptions } from '../../../src/agent/policy-control.ts';
 import { createLogger } from '../../../src/base/log.ts';
 import type { AuditEvent } from '../../../src/model/audit-event.ts';
-import type { PolicyDelta, PolicyTables } from '../../../src/model/datapath.ts';
+import type { DatapathSignal, PolicyDelta, PolicyTables } from '../../../src/model/datapath.ts';
 import type { IdentityRow } from '../../../src/model/identity.ts';
 import { securityIdentity } from '../../../src/model/ids.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
@@ -117,6 +117,43 @@ describe('policies on their way to the kernel', () => {
   });
 });
 
+describe('the rule that decided about a packet', () => {
+  const signal = {
+    direction: 'egress',
+    localIdentity: frontend.identity,
+    remoteIdentity: backend.identity,
+    protocol: 6,
+    localPort: 40_000,
+    remotePort: 80,
+    authType: 'spiffe',
+    rule: 0,
+  } as DatapathSignal;
+  test.each([
+    ['the kernel names it', { rule: 1, authType: 'none' }, true],
+    ["the receiver's policy asks for the proof, seen at the sender", {}, true],
+    [
+      'the same, seen at the receiver',
+      {
+        direction: 'ingress',
+        localIdentity: backend.identity,
+        remoteIdentity: frontend.identity,
+        localPort: 80,
+        remotePort: 40_000,
+      },
+      true,
+    ],
+    ['none allowed it', { authType: 'none' }, false],
+    ['none asks for this proof any more', { authType: 'test-always-fail' }, false],
+  ] as const)('%s', (_, change, isNamed) => {
+    policyFile('backend', toBackend);
+    using s = stage();
+    s.control.apply();
+    const told = s.control.ruleOf({ ...signal, ...change } as DatapathSignal);
+    if (isNamed) expect(told).toMatch(/backend\.yaml:\d+ default\/backend$/);
+    else expect(told).toBeUndefined();
+  });
+});
+
 describe('what is shown of policies', () => {
   test('those that only observe are named, in the rules too, and decisions say both', () => {
     policyFile('backend', toBackend, '  annotations: { countersign.dev/enforcement: observe }\n');
@@ -129,7 +166,6 @@ describe('what is shown of policies', () => {
       verdict: 'allow',
       observed: { verdict: 'deny' },
     });
-    expect(s.control.describe(1)).toMatch(/backend\.yaml:\d+ default\/backend$/);
   });
 
   test('rules of layer 7 are refused, or on request passed over with a warning that everybody can see', () => {
