@@ -51,19 +51,19 @@ describe.skipIf(unavailable)('ICMP', () => {
       expect(into(echoReply(f.r, f.a, 5))).toMatchObject(drop('POLICY_DENIED'));
     });
 
-    const errors =
+    const errors: readonly (readonly [string, number])[] =
       f.name === 'IPv4'
-        ? ([
+        ? [
             ['unreachable', 3],
             ['time exceeded', 11],
             ['parameter problem', 12],
-          ] as const)
-        : ([
+          ]
+        : [
             ['unreachable', 1],
             ['too big', 2],
             ['time exceeded', 3],
             ['parameter problem', 4],
-          ] as const);
+          ];
 
     test.each(errors)('"%s" passes with the flow it quotes, whatever the flow’s protocol', (_, type) => {
       const error = (quoted: Buffer) =>

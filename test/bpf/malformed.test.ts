@@ -6,14 +6,19 @@ import { type Kernel, MARK_TUNNEL, type Program, unavailable, type Verdict } fro
 import {
   echoRequest,
   ethernet,
+  fragment,
   icmp,
   icmpProto,
   ipPacket,
+  ipv6With,
   neighbour,
   PROTO,
+  SCTP,
+  sctp,
   tcp,
   tooBig,
   udp,
+  udpDatagram,
 } from './support/packets.ts';
 import { A, EGRESS, families, INGRESS, makeWorld, R, settle } from './support/world.ts';
 
@@ -43,6 +48,14 @@ describe.skipIf(unavailable)('malformed packets', () => {
       udp: ethernet(udp(f.a, f.r, 40000, 53)),
       echo: ethernet(echoRequest(f.a, f.r, 5)),
       error: ethernet(tooBig(f.a, f.r, tcp(f.r, f.a, 80, 40000))),
+      sctp: ethernet(sctp(f.a, f.r, 40000, 5001, SCTP.init)),
+      'a first fragment': ethernet(fragment(tcp(f.a, f.r, 40000, 80), 0, 32)),
+      'a later fragment': ethernet(fragment(tcp(f.a, f.r, 40000, 80), 24, 36)),
+      'headers before the transport': ethernet(
+        f.name === 'IPv4'
+          ? ipPacket(f.a, f.r, PROTO.udp, udpDatagram(1, 53), { options: Buffer.alloc(40, 1) })
+          : ipv6With(f.a, f.r, [{ type: 0 }, { type: 60 }], PROTO.udp, udpDatagram(1, 53)),
+      ),
     };
 
     test.each(Object.entries(whole))('%s cut at every byte is dropped, whatever policy allows', (_, packet) => {
@@ -57,6 +70,7 @@ describe.skipIf(unavailable)('malformed packets', () => {
       '%s whose header claims more or less than there is does not confuse',
       (_, packet) => {
         kernel.policy({ local: A.identity, direction: EGRESS });
+        if (packet === whole['headers before the transport'] || packet === whole['a first fragment']) return; // have tests of their own
         const at = f.name === 'IPv4' ? 16 : 18;
         const fixed = f.name === 'IPv4' ? 0 : 40;
         const real = packet.length - 14;
@@ -93,6 +107,20 @@ describe.skipIf(unavailable)('malformed packets', () => {
         copy[at] = offset << 4;
         // 16 bytes of payload follow: up to 9 words of header are there.
         expect(run('from_workload', copy)?.action).toBe(offset >= 5 && offset <= 9 ? 'pass' : 'drop');
+      }
+    });
+
+    test('a UDP length below 8 or past the packet is dropped', () => {
+      kernel.policy({ local: A.identity, direction: EGRESS });
+      const at = 14 + (f.name === 'IPv4' ? 20 : 40) + 4;
+      const real = whole.udp.length - at + 4;
+      for (const length of [0, 1, 7, 8, 9, real, real + 1, 0xffff]) {
+        const copy = Buffer.from(whole.udp);
+        copy.writeUInt16BE(length, at);
+        const good = length >= 8 && length <= real;
+        expect(run('from_workload', copy), `${length}`).toMatchObject(
+          good ? { action: 'pass' } : { action: 'drop', reasons: ['INVALID_PACKET'] },
+        );
       }
     });
 
