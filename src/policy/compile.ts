@@ -43,7 +43,11 @@ export function recompile(
   const before = states.get(previous);
   if (before === undefined) throw new TypeError('this policy was not compiled here');
   const { state, delta } = change(before, identities, locals);
-  return { compiled: state === before ? previous : compiledFrom(state), delta };
+  if (state.profiles === before.profiles && state.locals === before.locals) {
+    states.set(previous, state);
+    return { compiled: previous, delta };
+  }
+  return { compiled: compiledFrom(state), delta };
 }
 
 const states = new WeakMap<CompiledPolicy, State>();
@@ -143,7 +147,7 @@ function requiredPeers({ plan, hooks, remotes, profiles }: State, authType: Requ
     return classes;
   });
   const found: SecurityIdentity[] = [];
-  for (const [identity, profile] of profiles) {
+  for (const [identity, profile] of profiles.entries()) {
     if (!isWorkloadIdentity(identity)) continue;
     const isNeeded = WAYS.some((way) =>
       needed[way]!.has(remotes[way].get(plan.signatures.remote(way, profile))!.number),

@@ -58,7 +58,15 @@ export class HookMaker {
       if (behaviour !== usual) for (const member of members()) others.set(member, behaviour);
     }
     if (usual !== this.#behaviours.denyAll) others.set(NOBODY, this.#behaviours.denyAll);
-    return this.#finished({ way, local, profile, usual }, others, 0);
+    const own = this.usualEncoding({ usual });
+    let portBits = own.bits;
+    let entryCount = own.entries.length;
+    for (const behaviour of others.values()) {
+      const { entries, bits } = this.encoding({ usual }, behaviour);
+      portBits |= bits;
+      entryCount += entries.length;
+    }
+    return { way, local, profile, usual, others, portBits, entryCount };
   }
 
   /** The same hook when remote classes come and go. It keeps what is usual, so no entry of the other classes changes. */
@@ -71,9 +79,18 @@ export class HookMaker {
     const lost = gone.filter(({ number }) => hook.others.has(number));
     if (changes.length === 0 && lost.length === 0) return hook;
     const others = new Map(hook.others);
-    for (const { number } of lost) others.delete(number);
-    for (const [number, behaviour] of changes) others.set(number, behaviour);
-    return this.#finished(hook, others, hook.portBits);
+    let { portBits, entryCount } = hook;
+    for (const { number } of lost) {
+      entryCount -= this.encoding(hook, others.get(number)!).entries.length;
+      others.delete(number);
+    }
+    for (const [number, behaviour] of changes) {
+      const { entries, bits } = this.encoding(hook, behaviour);
+      entryCount += entries.length;
+      portBits |= bits;
+      others.set(number, behaviour);
+    }
+    return { ...hook, others, portBits, entryCount };
   }
 
   /** What is found for a remote class, beyond the usual. */
@@ -83,23 +100,6 @@ export class HookMaker {
 
   usualEncoding(hook: Pick<Hook, 'usual'>): Encoding {
     return this.#behaviours.encode(hook.usual);
-  }
-
-  #finished(
-    hook: Pick<Hook, 'way' | 'local' | 'profile' | 'usual'>,
-    others: ReadonlyMap<number, Behaviour>,
-    bitsBefore: number,
-  ): Hook {
-    const { way, local, profile, usual } = hook;
-    const { entries, bits } = this.usualEncoding(hook);
-    let portBits = bits | bitsBefore;
-    let entryCount = entries.length;
-    for (const behaviour of others.values()) {
-      const encoding = this.encoding(hook, behaviour);
-      portBits |= encoding.bits;
-      entryCount += encoding.entries.length;
-    }
-    return { way, local, profile, usual, others, portBits, entryCount };
   }
 
   /** The remote classes by what the hook does with them. */

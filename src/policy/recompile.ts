@@ -27,20 +27,14 @@ export function change(
 ): Changed {
   const { plan } = before;
   const moves = movesOf(before, identities);
-  const rows = moves.length === 0 ? before.rows : new Map(before.rows);
-  const profiles = moves.length === 0 ? before.profiles : new Map(before.profiles);
-  for (const { identity, row, profile } of moves) {
-    if (row === undefined || profile === undefined) {
-      (rows as Map<SecurityIdentity, IdentityRow>).delete(identity);
-      (profiles as Map<SecurityIdentity, Profile>).delete(identity);
-    } else {
-      (rows as Map<SecurityIdentity, IdentityRow>).set(identity, row);
-      (profiles as Map<SecurityIdentity, Profile>).set(identity, profile);
-    }
-  }
+  const rows = moves.length === 0 ? before.rows : before.rows.with(moves.map(({ identity, row }) => [identity, row]));
+  const profiles =
+    moves.length === 0
+      ? before.profiles
+      : before.profiles.with(moves.map(({ identity, profile }) => [identity, profile]));
   const here = localsAmong(plan, rows, locals);
   const sameLocals = here.size === before.locals.size && [...here].every((identity) => before.locals.has(identity));
-  if (moves.length === 0 && sameLocals) return { state: before, delta: NO_DELTA };
+  if (moves.length === 0 && sameLocals) return { state: { ...before, identities }, delta: NO_DELTA };
 
   const ways = WAYS.map((way) => changeWay(before, way, moves, here, profiles));
   const [egress, ingress] = ways as [WayChange, WayChange];
@@ -48,6 +42,7 @@ export function change(
     plan,
     rows,
     profiles,
+    identities,
     locals: here,
     remotes: [egress.remotes, ingress.remotes],
     hooks: [egress.hooks, ingress.hooks],
@@ -72,25 +67,33 @@ interface Move {
   readonly profile: Profile | undefined;
 }
 
-function movesOf({ plan, rows }: State, identities: readonly IdentityRow[]): Move[] {
-  const moves: Move[] = [];
-  const seen = new Set<SecurityIdentity>();
-  for (const row of identities) {
-    if (!isWorkloadIdentity(row.identity)) continue;
-    seen.add(row.identity);
-    const known = rows.get(row.identity);
-    if (known === row || (known !== undefined && isSame(known, row))) continue;
-    moves.push({ identity: row.identity, row, profile: plan.profiles.of(workloadParty(row)) });
+/** Most rows are the same objects at the same place, from the front or from the back: only what lies between is looked at. */
+function movesOf(before: State, identities: readonly IdentityRow[]): Move[] {
+  const old = before.identities;
+  let front = 0;
+  while (front < old.length && front < identities.length && old[front] === identities[front]) front++;
+  let back = 0;
+  const most = Math.min(old.length, identities.length) - front;
+  while (back < most && old[old.length - 1 - back] === identities[identities.length - 1 - back]) back++;
+  const moves = new Map<SecurityIdentity, Move>();
+  for (let i = front; i < old.length - back; i++) {
+    const { identity } = old[i]!;
+    if (before.rows.has(identity)) moves.set(identity, { identity, row: undefined, profile: undefined });
   }
-  if (seen.size === rows.size + moves.filter(({ identity }) => !rows.has(identity)).length) return moves;
-  for (const identity of rows.keys()) {
-    if (!seen.has(identity)) moves.push({ identity, row: undefined, profile: undefined });
+  for (let i = front; i < identities.length - back; i++) {
+    const row = identities[i]!;
+    const { identity } = row;
+    if (!isWorkloadIdentity(identity)) continue;
+    const known = before.rows.get(identity);
+    if (known !== undefined && isSame(known, row)) moves.delete(identity);
+    else moves.set(identity, { identity, row, profile: before.plan.profiles.of(workloadParty(row)) });
   }
-  return moves;
+  return [...moves.values()];
 }
 
 /** As far as policy looks. */
 function isSame(a: IdentityRow, b: IdentityRow): boolean {
+  if (a === b) return true;
   return hasSameLabels(a.labels, b.labels) && JSON.stringify(a.ports ?? []) === JSON.stringify(b.ports ?? []);
 }
 
@@ -112,7 +115,7 @@ function changeWay(
   way: Way,
   moves: readonly Move[],
   here: ReadonlySet<SecurityIdentity>,
-  profiles: ReadonlyMap<SecurityIdentity, Profile>,
+  profiles: State['profiles'],
 ): WayChange {
   const { plan } = before;
   const maker = plan.hooks;
@@ -206,7 +209,7 @@ function rowWrites(before: State, after: State, moves: readonly Move[]): RowWrit
   }
   const putClasses: PolicyClassRow[] = [];
   // First the port lengths that entries of new remote classes use: with more lengths nothing else is found.
-  for (const identity of before.locals) {
+  for (const identity of hasGrown(before, after) ? before.locals : []) {
     if (concerned.has(identity) && !after.locals.has(identity)) continue;
     const old = rowsBefore.row(identity);
     const grown = withPortBits(before, after, old, identity);
@@ -220,6 +223,16 @@ function rowWrites(before: State, after: State, moves: readonly Move[]): RowWrit
   else if (added.length > 0) for (const identity of removed) putClasses.push(nobody(identity));
   putClasses.push(...moved.map(({ row }) => row), ...added);
   return { putClasses, deleteClasses: removed };
+}
+
+function hasGrown(before: State, after: State): boolean {
+  return WAYS.some((way) => {
+    for (const [signature, { portBits }] of after.hooks[way]) {
+      const known = before.hooks[way].get(signature);
+      if (known !== undefined && known.portBits !== portBits) return true;
+    }
+    return false;
+  });
 }
 
 /** The row as it was, with the lengths that its classes use now. */

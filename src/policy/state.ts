@@ -7,6 +7,7 @@ import { RemoteClasses, type Signatures, signatures } from './classes.ts';
 import type { PolicyRule } from './compiled.ts';
 import { type Hook, HookMaker } from './hooks.ts';
 import { plainLabels } from './labels.ts';
+import { LayeredMap } from './layered-map.ts';
 import { checkSizes, MAX_ENTRIES, refuseEntries } from './limits.ts';
 import { Matcher } from './matching.ts';
 import { type NumberedSpec, numberRules } from './numbered.ts';
@@ -32,9 +33,11 @@ export interface Plan {
 export interface State {
   readonly plan: Plan;
   /** Workloads. */
-  readonly rows: ReadonlyMap<SecurityIdentity, IdentityRow>;
+  readonly rows: LayeredMap<SecurityIdentity, IdentityRow>;
   /** Everybody: workloads, reserved and CIDR identities. */
-  readonly profiles: ReadonlyMap<SecurityIdentity, Profile>;
+  readonly profiles: LayeredMap<SecurityIdentity, Profile>;
+  /** As they were given. */
+  readonly identities: readonly IdentityRow[];
   /** Those among them that are on this node. */
   readonly locals: ReadonlySet<SecurityIdentity>;
   readonly remotes: readonly [RemoteClasses, RemoteClasses];
@@ -109,13 +112,22 @@ export function stateOf(plan: Plan, identities: readonly IdentityRow[], locals: 
     }
     return found;
   }) as [Map<string, Hook>, Map<string, Hook>];
-  return { plan, rows, profiles, locals: here, remotes, hooks, freeLocals: [[hooks[0].size + 1], [hooks[1].size + 1]] };
+  return {
+    plan,
+    rows: LayeredMap.over(rows),
+    profiles: LayeredMap.over(profiles),
+    identities,
+    locals: here,
+    remotes,
+    hooks,
+    freeLocals: [[hooks[0].size + 1], [hooks[1].size + 1]],
+  };
 }
 
 /** Without those that nobody knows: they have no class, and all their packets drop. */
 export function localsAmong(
   plan: Plan,
-  rows: ReadonlyMap<SecurityIdentity, IdentityRow>,
+  rows: Pick<ReadonlyMap<SecurityIdentity, IdentityRow>, 'has'>,
   locals: readonly SecurityIdentity[],
 ): Set<SecurityIdentity> {
   const here = new Set(locals.filter((identity) => rows.has(identity) || identity === IDENTITY_HOST));
@@ -128,7 +140,7 @@ export function localProfiles(
   plan: Plan,
   way: Way,
   locals: ReadonlySet<SecurityIdentity>,
-  profiles: ReadonlyMap<SecurityIdentity, Profile>,
+  profiles: { get(identity: SecurityIdentity): Profile | undefined },
 ): Map<string, Profile> {
   const found = new Map<string, Profile>();
   for (const identity of locals) {

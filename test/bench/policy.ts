@@ -170,6 +170,7 @@ function changes(compiled: CompiledPolicy, rows: readonly IdentityRow[], locals:
     ['endpoint-goes', () => recompile(compiled, rows, locals.slice(1))],
     ['identity-comes', () => recompile(compiled, [...rows, known], locals)],
     ['new-kind-of-identity-comes', () => recompile(compiled, [...rows, stranger], locals)],
+    ['new-kind-of-endpoint-comes', () => recompile(compiled, [...rows, stranger], [...locals, stranger.identity])],
     ['identity-goes', () => recompile(compiled, rows.slice(0, -1), locals)],
     ['labels-change', () => recompile(compiled, moved, locals)],
   ] as const;
