@@ -2,7 +2,7 @@
  *
  * The agent's tables are written when they are another object than last time. A new policy goes into the slot that is not
  * in force, whose old content stays behind: nothing of it may count. */
-import { type Handle, type LoadedObject, native } from '../../native/index.ts';
+import { type LoadedObject, native } from '../../native/index.ts';
 import { type DropReason, dropReasonName } from '../../src/base/registry/drop-reasons.gen.ts';
 import * as layout from '../../src/datapath/layout.ts';
 import { objectPath } from '../bpf/support/kernel.ts';
@@ -11,7 +11,7 @@ import type { AuthType, Program, State } from '../reference/state.ts';
 const SECOND = 1_000_000_000n;
 const PROGRAM_OWNED = ['cs_flows', 'cs_fragments', 'cs_waiting', 'cs_signals', 'cs_hold_taken', 'cs_hold_returned'];
 const SMALL = {
-  cs_flows: 4096,
+  cs_flows: 1024,
   cs_fragments: 1024,
   cs_waiting: 1024,
   cs_signals: 1024,
@@ -32,6 +32,11 @@ export interface Run {
   readonly mark: number;
 }
 
+export interface Counters {
+  readonly dropped: Map<DropReason, number>;
+  readonly observed: Map<DropReason, number>;
+}
+
 interface Codec<T> {
   readonly size: number;
   encodeInto(buffer: Buffer, at: number, value: T): void;
@@ -39,23 +44,23 @@ interface Codec<T> {
 
 export class Machine {
   readonly #object: LoadedObject;
-  readonly #ring: Handle | undefined;
-  readonly #maps: ReadonlySet<string>;
   #applied: Partial<State> = {};
   #slot = 0;
+  /** Undefined once a packet ran. */
+  #counted: Counters | undefined;
   /** What the kernel's clock shows at second 0 of the state's. */
   #zero = 0n;
+  /** Keys by map, and by slot where it has two. */
+  readonly #written = new Map<string, Buffer>();
   /** Endpoint ids that were ever written. */
   readonly #ids = new Set<number>();
 
   /** @param path of the object; the repository's unless a test has built another. */
   constructor(path: string = process.env.COUNTERSIGN_BPF_OBJECT ?? objectPath) {
     this.#object = native().loadObject({ path, maxEntries: SMALL });
-    this.#maps = new Set(Object.keys(this.#object.maps));
   }
 
   close(): void {
-    this.#ring?.close();
     for (const map of Object.values(this.#object.maps)) native().closeFd(map.fd);
     for (const fd of Object.values(this.#object.programs)) native().closeFd(fd);
   }
@@ -64,21 +69,37 @@ export class Machine {
     return this.#object.maps[map]!.fd;
   }
 
+  /** A map that the programs write. */
   #clear(map: string): void {
-    if (!this.#maps.has(map)) return;
     const { keys, count } = native().mapDump(this.#fd(map));
     if (count > 0) native().mapDeleteBatch(this.#fd(map), keys, count);
   }
 
-  #write<K, V>(map: string, keys: Codec<K>, values: Codec<V>, entries: readonly (readonly [K, V])[]): void {
-    if (entries.length === 0) return;
+  #write<K, V>(map: string, keys: Codec<K>, values: Codec<V>, entries: readonly (readonly [K, V])[]): Buffer {
     const k = Buffer.alloc(entries.length * keys.size);
     const v = Buffer.alloc(entries.length * values.size);
     entries.forEach(([key, value], i) => {
       keys.encodeInto(k, i * keys.size, key);
       values.encodeInto(v, i * values.size, value);
     });
-    native().mapUpdateBatch(this.#fd(map), k, v, entries.length);
+    if (entries.length > 0) native().mapUpdateBatch(this.#fd(map), k, v, entries.length);
+    return k;
+  }
+
+  /** A map that only this class writes, or one half of it: these entries and no others. */
+  #replace<K, V>(
+    map: string,
+    keys: Codec<K>,
+    values: Codec<V>,
+    entries: readonly (readonly [K, V])[],
+    half: number | '' = '',
+  ): void {
+    const name = `${map}${half}`;
+    const stale = this.#written.get(name);
+    if (stale !== undefined && stale.length > 0) {
+      native().mapDeleteBatch(this.#fd(map), stale, stale.length / keys.size);
+    }
+    this.#written.set(name, this.#write(map, keys, values, entries));
   }
 
   /** Everything anew, the programs' own memory included. */
@@ -108,8 +129,7 @@ export class Machine {
   }
 
   #endpoints(state: State): void {
-    this.#clear('cs_endpoints');
-    this.#write(
+    this.#replace(
       'cs_endpoints',
       layout.u32Key,
       layout.endpointStruct,
@@ -130,9 +150,8 @@ export class Machine {
   }
 
   #addresses(state: State): void {
-    this.#clear('cs_ipcache');
     const flags = { local: layout.IP_LOCAL, reserved: layout.IP_RESERVED, node: 0, nobody: 0 };
-    this.#write(
+    this.#replace(
       'cs_ipcache',
       layout.addressStruct,
       layout.ipcacheStruct,
@@ -152,23 +171,21 @@ export class Machine {
   }
 
   #prefixes(state: State): void {
-    this.#clear('cs_prefixes');
     const flags = (p: State['prefixes'][number]) =>
       (p.cluster ? layout.PREFIX_CLUSTER : 0) | (p.encrypt ? layout.PREFIX_ENCRYPT : 0);
-    for (const p of state.prefixes) {
-      const key = { prefixlen: p.length, addr: Buffer.from(p.address, 'hex') };
-      const value = { identity: p.identity ?? 0, flags: flags(p) };
-      native().mapUpdate(
-        this.#fd('cs_prefixes'),
-        layout.prefixKeyStruct.encode(key),
-        layout.prefixStruct.encode(value),
-      );
-    }
+    this.#replace(
+      'cs_prefixes',
+      layout.prefixKeyStruct,
+      layout.prefixStruct,
+      state.prefixes.map((p) => [
+        { prefixlen: p.length, addr: Buffer.from(p.address, 'hex') },
+        { identity: p.identity ?? 0, flags: flags(p) },
+      ]),
+    );
   }
 
   #proofs(state: State): void {
-    this.#clear('cs_auth');
-    this.#write(
+    this.#replace(
       'cs_auth',
       layout.authKeyStruct,
       layout.authStruct,
@@ -182,20 +199,8 @@ export class Machine {
   #policy(state: State): void {
     this.#slot = 1 - this.#slot;
     const slot = this.#slot;
-    for (const [map, at] of [
-      ['cs_policy', layout.policyKeyStruct],
-      ['cs_classes', layout.classKeyStruct],
-    ] as const) {
-      const { keys, count } = native().mapDump(this.#fd(map));
-      const slotAt = at.members.find((m) => m.name === 'slot')!.offset;
-      const stale = [];
-      for (let i = 0; i < count; i++) {
-        if (keys[i * at.size + slotAt] === slot) stale.push(keys.subarray(i * at.size, (i + 1) * at.size));
-      }
-      if (stale.length > 0) native().mapDeleteBatch(this.#fd(map), Buffer.concat(stale), stale.length);
-    }
     const verdict = (v: 'allow' | 'deny') => (v === 'allow' ? layout.POLICY_ALLOW : layout.POLICY_DENY);
-    this.#write(
+    this.#replace(
       'cs_policy',
       layout.policyKeyStruct,
       layout.policyStruct,
@@ -218,13 +223,14 @@ export class Machine {
           observed_rule: l.observed?.rule ?? 0,
         },
       ]),
+      slot,
     );
     const bits = (local: number, direction: 'egress' | 'ingress') =>
       state.policy
         .filter((l) => l.local === local && l.direction === direction)
         .reduce((all, l) => all | (1 << l.portBits), 0);
     const pair = (p: Readonly<Record<'egress' | 'ingress', number>>): [number, number] => [p.egress, p.ingress];
-    this.#write(
+    this.#replace(
       'cs_classes',
       layout.classKeyStruct,
       layout.classStruct,
@@ -236,6 +242,7 @@ export class Machine {
           port_bits: [bits(row.local.egress, 'egress'), bits(row.local.ingress, 'ingress')] as [number, number],
         },
       ]),
+      slot,
     );
   }
 
@@ -309,6 +316,7 @@ export class Machine {
 
   /** Undefined: BPF_PROG_TEST_RUN itself does not take it for a packet. */
   run(program: Program, packet: Buffer, mark: number, ifindex: number): Run | undefined {
+    this.#counted = undefined;
     let result: { retval: number; mark: number };
     try {
       result = native().progTestRun(this.#object.programs[program]!, { packet, mark, ifindex });
@@ -322,18 +330,20 @@ export class Machine {
   }
 
   /** Packets counted up to now, by reason: dropped, and passed though they would have been dropped. */
-  counters(): { dropped: Map<DropReason, number>; observed: Map<DropReason, number> } {
-    return { dropped: this.#counters('cs_drops'), observed: this.#counters('cs_observed') };
+  counters(): Counters {
+    this.#counted ??= { dropped: this.#counters('cs_drops'), observed: this.#counters('cs_observed') };
+    return this.#counted;
   }
 
   #counters(map: string): Map<DropReason, number> {
     const { keys, values, count } = native().mapDump(this.#fd(map));
     const perKey = values.length / count;
-    const words = new BigUint64Array(values.buffer, values.byteOffset, values.length / 8);
+    const words = new Uint32Array(values.buffer, values.byteOffset, values.length / 4);
     const out = new Map<DropReason, number>();
     for (let i = 0; i < count; i++) {
       let packets = 0;
-      for (let at = (i * perKey) / 8; at < ((i + 1) * perKey) / 8; at += 2) packets += Number(words[at]);
+      // Packets and bytes of each CPU; the lower half of the packets will do.
+      for (let at = (i * perKey) / 4; at < ((i + 1) * perKey) / 4; at += 4) packets += words[at]!;
       if (packets === 0) continue;
       const code = keys.readUInt32LE(i * 4) >> 1;
       const name = dropReasonName(code);

@@ -147,9 +147,9 @@ const headOf = (first: Packet): number => first.fragment!.data.length - first.pa
 const sameFlow = (a: Packet, b: Packet): boolean =>
   a.protocol === b.protocol && a.sourcePort === b.sourcePort && a.destinationPort === b.destinationPort;
 
-/** A first fragment that was let through, or waits, stands for its datagram. */
+/** A first fragment that was let through, or waits, stands for its datagram, if it could be read. */
 export function withDatagram(state: State, packet: Packet, side: Side): State {
-  if (!isFirst(packet)) return state;
+  if (!isFirst(packet) || packet.refusal !== undefined) return state;
   const key = datagramKey(packet, packet.fragment!.id, side.ifindex, side.direction);
   return remember(state, 'datagrams', key, { first: packet, seen: state.now, complete: false });
 }

@@ -9,19 +9,21 @@ const BEHIND_FOR = 1;
 export function queueOf(state: State, side: Side, endpoint: Endpoint): Waiting | undefined {
   const queue = state.waiting.get(keyOf(side));
   if (queue === undefined || queue.packets === 0 || state.now - queue.lastMiss >= BEHIND_FOR) return undefined;
-  return (state.held.get(endpoint.identity) ?? 0) > 0 ? queue : undefined;
+  return inQueue(state, endpoint.identity) > 0 ? queue : undefined;
 }
+
+/** More may have been returned than taken, for a moment: that is an empty queue. */
+const inQueue = (state: State, identity: number): number => Math.max(0, state.held.get(identity) ?? 0);
 
 /** @returns undefined: the queue is full, for this identity or for all. */
 export function enqueue(state: State, side: Side, endpoint: Endpoint, isMiss: boolean): State | undefined {
-  const ofAll = state.held.get(0) ?? 0;
-  const ofIdentity = state.held.get(endpoint.identity) ?? 0;
   const { holdLimitTotal, holdLimitIdentity } = state.config;
-  if (ofAll >= holdLimitTotal || ofIdentity >= holdLimitIdentity) return undefined;
+  if (inQueue(state, 0) >= holdLimitTotal || inQueue(state, endpoint.identity) >= holdLimitIdentity) return undefined;
   // One that only queues behind others does not make them wait longer.
   const queue = queueOf(state, side, endpoint);
   const lastMiss = isMiss || queue === undefined ? state.now : queue.lastMiss;
-  const counted = remember(remember(state, 'held', 0, ofAll + 1), 'held', endpoint.identity, ofIdentity + 1);
+  let counted = state;
+  for (const who of [0, endpoint.identity]) counted = remember(counted, 'held', who, (counted.held.get(who) ?? 0) + 1);
   return remember(counted, 'waiting', keyOf(side), { packets: (queue?.packets ?? 0) + 1, lastMiss });
 }
 

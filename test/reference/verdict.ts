@@ -6,7 +6,7 @@ import * as owners from './owner.ts';
 import { type Packet, PROTOCOL } from './packet.ts';
 import { askPolicy, askProof, type Decision } from './policy.ts';
 import { quoteOf } from './quote.ts';
-import type { AuthType, Endpoint, Reason, State } from './state.ts';
+import { type AuthType, type Endpoint, NEVER, type Reason, type State } from './state.ts';
 
 export interface Found {
   readonly state: State;
@@ -65,6 +65,8 @@ export function judgeInFull(state: State, side: Side, mark: number, endpoint: En
     const refusal = relatedRefusal(state, side, mark, endpoint, packet);
     return refusal === undefined ? { state, mendable: false, behind: false } : refused(refusal);
   }
+  // Neighbours talk over the veth itself: nothing of theirs is held, and comes back.
+  if (packet.role === 'neighbour') return refused('ICMP_TYPE');
 
   // An endpoint that took over an interface does not take over its flows.
   const candidate = flowOf(state, packet, side);
@@ -74,27 +76,28 @@ export function judgeInFull(state: State, side: Side, mark: number, endpoint: En
   if (next === undefined) return refused('STRAY');
 
   const remote = owners.ownerOf(state, side.remote);
-  const origin = out ? undefined : owners.originRefusal(state, mark, remote);
-  if (origin !== undefined) return refused(origin);
-  if (remote.kind === 'nobody') return refused('NO_VOUCH', true);
-  if (state.now >= remote.leaseEnds) return refused('LEASE_EXPIRED', true);
-
   const made = { lastPacket: state.now, direction: begun, endpoint: endpoint.id, state: next };
-  const wouldBe = (refusal: Reason, auth: AuthType, mendable = false): Found => {
+  const wouldBe = (refusal: Reason, auth: AuthType, validUntil: number, mendable = false): Found => {
     if (!passesAnyway(state, refusal)) return refused(refusal, mendable);
-    // What passes although policy refuses it is a flow, so that its answers are told from strays. It lets nothing pass.
-    const flow = { ...made, validUntil: remote.leaseEnds, auth, origin: 0, observed: true };
+    // What passes although it is refused is a flow, so that its answers are told from strays. As such it lets nothing pass.
+    const flow = { ...made, validUntil, auth, origin: 0, observed: true };
     return { ...refused(refusal, mendable), state: withFlow(state, side, flow) };
   };
+  const origin = out ? undefined : owners.originRefusal(state, mark, remote);
+  if (origin !== undefined) return wouldBe(origin, 'none', NEVER);
+  if (remote.kind === 'nobody') return wouldBe('NO_VOUCH', 'none', NEVER, true);
+  if (state.now >= remote.leaseEnds) return wouldBe('LEASE_EXPIRED', 'none', NEVER, true);
+
   const probe = isHostProbe(state, begun, remote);
   const port = begun === 'egress' ? side.remotePort : side.localPort;
-  if (!probe && isControlPlane(state, begun, side, remote, port)) return wouldBe('CONTROL_PLANE', 'none');
+  if (!probe && isControlPlane(state, begun, side, remote, port))
+    return wouldBe('CONTROL_PLANE', 'none', remote.leaseEnds);
   const asked = { localIdentity: endpoint.identity, remote, direction: begun, protocol: side.protocol, port };
   const exempt: Decision = { auth: 'none' };
   const { enforced, observed } = probe ? { enforced: exempt, observed: exempt } : askPolicy(state, asked);
-  if (enforced.refusal !== undefined) return wouldBe(enforced.refusal, 'none');
+  if (enforced.refusal !== undefined) return wouldBe(enforced.refusal, 'none', remote.leaseEnds);
   const proven = askProof(state, endpoint.identity, remote, enforced.auth, state.now);
-  if ('refusal' in proven) return wouldBe(proven.refusal, enforced.auth, proven.mendable);
+  if ('refusal' in proven) return wouldBe(proven.refusal, enforced.auth, remote.leaseEnds, proven.mendable);
 
   if (out && queueOf(state, side, endpoint) !== undefined) return { state, mendable: false, behind: true };
   const would = wouldRefuse(state, endpoint, remote, enforced.auth, observed);

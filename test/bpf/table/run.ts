@@ -79,14 +79,18 @@ class Case {
     }
   }
 
-  packet(text: string): { reference: Verdict; kernel: ReturnType<Machine['run']>; mark: number } {
+  packet(text: string): { reference: Verdict; kernel: ReturnType<Machine['run']> } {
     const [program, ...rest] = text.split(' ');
     const { frame, bare, mark } = packetOf(rest.join(' '), this.#family);
-    const bytes = BARE.includes(program!) ? bare : frame;
-    const meta = { ifindex: IFINDEX, mark, etherType: etherTypeOf(bytes) };
-    const reference = judge(program as Program, bytes, meta, this.state);
-    this.state = reference.state;
-    return { reference, kernel: this.#machine?.run(program as Program, bytes, mark, IFINDEX), mark };
+    return this.bytes(program as Program, BARE.includes(program!) ? bare : frame, mark);
+  }
+
+  bytes(program: Program, bytes: Buffer, mark: number): { reference: Verdict; kernel: ReturnType<Machine['run']> } {
+    const kernel = this.#machine?.run(program, bytes, mark, IFINDEX);
+    const reference = judge(program, bytes, { ifindex: IFINDEX, mark, etherType: etherTypeOf(bytes) }, this.state);
+    // What the kernel takes for no packet did not happen.
+    if (this.#machine === undefined || kernel !== undefined) this.state = reference.state;
+    return { reference, kernel };
   }
 }
 
@@ -135,4 +139,21 @@ export function byKernel(row: Row, family: Addresses, machine: Machine): Outcome
     reason: counted('dropped'),
     observed: counted('observed'),
   };
+}
+
+/** The row's packet, one byte shorter each time, in the row's world: once as if the rest were lost, once as if its IP header
+ *  said so, and the frame were padded. */
+export function* cutEverywhere(row: Row, family: Addresses, machine: Machine) {
+  const world = new Case(family, machine);
+  for (const statement of row.before) world.statement(statement);
+  const [program, ...rest] = row.packet.split(' ');
+  const { frame, bare, mark } = packetOf(rest.join(' '), family);
+  const bytes = BARE.includes(program!) ? bare : frame;
+  for (let length = bytes.length - 1; length >= 14; length--) {
+    const { reference, kernel } = world.bytes(program as Program, bytes.subarray(0, length), mark);
+    if (kernel === undefined) return;
+    const said = (v: { action: string; mark: number }) =>
+      `${v.action} ${v.action === 'pass' ? v.mark.toString(16) : ''}`;
+    yield { length, kernel: said(kernel), reference: said(reference) };
+  }
 }
