@@ -2,25 +2,11 @@
  * Which verdicts change from one set of policies to another: for every pair of parties, along the port numbers, only at
  * the places where some rule of either set begins or ends.
  */
-import { addressBytes, addressFromBytes, datapathPrefixLength, isIpv4, type Prefix } from '../model/address.ts';
 import type { AuthType, Direction } from '../model/datapath.ts';
-import type { IdentityRow, Labels } from '../model/identity.ts';
-import {
-  IDENTITY_HOST,
-  IDENTITY_REMOTE_NODE,
-  IDENTITY_WORLD,
-  type IpAddress,
-  type SecurityIdentity,
-} from '../model/ids.ts';
-import type { CompiledPolicy } from './compiled.ts';
+import type { IdentityRow } from '../model/identity.ts';
+import { type DiffInputs, mayName, type Party, partiesOf } from './diff-parties.ts';
 import { effectOf } from './effect.ts';
-import { plainLabels, selects } from './labels.ts';
-import type { Policy, PolicySpec, PortMatch } from './rules.ts';
-
-export interface PolicySet {
-  readonly policies: readonly Policy[];
-  readonly compiled: CompiledPolicy;
-}
+import type { PortMatch } from './rules.ts';
 
 export interface VerdictText {
   readonly verdict: 'allow' | 'deny';
@@ -44,25 +30,6 @@ export interface PairChange {
   readonly changes: readonly TrafficChange[];
 }
 
-export interface DiffInputs {
-  readonly before: PolicySet;
-  readonly after: PolicySet;
-  readonly rows: readonly IdentityRow[];
-  nameOf(row: IdentityRow): string;
-  readonly nodeLabels?: Labels | undefined;
-}
-
-/** One side of a packet: workloads that neither set tells apart, an entity, or a range of addresses. */
-interface Party {
-  readonly names: readonly string[];
-  readonly row: IdentityRow | undefined;
-  readonly before: SecurityIdentity;
-  readonly after: SecurityIdentity;
-  readonly specs: Readonly<Record<Direction, readonly PolicySpec[]>>;
-  /** Some policy that selects it in this direction is not the same in both sets. */
-  readonly differs: Readonly<Record<Direction, boolean>>;
-}
-
 /** Assigned to experiments (RFC 3692): no rule can name it. */
 const UNNAMED_PROTOCOL = 253;
 const LAST_PORT = 65_535;
@@ -74,7 +41,7 @@ export function* diffPolicies(inputs: DiffInputs): Generator<PairChange> {
   const parties = partiesOf(inputs);
   for (const from of parties) {
     for (const to of parties) {
-      if (!from.differs.egress && !to.differs.ingress) continue;
+      if (!mayChange(from, 'egress', to) && !mayChange(to, 'ingress', from)) continue;
       const changes = changesOf(inputs, from, to);
       if (changes.length === 0) continue;
       for (const a of from.names) for (const b of to.names) yield { from: a, to: b, changes };
@@ -82,19 +49,22 @@ export function* diffPolicies(inputs: DiffInputs): Generator<PairChange> {
   }
 }
 
+function mayChange({ changed }: Party, direction: Direction, peer: Party): boolean {
+  const rules = changed[direction];
+  return rules === 'all' || rules.some((rule) => mayName(rule, peer));
+}
+
 function changesOf({ before, after }: DiffInputs, from: Party, to: Party): TrafficChange[] {
-  const specs = [
-    ...from.specs.egress.map((s) => [s, 'egress'] as const),
-    ...to.specs.ingress.map((s) => [s, 'ingress'] as const),
+  const rules = [
+    ...from.rules.egress.filter((rule) => mayName(rule, to)),
+    ...to.rules.ingress.filter((rule) => mayName(rule, from)),
   ];
   const cuts = new Map<number, Set<number>>();
-  for (const [spec, direction] of specs) {
-    for (const { direction: own, ports } of spec.rules) {
-      if (own !== direction || ports === 'any') continue;
-      for (const { protocol, first, last } of ports.flatMap((match) => rangesOf(match, to.row))) {
-        const at = cuts.get(protocol) ?? new Set([0]);
-        cuts.set(protocol, at.add(first).add(last + 1));
-      }
+  for (const { ports } of rules) {
+    if (ports === 'any') continue;
+    for (const { protocol, first, last } of ports.flatMap((match) => rangesOf(match, to.row))) {
+      const at = cuts.get(protocol) ?? new Set([0]);
+      cuts.set(protocol, at.add(first).add(last + 1));
     }
   }
   const changes: TrafficChange[] = [];
@@ -144,136 +114,4 @@ function rangesOf(
   return (receiver?.ports ?? [])
     .filter(({ name, protocol }) => name === match.name && match.protocols.includes(protocol))
     .map(({ protocol, port }) => ({ protocol, first: port, last: port }));
-}
-
-function partiesOf({ before, after, rows, nameOf, nodeLabels }: DiffInputs): Party[] {
-  const sets = [before, after].map((set) => ({
-    ...set,
-    specs: specsInForce(set.policies),
-    classes: classesOf(set.compiled),
-  }));
-  const nodes = nodeLabels === undefined ? undefined : plainLabels(nodeLabels);
-  const party = (names: readonly string[], row: IdentityRow | undefined, ids: readonly SecurityIdentity[]): Party => {
-    const labels = row === undefined ? undefined : plainLabels(row.labels);
-    const chosen = sets.map(({ specs }) =>
-      specs.filter(({ subject }) => {
-        if (subject.kind === 'workloads') return labels !== undefined && selects(subject.selector, labels);
-        return ids[0] === IDENTITY_HOST && nodes !== undefined && selects(subject.selector, nodes);
-      }),
-    );
-    const differs = (direction: Direction) => meaning(chosen[0]!, direction) !== meaning(chosen[1]!, direction);
-    const both = chosen.flat();
-    return {
-      names,
-      row,
-      before: ids[0]!,
-      after: ids[1]!,
-      specs: { egress: both, ingress: both },
-      differs: { egress: differs('egress'), ingress: differs('ingress') },
-    };
-  };
-  const groups = new Map<string, IdentityRow[]>();
-  for (const row of rows) {
-    const key = sets.map(({ classes }) => classes.get(row.identity)).join(' ');
-    groups.set(key, [...(groups.get(key) ?? []), row]);
-  }
-  const same = (identity: SecurityIdentity) => [identity, identity];
-  return [
-    ...[...groups.values()].map((alike) => party(alike.map(nameOf), alike[0], same(alike[0]!.identity))),
-    party(['host'], undefined, same(IDENTITY_HOST)),
-    party(['remote-node'], undefined, same(IDENTITY_REMOTE_NODE)),
-    ...regionsOf(sets.flatMap(({ compiled }) => compiled.tables.cidrs.map(({ prefix }) => prefix))).map(
-      ({ name, address }) =>
-        party(
-          [name],
-          undefined,
-          address === undefined ? same(IDENTITY_WORLD) : sets.map((set) => set.compiled.identityOfAddress(address)),
-        ),
-    ),
-  ];
-}
-
-function specsInForce(policies: readonly Policy[]): PolicySpec[] {
-  return policies.filter(({ enforcement }) => enforcement === 'enforce').flatMap(({ specs }) => specs);
-}
-
-/** Identities with the same classes get the same verdicts, whoever they talk to. */
-function classesOf({ tables }: CompiledPolicy): Map<number, string> {
-  return new Map(tables.classes.map(({ identity, local, remote }) => [identity, JSON.stringify([local, remote])]));
-}
-
-/** What the specs say of a direction, wherever they stand and in whatever order. */
-function meaning(specs: readonly PolicySpec[], direction: Direction): string {
-  const said = specs.map(({ rules, defaultDeny, requires }) =>
-    JSON.stringify([
-      rules
-        .filter((rule) => rule.direction === direction)
-        .map(({ action, peers, ports, mode }) => [action, peers, ports, mode]),
-      defaultDeny[direction],
-      requires[direction],
-    ]),
-  );
-  return JSON.stringify([...new Set(said)].sort());
-}
-
-interface Region {
-  readonly name: string;
-  readonly v4: boolean;
-  readonly first: bigint;
-  readonly last: bigint;
-  /** Prefixes right inside, by address. */
-  readonly inside: Region[];
-}
-
-/** Addresses cut along the prefixes that either set names; one address stands for each piece. */
-function regionsOf(prefixes: readonly Prefix[]): { name: string; address: IpAddress | undefined }[] {
-  const byName = new Map(prefixes.map((prefix) => [`${prefix.address}/${prefix.length}`, prefix]));
-  const regions = [...byName]
-    .map(([name, prefix]): Region => ({ name, v4: isIpv4(prefix.address), ...boundsOf(prefix), inside: [] }))
-    .sort((a, b) => Number(b.v4) - Number(a.v4) || compare(a.first, b.first) || compare(b.last, a.last));
-  const around: Region[] = [];
-  for (const region of regions) {
-    while (around.length > 0 && (around.at(-1)!.v4 !== region.v4 || around.at(-1)!.last < region.first)) around.pop();
-    around.at(-1)?.inside.push(region);
-    around.push(region);
-  }
-  const pieces = regions.flatMap((region) => {
-    const free = firstFree(region);
-    return free === undefined ? [] : [{ name: nameOfPiece(region), address: addressOf(free, region.v4) }];
-  });
-  if (byName.has('0.0.0.0/0') && byName.has('::/0')) return pieces;
-  return [...pieces, { name: byName.size === 0 ? 'world' : 'world (all other addresses)', address: undefined }];
-}
-
-/** The first address that is in none of the prefixes inside; undefined: they cover it. */
-function firstFree({ first, last, inside }: Region): bigint | undefined {
-  let at = first;
-  for (const hole of inside) {
-    if (hole.first > at) return at;
-    at = hole.last + 1n;
-  }
-  return at <= last ? at : undefined;
-}
-
-const NAMED_HOLES = 3;
-
-function nameOfPiece({ name, inside }: Region): string {
-  if (inside.length === 0) return name;
-  const named = inside.slice(0, NAMED_HOLES).map((hole) => hole.name);
-  const more = inside.length > NAMED_HOLES ? ` and ${inside.length - NAMED_HOLES} more` : '';
-  return `${name} but ${named.join(', ')}${more}`;
-}
-
-function compare(a: bigint, b: bigint): number {
-  return a < b ? -1 : a > b ? 1 : 0;
-}
-
-function boundsOf(prefix: Prefix): { first: bigint; last: bigint } {
-  const first = BigInt(`0x${addressBytes(prefix.address).toString('hex')}`);
-  return { first, last: first + (1n << BigInt(128 - datapathPrefixLength(prefix))) - 1n };
-}
-
-function addressOf(number: bigint, v4: boolean): IpAddress {
-  const bytes = Buffer.from(number.toString(16).padStart(32, '0'), 'hex');
-  return addressFromBytes(v4 ? bytes.subarray(12) : bytes);
 }

@@ -18,8 +18,11 @@ export function lintPolicies(policies: readonly Policy[]): PolicyWarning[] {
     ...policies.flatMap(unmeetableSubjects),
     ...placed.flatMap(unmeetablePeers),
     ...placed.flatMap(allowsNothing),
-    ...placed.flatMap((one, i) => repeats(one, placed.slice(0, i))),
-    ...placed.flatMap((one) => isDead(one, placed)),
+    ...[...bySubject(placed).values()].flatMap((alike) => [
+      ...alike.flatMap((one, i) => repeats(one, alike.slice(0, i))),
+      ...alike.flatMap((one) => beatenMode(one, alike)),
+    ]),
+    ...dead(placed),
     ...placed.flatMap((one) => idleMode(one, placed)),
   ];
   return warnings.sort((a, b) => (a.file < b.file ? -1 : a.file > b.file ? 1 : a.line - b.line));
@@ -74,12 +77,24 @@ function allowsNothing(placed: Placed): PolicyWarning[] {
   return warn(placed, 'allows nothing, and the rules beside it deny by default already; remove it');
 }
 
+/** Those about the same workloads or nodes together, so that not every rule is held against every other. */
+function bySubject(placed: readonly Placed[]): Map<string, Placed[]> {
+  const groups = new Map<string, Placed[]>();
+  for (const one of placed) {
+    const { kind, selector } = one.spec.subject;
+    const asked = selector.requirements.map(({ key, operator, values }) => `${key} ${operator} ${[...values].sort()}`);
+    const key = JSON.stringify([kind, [...new Set(asked)].sort(), one.rule.direction]);
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [one]);
+    else group.push(one);
+  }
+  return groups;
+}
+
+/** Of the same subject. */
 const isSame = (a: Placed, b: Placed): boolean =>
-  a.rule.direction === b.rule.direction &&
   a.rule.action === b.rule.action &&
   a.policy.enforcement === b.policy.enforcement &&
-  subjectContains(a.spec.subject, b.spec.subject) &&
-  subjectContains(b.spec.subject, a.spec.subject) &&
   trafficContains(a.rule, b.rule) &&
   trafficContains(b.rule, a.rule);
 
@@ -92,34 +107,40 @@ function repeats(one: Placed, before: readonly Placed[]): PolicyWarning[] {
 }
 
 /** What one rule allows another denies, all of it: deny beats allow. */
-function isDead(one: Placed, all: readonly Placed[]): PolicyWarning[] {
-  if (one.rule.action !== 'allow' || isEmpty(one)) return [];
-  const deny = all.find(
-    (other) =>
-      other.rule.action === 'deny' &&
-      other.rule.direction === one.rule.direction &&
-      (other.policy.enforcement === 'enforce' || one.policy.enforcement === 'observe') &&
-      subjectContains(other.spec.subject, one.spec.subject) &&
-      trafficContains(other.rule, one.rule),
-  );
-  return deny === undefined ? [] : warn(one, `can never allow: ${place(deny)} denies all of it; remove one of them`);
+function dead(placed: readonly Placed[]): PolicyWarning[] {
+  const denies = placed.filter(({ rule }) => rule.action === 'deny');
+  return placed.flatMap((one) => {
+    if (one.rule.action !== 'allow' || isEmpty(one)) return [];
+    const deny = denies.find(
+      (other) =>
+        other.rule.direction === one.rule.direction &&
+        (other.policy.enforcement === 'enforce' || one.policy.enforcement === 'observe') &&
+        subjectContains(other.spec.subject, one.spec.subject) &&
+        trafficContains(other.rule, one.rule),
+    );
+    return deny === undefined ? [] : warn(one, `can never allow: ${place(deny)} denies all of it; remove one of them`);
+  });
 }
 
 const STRENGTH = { disabled: 0, required: 1, 'test-always-fail': 2 } as const;
 
+function beatenMode(one: Placed, alike: readonly Placed[]): PolicyWarning[] {
+  const { mode } = one.rule;
+  if (mode === undefined || isEmpty(one)) return [];
+  const stronger = alike.find(
+    (other) => other.rule.mode !== undefined && STRENGTH[other.rule.mode] > STRENGTH[mode] && isSame(one, other),
+  );
+  if (stronger === undefined) return [];
+  const said = `${place(stronger)} asks for ${stronger.rule.mode} on the same traffic, and the stronger holds`;
+  return warn(one, `authentication.mode ${mode} has no effect: ${said}; keep one of them`);
+}
+
 function idleMode(one: Placed, all: readonly Placed[]): PolicyWarning[] {
   const { mode, direction, peers } = one.rule;
-  if (mode === undefined || isEmpty(one)) return [];
-  const others = all.filter(
-    ({ rule }) =>
-      rule !== one.rule && rule.direction === direction && rule.action === 'allow' && rule.mode !== undefined,
-  );
-  const stronger = others.find((other) => STRENGTH[other.rule.mode!] > STRENGTH[mode] && isSame(one, other));
-  if (stronger !== undefined) {
-    const said = `${place(stronger)} asks for ${stronger.rule.mode} on the same traffic, and the stronger holds`;
-    return warn(one, `authentication.mode ${mode} has no effect: ${said}; keep one of them`);
-  }
-  if (mode === 'disabled' && !others.some(({ rule }) => rule.mode !== 'disabled')) {
+  if (isEmpty(one)) return [];
+  const asks = ({ rule }: Placed) =>
+    rule.direction === direction && rule.mode !== undefined && rule.mode !== 'disabled';
+  if (mode === 'disabled' && !all.some(asks)) {
     const said = `no other ${direction} rule asks for authentication`;
     return warn(one, `authentication.mode disabled has no effect: ${said}; remove it`);
   }

@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { serverConfigSchema } from '../../identity/config.ts';
 import { entriesFileSchema } from '../../identity/entry-spec.ts';
 import { agentConfigSchema } from '../../src/agent/config.ts';
+import { policyTestSchema } from '../../src/cli/policy/test-file.ts';
 
 const page = readFileSync(join(import.meta.dirname, '../../docs/configuration.md'), 'utf8');
 
@@ -43,4 +44,13 @@ describe.each([
   it('names every field and no others', () => {
     expect([...new Set(documented(kind))].sort()).toEqual([...new Set(real)].sort());
   });
+});
+
+it('docs/policies.md names every field of a PolicyTest and no others', () => {
+  const text = readFileSync(join(import.meta.dirname, '../../docs/policies.md'), 'utf8');
+  const section = text.slice(text.indexOf('## In CI'));
+  const rows = section.split('\n').filter((line) => line.startsWith('| `'));
+  const said = rows.flatMap((row) => [...row.split('|')[1]!.matchAll(/`([^`]+)`/g)].map((m) => m[1]!));
+  const real = fieldsOf(z.toJSONSchema(policyTestSchema, { io: 'input' }) as JsonSchema);
+  expect(said.sort()).toEqual(real.filter((field) => !['apiVersion', 'kind'].includes(field)).sort());
 });
