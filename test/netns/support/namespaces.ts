@@ -1,6 +1,6 @@
 /** Network namespaces a test makes itself. Names begin with `cs-t-`; leftovers of a killed run are cleared at the start. */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmdirSync, statSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { SLOW } from '../../support/slow.ts';
 
@@ -26,6 +26,19 @@ export class Namespaces {
   add(ns: string): void {
     run('ip', ['netns', 'add', this.full(ns)]);
     this.exec(ns, 'ip link set dev lo up');
+  }
+
+  /** Many at once, in one process; loopback stays down. */
+  addAll(names: readonly string[]): void {
+    ipBatch(
+      [],
+      names.map((ns) => `netns add ${this.full(ns)}`),
+    );
+  }
+
+  /** `ip` commands inside, in one process. @throws Error with its stderr */
+  ip(ns: string, commands: readonly string[]): void {
+    ipBatch(['nsenter', `--net=/run/netns/${this.full(ns)}`], commands);
   }
 
   mountBpffs(): void {
@@ -56,12 +69,15 @@ export class Namespaces {
   /** Ends this run's processes and takes everything away. */
   clear(): void {
     for (const child of this.#children) child.kill('SIGKILL');
-    const existing = spawnSync('ip', ['netns', 'list']).stdout.toString();
-    for (const [name] of existing.matchAll(new RegExp(`^${this.#prefix}-[^ \n]+`, 'gm'))) {
-      for (const pid of spawnSync('ip', ['netns', 'pids', name]).stdout.toString().split('\n').filter(Boolean)) {
-        killIfThere(Number(pid)); // whoever is in a namespace of this test was started by it
-      }
-      spawnSync('ip', ['netns', 'del', name]);
+    const existing = existsSync('/run/netns')
+      ? readdirSync('/run/netns').filter((name) => name.startsWith(`${this.#prefix}-`))
+      : [];
+    for (const pid of processesIn(existing)) killIfThere(pid); // whoever is in a namespace of this test was started by it
+    if (existing.length > 0) {
+      ipBatch(
+        [],
+        existing.map((name) => `netns del ${name}`),
+      );
     }
     if (existsSync(this.bpffs)) {
       spawnSync('umount', [this.bpffs]);
@@ -107,6 +123,30 @@ function run(command: string, args: readonly string[]): string {
     const { stderr } = error as { stderr?: string };
     throw new Error(`${command} ${args.join(' ')}: ${stderr || (error as Error).message}`, { cause: error });
   }
+}
+
+function ipBatch(prefix: readonly string[], commands: readonly string[]): void {
+  const argv = [...prefix, 'ip', '-batch', '-'];
+  try {
+    const options = { input: `${commands.join('\n')}\n`, encoding: 'utf8', timeout: 120_000 * SLOW } as const;
+    execFileSync(argv[0]!, argv.slice(1), { ...options, stdio: ['pipe', 'ignore', 'pipe'] });
+  } catch (error) {
+    const { stderr } = error as { stderr?: string };
+    throw new Error(`${argv.join(' ')}: ${stderr || (error as Error).message}`, { cause: error });
+  }
+}
+
+function processesIn(namespaces: readonly string[]): number[] {
+  const inodes = new Set(namespaces.map((name) => statSync(`/run/netns/${name}`).ino));
+  return readdirSync('/proc').flatMap((entry) => {
+    const pid = Number(entry);
+    if (!Number.isInteger(pid)) return [];
+    try {
+      return inodes.has(statSync(`/proc/${pid}/ns/net`).ino) ? [pid] : [];
+    } catch {
+      return []; // ended meanwhile
+    }
+  });
 }
 
 function killIfThere(pid: number): void {
