@@ -47,11 +47,12 @@ export class HookMaker {
   make(way: Way, local: number, profile: Profile, remotes: RemoteClasses): Hook {
     const byBehaviour = this.#sort(way, profile, remotes);
     let usual = this.#behaviours.denyAll;
-    let most = -1;
+    let most: number | undefined;
     for (const [behaviour, { count }] of byBehaviour) {
-      // Each class that is treated in another way than usual costs the entries that say so.
+      // Each class that is treated in another way than usual costs the entries that say so. Those that no rule parts from
+      // the rest come first: later ones will mostly be like them.
       const saved = count * (1 + behaviour.protocols.length);
-      if (saved > most) [usual, most] = [behaviour, saved];
+      if (most === undefined || saved > 2 * most + 8) [usual, most] = [behaviour, saved];
     }
     const others = new Map<number, Behaviour>();
     for (const [behaviour, { members }] of byBehaviour) {
@@ -129,7 +130,7 @@ export class HookMaker {
     return this.#matcher.groupsOf(way, profile).some(({ portNames }) => portNames);
   }
 
-  /** Blocks of remote classes that the hook cannot tell apart. */
+  /** Blocks of remote classes that the hook cannot tell apart; first the rest, of which it says nothing in particular. */
   #parts(way: Way, profile: Profile, remotes: RemoteClasses): Part[] {
     if (remotes.count === 0) return [];
     if (this.#blocks.length < remotes.end) this.#blocks = new Uint32Array(remotes.end * 2);
@@ -178,11 +179,7 @@ export class HookMaker {
       if (list === undefined) members.set(block, [number]);
       else list.push(number);
     }
-    const found: Part[] = [...members.values()].map((list) => ({
-      count: list.length,
-      one: list[0]!,
-      members: () => list,
-    }));
+    const found: Part[] = [];
     const isTouched = new Set(touched);
     if (touched.length < remotes.count) {
       const rest = () => [...remotes.all()].flatMap(({ number }) => (isTouched.has(number) ? [] : [number]));
@@ -194,6 +191,7 @@ export class HookMaker {
       }
       found.push({ count: remotes.count - touched.length, one, members: rest });
     }
+    for (const list of members.values()) found.push({ count: list.length, one: list[0]!, members: () => list });
     for (const number of touched) blocks[number] = 0;
     return found;
   }
