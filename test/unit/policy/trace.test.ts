@@ -10,6 +10,7 @@ const locals = identities.map(({ identity }) => identity);
 
 describe('a trace', () => {
   it('says of each side what the decision says, and names the rule that decided', () => {
+    let several = 0;
     fc.assert(
       fc.property(somePolicies, (policies) => {
         const compiled = compilePolicy(policies, identities, locals);
@@ -24,15 +25,24 @@ describe('a trace', () => {
           for (const remote of [...locals, ...others]) {
             for (const protocol of PROTOCOLS) {
               for (const port of PORTS) {
-                const { egress } = compiled.decide(local, remote, protocol, port);
-                const { because, matched } = trace('egress', local, remote, protocol, port);
-                const denies = /^(?:denied by|no rule allows it)/.test(because);
-                const rule = compiled.rules[egress.rule];
-                const isOwn = egress.rule !== 0 && rule?.direction === 'egress';
-                const names = !isOwn || because.includes(`(${rule.file}:${rule.line})`);
-                const lists = !isOwn || matched.some((m) => m.rule.line === rule.line);
-                if (denies !== (egress.verdict === 'deny') || !names || !lists)
-                  wrong.push(`${local} ${remote} ${protocol}/${port}: ${egress.verdict}, but ${because}`);
+                const decisions = {
+                  egress: compiled.decide(local, remote, protocol, port).egress,
+                  ingress: compiled.decide(remote, local, protocol, port).ingress,
+                };
+                for (const direction of ['egress', 'ingress'] as const) {
+                  const decided = decisions[direction];
+                  const { because, matched } = trace(direction, local, remote, protocol, port);
+                  const denies = /^(?:denied by|no rule allows it)/.test(because);
+                  const rule = compiled.rules[decided.rule];
+                  const isOwn = decided.rule !== 0 && rule?.direction === direction;
+                  const names = !isOwn || because.includes(`(${rule.file}:${rule.line})`);
+                  const lists = !isOwn || matched.some((m) => m.rule.line === rule.line);
+                  if (matched.filter((m) => m.rule.action === 'deny').length > 1) several++;
+                  if (denies !== (decided.verdict === 'deny') || !names || !lists)
+                    wrong.push(
+                      `${direction} ${local} ${remote} ${protocol}/${port}: ${decided.verdict}, but ${because}`,
+                    );
+                }
               }
             }
           }
@@ -41,5 +51,6 @@ describe('a trace', () => {
       }),
       { numRuns: 60 },
     );
+    expect(several).toBeGreaterThan(0);
   });
 });
