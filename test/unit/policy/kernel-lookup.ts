@@ -1,5 +1,5 @@
 /** The kernel's policy lookup, from bpf/abi/abi.h alone: nothing of the compiler is used here. */
-import type { Direction, PolicyEntry, PolicyTables } from '../../../src/model/datapath.ts';
+import type { Direction, PolicyDelta, PolicyEntry, PolicyEntryKey, PolicyTables } from '../../../src/model/datapath.ts';
 
 export interface KernelVerdict {
   readonly verdict: 'allow' | 'deny';
@@ -56,6 +56,18 @@ export function kernelLookup(tables: PolicyTables) {
     if (found === undefined) return DROP;
     return { verdict: found.verdict, authType: found.verdict === 'deny' ? 'none' : found.authType, rule: found.rule };
   };
+}
+
+/** The tables once all of a delta is written, in the order in which it must be. */
+export function withDelta(tables: PolicyTables, delta: PolicyDelta): PolicyTables {
+  const key = (e: PolicyEntryKey) => keyOf(e.local, e.remote, e.direction, e.protocol, e.port, e.portBits);
+  const entries = new Map(tables.entries.map((e) => [key(e), e]));
+  const classes = new Map(tables.classes.map((row) => [row.identity, row]));
+  for (const e of delta.putEntries) entries.set(key(e), e);
+  for (const row of delta.putClasses) classes.set(row.identity, row);
+  for (const identity of delta.deleteClasses) classes.delete(identity);
+  for (const e of delta.deleteEntries) entries.delete(key(e));
+  return { entries: [...entries.values()], classes: [...classes.values()], cidrs: tables.cidrs };
 }
 
 function prefixMask(bits: number): number {

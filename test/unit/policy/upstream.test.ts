@@ -11,9 +11,9 @@ import {
   securityIdentity,
 } from '../../../src/model/ids.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
-import { compilePolicy } from '../../../src/policy/compile.ts';
+import { compilePolicy, recompile } from '../../../src/policy/compile.ts';
 import { parsePolicies } from '../../../src/policy/grammar/parse.ts';
-import { kernelLookup } from './kernel-lookup.ts';
+import { kernelLookup, withDelta } from './kernel-lookup.ts';
 
 interface Example {
   readonly example: string;
@@ -62,6 +62,15 @@ function judge(example: Example) {
   const locals = rows.map(({ identity }) => identity);
   const compiled = compilePolicy(policies, rows, locals, { nodeLabels: example.node });
   const kernel = kernelLookup(compiled.tables);
+  // The same by way of one workload after another, as they come to a cluster.
+  let grown = compilePolicy(policies, [], [], { nodeLabels: example.node });
+  let written = grown.tables;
+  rows.forEach((_, i) => {
+    const next = recompile(grown, rows.slice(0, i + 1), locals.slice(0, i + 1));
+    written = withDelta(written, next.delta);
+    grown = next.compiled;
+  });
+  const grownKernel = kernelLookup(written);
 
   const identityOf = (name: string): SecurityIdentity => {
     if (name === 'host') return IDENTITY_HOST;
@@ -73,7 +82,7 @@ function judge(example: Example) {
     return row.identity;
   };
   const ask = (line: string) => {
-    const [, fromName, toName, protocolName, portText, expected] = ROW.exec(line) ?? [];
+    const [, fromName, toName, protocolName, portText] = ROW.exec(line) ?? [];
     const protocol = PROTOCOLS[protocolName ?? ''];
     if (fromName === undefined || toName === undefined || protocol === undefined)
       throw new Error(`not a line of the table: ${line}`);
@@ -81,11 +90,11 @@ function judge(example: Example) {
     const decision = compiled.decide(from, to, protocol, port);
     // The host has hooks of its own only where some policy selects it.
     const hasHook = (name: string) => example.workloads?.[name] !== undefined || (name === 'host' && example.node);
-    const hooks = [
-      ...(hasHook(fromName) ? [kernel('egress', from, to, protocol, port)] : []),
-      ...(hasHook(toName) ? [kernel('ingress', to, from, protocol, port)] : []),
+    const hooksOf = (lookup: typeof kernel) => [
+      ...(hasHook(fromName) ? [lookup('egress', from, to, protocol, port)] : []),
+      ...(hasHook(toName) ? [lookup('ingress', to, from, protocol, port)] : []),
     ];
-    return { expected, decided: word([decision]), kernel: word(hooks) };
+    return { decided: word([decision]), kernel: word(hooksOf(kernel)), grown: word(hooksOf(grownKernel)) };
   };
   return { warnings, ask };
 }
@@ -104,10 +113,13 @@ describe.each(pages)('$page', ({ examples }) => {
   it.each(stated)('$example: $says', (example) => {
     const { ask } = judge(example);
     const lines = linesOf(example);
-    const wanted = lines.map((line) => `${line}, in the kernel ${line.split(/\s+/).at(-1)}`);
+    const wanted = lines.map((line) => {
+      const verdict = line.split(/\s+/).at(-1);
+      return `${line}, in the kernel ${verdict}, there step by step ${verdict}`;
+    });
     const told = lines.map((line) => {
-      const { decided, kernel } = ask(line);
-      return `${line.replace(/\S+$/, decided)}, in the kernel ${kernel}`;
+      const { decided, kernel, grown } = ask(line);
+      return `${line.replace(/\S+$/, decided)}, in the kernel ${kernel}, there step by step ${grown}`;
     });
     expect(told).toEqual(wanted);
   });
