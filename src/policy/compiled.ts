@@ -1,6 +1,6 @@
 /** What the compiler makes of policies: tables for the kernel, decisions for everybody else. Shapes only. */
 import type { AuthType, Direction, PolicyDelta, PolicyTables } from '../model/datapath.ts';
-import type { IdentityRow, Labels } from '../model/identity.ts';
+import type { Labels } from '../model/identity.ts';
 import type { IpAddress, SecurityIdentity } from '../model/ids.ts';
 import type { Enforcement } from './rules.ts';
 
@@ -77,10 +77,3 @@ export interface Recompiled {
   /** Any number of its writes, taken in order, allows nothing that neither the policy before nor the one after allows. */
   readonly delta: PolicyDelta;
 }
-
-export type CompilePolicy = (
-  policies: readonly import('./rules.ts').Policy[],
-  identities: readonly IdentityRow[],
-  locals: readonly SecurityIdentity[],
-  options?: CompileOptions,
-) => CompiledPolicy;
