@@ -44,7 +44,7 @@ export class Talk {
     const out = program === 'from_workload' || program === 'from_hold' || program.startsWith('to_t');
     const leaves = out || program === 'to_netdev';
     const c = this.#conversation();
-    const local: Name = r.oneIn(15) ? r.pick(['B', 'R', 'N', 'H', 'W', 'A', 'S', 'M'] as const) : 'A';
+    const local: Name = r.oneIn(25) ? r.pick(['B', 'R', 'N', 'H', 'W', 'A', 'S', 'M'] as const) : 'A';
     const [from, to] = leaves ? [local, c.peer] : [c.peer, local];
     const addresses = [this.#address(from, c.family), this.#address(to, c.family)] as const;
     const special = r.below(100);
@@ -59,7 +59,7 @@ export class Talk {
     } else if (special < 14) {
       body = this.#error(c, addresses, leaves);
     } else {
-      body = this.#ip(addresses, this.#transport(c, v6, leaves), {});
+      body = this.#ip(addresses, this.#transport(c, v6, leaves), { id: c.id });
     }
     if (r.percent(25)) body = this.#damaged(body);
     if (r.oneIn(12)) body = Buffer.concat([body, Buffer.alloc(r.below(40))]);
@@ -150,10 +150,10 @@ export class Talk {
   #ip(
     [source, destination]: readonly [Buffer, Buffer],
     { protocol, bytes }: { protocol: number; bytes: Buffer },
-    o: { ttl?: number },
+    o: { ttl?: number; id?: number },
   ): Buffer {
     const r = this.#r;
-    const piece = r.percent(14) ? this.#piece(bytes) : undefined;
+    const piece = r.percent(14) ? this.#piece(bytes, o.id ?? r.below(3)) : undefined;
     const payload = piece?.bytes ?? bytes;
     if (source.length === 4) {
       const options = r.oneIn(10) ? this.#options() : Buffer.alloc(0);
@@ -189,19 +189,20 @@ export class Talk {
     return Buffer.concat([head, source, destination, ...headers, payload]);
   }
 
-  /** A datagram in two pieces, this is one of them: few numbers, so that pieces of different ones meet. */
-  #piece(bytes: Buffer): { bytes: Buffer; id: number; offset: number; more: boolean } {
+  /** A piece of the conversation's datagram: few numbers, so that pieces of different ones meet too. */
+  #piece(bytes: Buffer, conversation: number): { bytes: Buffer; id: number; offset: number; more: boolean } {
     const r = this.#r;
-    const id = 1 + r.below(3);
+    const id = 1 + (r.percent(70) ? conversation : r.below(3));
     if (r.percent(50)) {
       const cut = r.oneIn(6) ? r.below(bytes.length + 1) : Math.floor(bytes.length / 8) * 8;
       return { bytes: bytes.subarray(0, cut), id, offset: 0, more: true };
     }
     const offset = r.weighted([
-      [64, 5],
-      [8, 2],
-      [16, 2],
-      [24, 2],
+      [64, 4],
+      [8, 3],
+      [16, 3],
+      [24, 3],
+      [32, 2],
       [0, 1],
       [65528, 1],
     ]);
@@ -269,7 +270,7 @@ export class Talk {
           [0x14, 3],
           [r.below(256), 3],
         ]);
-        const words = r.oneIn(8) ? r.below(16) : 5;
+        const words = r.oneIn(6) ? r.below(12) : 5;
         const head = Buffer.concat([u16(ports[0]!), u16(ports[1]!), Buffer.alloc(8), Buffer.from([words << 4, flags])]);
         return { protocol: 6, bytes: Buffer.concat([head, Buffer.alloc(6), payload]) };
       }
@@ -305,7 +306,7 @@ export class Talk {
     // What the error's receiver sent.
     const turned = r.oneIn(10) ? addresses : ([addresses[1], addresses[0]] as const);
     const quotedLeaves = r.oneIn(10) ? leaves : !leaves;
-    const quoted = this.#ip(turned, this.#transport(same, v6, quotedLeaves), {});
+    const quoted = this.#ip(turned, this.#transport(same, v6, quotedLeaves), { id: same.id });
     const part = r.oneIn(5) ? quoted.subarray(0, r.below(quoted.length)) : quoted;
     const type = v6 ? 1 + r.below(4) : r.pick([3, 11, 12]);
     const bytes = Buffer.concat([Buffer.from([type, r.below(5), 0, 0, 0, 0, 5, 0]), part]);

@@ -51,7 +51,7 @@ export function scenarioOf(seed: number, packets: number): Scenario {
 function randomChange(r: Random): Step[] {
   const change = (what: string, to: Partial<State>, bump = r.percent(80)): Step[] =>
     bump ? [{ kind: 'change', what, to }, { kind: 'bump' }] : [{ kind: 'change', what, to }];
-  switch (r.below(11)) {
+  switch (r.below(13)) {
     case 0:
       return change('endpoints', { endpoints: worlds.randomEndpoints(r) });
     case 1:
@@ -71,8 +71,12 @@ function randomChange(r: Random): Step[] {
       return [{ kind: 'wait', seconds: r.pick([2, 4, 8, 12, 22, 34, 64, 124, 214, 432010]) }];
     case 9:
       return [{ kind: 'lose', what: r.percent(50) ? 'flows' : 'fragments' }];
-    default:
+    case 10:
       return [{ kind: 'returned', identity: 1000, packets: 1 + r.below(3) }];
+    case 11:
+      return change('endpoint', worlds.randomTakeover(r), true);
+    default:
+      return [{ kind: 'bump' }];
   }
 }
 

@@ -78,8 +78,8 @@ export function randomConfig(r: Random, revision = 1): Config {
       [0, 1],
     ]),
     allowUnbound: r.percent(15),
-    observe: r.percent(6),
-    stopped: r.percent(4),
+    observe: r.percent(5),
+    stopped: r.percent(3),
     exemptDhcp: r.percent(25),
     exemptHostProbes: r.percent(25),
     peerPort: 4250,
@@ -90,11 +90,20 @@ export function randomEndpoints(r: Random): ReadonlyMap<number, Endpoint> {
   const endpoints: Endpoint[] = [];
   if (!r.oneIn(40)) {
     const mac = r.percent(30) ? { mac: '02000000000a' } : {};
-    const id = r.oneIn(40) ? 9 : 5;
+    const id = r.oneIn(60) ? 9 : 5;
     endpoints.push({ ifindex: IFINDEX, id, identity: r.oneIn(30) ? 2000 : 1000, open: !r.oneIn(25), ...mac });
   }
   if (!r.oneIn(12)) endpoints.push({ ifindex: 1006, id: 6, identity: 2000, open: !r.oneIn(10) });
   return new Map(endpoints.map((e) => [e.ifindex, e]));
+}
+
+/** Another endpoint under the same interface and addresses, or the first one again. */
+export function randomTakeover(r: Random): Pick<State, 'endpoints' | 'addresses'> {
+  const id = r.pick([5, 9]);
+  const endpoints = new Map([...randomEndpoints(r)].map(([k, e]) => [k, k === IFINDEX ? { ...e, id, open: true } : e]));
+  const own = (e: AddressEntry) => e.kind === 'local' && e.identity === IDENTITY.A;
+  const addresses = new Map([...randomAddresses(r)].map(([k, e]) => [k, own(e) ? { ...e, endpoint: id } : e]));
+  return { endpoints, addresses };
 }
 
 const KINDS: Readonly<Record<Name, AddressEntry['kind']>> = {
@@ -113,7 +122,7 @@ export function randomAddresses(r: Random): ReadonlyMap<string, AddressEntry> {
   const out = new Map<string, AddressEntry>();
   for (const name of ['A', 'B', 'R', 'S', 'H', 'M'] as const) {
     for (const address of ADDRESSES[name]) {
-      if (r.oneIn(25)) continue;
+      if (r.oneIn(name === 'A' ? 80 : 25)) continue;
       const kind = KINDS[name];
       const node = kind === 'node' || name === 'M' ? (r.oneIn(30) ? 9 : NODES[name]!) : 0;
       const leaseEnds =
@@ -129,7 +138,7 @@ export function randomAddresses(r: Random): ReadonlyMap<string, AddressEntry> {
         kind,
         identity: r.oneIn(40) ? 77777 : IDENTITY[name],
         node,
-        endpoint: name === 'A' ? (r.oneIn(30) ? 9 : 5) : name === 'B' ? 6 : 0,
+        endpoint: name === 'A' ? (r.oneIn(80) ? 9 : 5) : name === 'B' ? 6 : 0,
         leaseEnds,
         encrypt: kind !== 'local' && r.oneIn(15),
       });
@@ -196,6 +205,19 @@ const randomAuth = (r: Random): AuthType =>
 
 export function randomPolicy(r: Random): readonly PolicyLine[] {
   const lines = new Map<string, PolicyLine>();
+  const add = (line: PolicyLine) => {
+    const { local, remote, direction, protocol, port, portBits } = line;
+    lines.set(`${local} ${remote} ${direction} ${protocol} ${port} ${portBits}`, line);
+  };
+  // Half of the worlds allow much, so that there are flows; some of it for a proof.
+  if (r.percent(60)) {
+    for (let local = 1; local <= CLASSES; local++) {
+      for (const direction of ['egress', 'ingress'] as const) {
+        const any = { local, remote: 0, direction, protocol: 0, port: 0, portBits: 0, rule: 1 } as const;
+        if (r.percent(75)) add({ ...any, verdict: 'allow', auth: randomAuth(r) });
+      }
+    }
+  }
   const count = r.weighted([
     [0, 1],
     [2, 2],
@@ -220,23 +242,32 @@ export function randomPolicy(r: Random): readonly PolicyLine[] {
             [r.below(17), 3],
           ]);
     const port = r.percent(85) ? r.pick(PORTS) : r.below(65536);
-    const verdict = r.percent(80) ? 'allow' : 'deny';
-    const line: PolicyLine = {
+    const key = {
       local: 1 + r.below(CLASSES),
       remote: r.below(CLASSES + 1),
       direction: r.percent(50) ? 'egress' : 'ingress',
       protocol,
-      port: portBits === 0 ? 0 : Math.floor(port / 2 ** (16 - portBits)) * 2 ** (16 - portBits),
-      portBits,
-      verdict,
-      auth: verdict === 'allow' ? randomAuth(r) : 'none',
-      rule: r.percent(70) ? 1 + r.below(9) : 0,
-      ...(r.percent(85) ? {} : { observed: randomObserved(r) }),
-    };
-    const { local, remote, direction } = line;
-    lines.set(`${local} ${remote} ${direction} ${protocol} ${line.port} ${portBits}`, line);
+    } as const;
+    // Often prefixes of one port inside each other, with other verdicts.
+    const lengths = portBits > 0 && r.percent(40) ? [portBits, r.below(17), r.below(17)] : [portBits];
+    for (const bits of lengths) add({ ...key, ...prefixOfPort(port, bits), ...randomDecision(r) });
   }
   return [...lines.values()];
+}
+
+const prefixOfPort = (port: number, portBits: number) => ({
+  port: portBits === 0 ? 0 : Math.floor(port / 2 ** (16 - portBits)) * 2 ** (16 - portBits),
+  portBits,
+});
+
+function randomDecision(r: Random): Pick<PolicyLine, 'verdict' | 'auth' | 'rule' | 'observed'> {
+  const verdict = r.percent(75) ? 'allow' : 'deny';
+  return {
+    verdict,
+    auth: verdict === 'allow' ? randomAuth(r) : 'none',
+    rule: r.percent(70) ? 1 + r.below(9) : 0,
+    ...(r.percent(85) ? {} : { observed: randomObserved(r) }),
+  };
 }
 
 function randomObserved(r: Random): NonNullable<PolicyLine['observed']> {
