@@ -40,6 +40,9 @@ export function describeDifference(scenario: Scenario, { at, kernel, reference, 
     hexdump(step.bytes),
     `kernel:    ${said(kernel)}${kernel.reasons === undefined ? '' : `, counted: ${kernel.reasons}`}`,
     `reference: ${said(reference)}${reference.reason === undefined ? '' : ` ${reference.reason}`}${reference.observed === undefined ? '' : ` observed ${reference.observed}`}`,
+    ...(kernel.action === 'pass' && reference.action !== 'pass'
+      ? ['THE KERNEL ALLOWS WHAT THE REFERENCE DOES NOT']
+      : []),
     'state before it:',
     ...Object.entries({ ...facts, waiting, held }).map(([name, value]) => `  ${name}: ${JSON.stringify(value, plain)}`),
     'steps before it:',

@@ -234,7 +234,8 @@ function readTransport(packet: Packet): Packet {
       if (header > payload.length) return refused(short);
       const tcpFlags = payload[13]!;
       const role = roleOfTcp(tcpFlags);
-      return role === undefined ? refused('TCP_FLAGS') : { ...packet, ...ports, tcpFlags, role, headerLength: header };
+      if (role === undefined) return { ...refused('TCP_FLAGS'), ...ports };
+      return { ...packet, ...ports, tcpFlags, role, headerLength: header };
     }
     case PROTOCOL.udp: {
       const length = payload.readUInt16BE(4);
@@ -244,7 +245,7 @@ function readTransport(packet: Packet): Packet {
     case PROTOCOL.sctp:
       return sctpIsSound(payload, fragment !== undefined)
         ? { ...packet, ...ports, sctpChunk: payload[12]!, role: roleOfSctp(payload[12]!) }
-        : refused('SCTP_CHUNK');
+        : { ...refused('SCTP_CHUNK'), ...ports };
     default:
       return readIcmp(packet);
   }
