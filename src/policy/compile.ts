@@ -2,7 +2,7 @@
  * Policies, identities and endpoints to the kernel's tables. The kernel asks for the classes of the two ends, then for the
  * remote's class before any, the longest port prefix first, any protocol last; the first entry found decides, none is a drop.
  */
-import type { PolicyTables } from '../model/datapath.ts';
+import { AUTH_TYPE_CODE, type PolicyTables } from '../model/datapath.ts';
 import type { IdentityRow } from '../model/identity.ts';
 import type { SecurityIdentity } from '../model/ids.ts';
 import { proofsBetween } from './behaviour.ts';
@@ -136,23 +136,24 @@ function typesIn(proofs: number): readonly RequiredAuthType[] {
 }
 
 function requiredPeers({ plan, hooks, remotes, profiles }: State, authType: RequiredAuthType): SecurityIdentity[] {
-  const needs = (proofs: number) => typesIn(proofs).includes(authType);
+  const mask = 1 << AUTH_TYPE_CODE[authType];
   const needed = WAYS.map((way) => {
     const classes = new Set<number>();
     for (const hook of hooks[way].values()) {
-      for (const [number, { proofs }] of hook.others) if (proofs !== 0 && needs(proofs)) classes.add(number);
-      if (!needs(hook.usual.proofs) || classes.size === remotes[way].count) continue;
+      for (const [number, { proofs }] of hook.others) if ((proofs & mask) !== 0) classes.add(number);
+      if ((hook.usual.proofs & mask) === 0 || classes.size === remotes[way].count) continue;
       for (const { number } of remotes[way].all()) if (!hook.others.has(number)) classes.add(number);
     }
     return classes;
   });
+  const byProfile: boolean[] = [];
+  const isNeeded = (profile: Profile) =>
+    WAYS.some((way) => needed[way]!.has(remotes[way].get(plan.signatures.remote(way, profile))!.number));
   const found: SecurityIdentity[] = [];
   for (const [identity, profile] of profiles.entries()) {
     if (!isWorkloadIdentity(identity)) continue;
-    const isNeeded = WAYS.some((way) =>
-      needed[way]!.has(remotes[way].get(plan.signatures.remote(way, profile))!.number),
-    );
-    if (isNeeded) found.push(identity);
+    byProfile[profile.number] ??= isNeeded(profile);
+    if (byProfile[profile.number]) found.push(identity);
   }
   return found;
 }
