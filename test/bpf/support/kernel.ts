@@ -49,6 +49,14 @@ export interface Verdict {
   readonly observed: readonly DropReason[] | undefined;
 }
 
+interface Endpoint {
+  readonly endpoint: number;
+  readonly identity: number;
+  readonly ifindex?: number;
+  readonly open?: boolean;
+  readonly mac?: Buffer;
+}
+
 interface PolicyKey {
   readonly local: number;
   readonly remote?: number;
@@ -175,9 +183,14 @@ export class Kernel {
     native().mapDelete(this.#fd('cs_classes'), layout.classKeyStruct.encode({ identity, slot }));
   }
 
-  endpoint(e: { endpoint: number; identity: number; ifindex?: number; open?: boolean; mac?: Buffer }): void {
-    const ifindex = e.ifindex ?? IFINDEX;
+  endpoint(e: Endpoint): void {
     this.knowIdentity(e.identity);
+    this.attach(e);
+  }
+
+  /** Its class row stays as it is. */
+  attach(e: Endpoint): void {
+    const ifindex = e.ifindex ?? IFINDEX;
     this.put('cs_endpoints', layout.u32Key, { n: ifindex }, layout.endpointStruct, {
       generation: 1n,
       endpoint: e.endpoint,
