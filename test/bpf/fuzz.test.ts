@@ -20,16 +20,20 @@ describe.skipIf(unavailable)('kernel and reference', () => {
   });
   afterAll(() => machine?.close());
 
-  test('agree on random packets in random worlds', () => {
-    const first = Math.floor(Math.random() * 0x7fffffff);
-    for (let seed = first; seed < first + SCENARIOS; seed++) {
-      const scenario = scenarioOf(seed, 50);
-      // On a busy machine a second may pass between two packets: a difference counts when it can be repeated.
-      if (play(scenario, machine) === undefined || play(scenario, machine) === undefined) continue;
-      const small = shrink(scenario, machine);
-      expect.fail(describeDifference(small.scenario, small.difference));
-    }
-  }, 60_000 * SLOW);
+  test(
+    'agree on random packets in random worlds',
+    () => {
+      const first = Math.floor(Math.random() * 0x7fffffff);
+      for (let seed = first; seed < first + SCENARIOS; seed++) {
+        const scenario = scenarioOf(seed, 50);
+        // On a busy machine a second may pass between two packets: a difference counts when it can be repeated.
+        if (play(scenario, machine) === undefined || play(scenario, machine) === undefined) continue;
+        const small = shrink(scenario, machine);
+        expect.fail(describeDifference(small.scenario, small.difference));
+      }
+    },
+    60_000 * SLOW,
+  );
 
   test.each(Object.keys(groups) as (keyof typeof groups)[])(
     'agree on what is left of a packet that is cut at any byte: %s',
@@ -38,7 +42,8 @@ describe.skipIf(unavailable)('kernel and reference', () => {
         for (const family of families) {
           if (!row.families.includes(family.name)) continue;
           for (const { length, kernel, reference } of cutEverywhere(row, family, machine)) {
-            if (kernel !== reference) expect.fail(`${row.text} (${family.name}), ${length} bytes: ${kernel}, not ${reference}`);
+            if (kernel !== reference)
+              expect.fail(`${row.text} (${family.name}), ${length} bytes: ${kernel}, not ${reference}`);
           }
         }
       }

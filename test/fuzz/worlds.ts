@@ -32,7 +32,6 @@ export const ADDRESSES = {
   V: [v4('0800c901'), v6('ffff0001000000000001')],
 } as const;
 export type Name = keyof typeof ADDRESSES;
-export const NAMES = Object.keys(ADDRESSES) as Name[];
 
 const CIDR = 1 << 24;
 export const IDENTITY: Readonly<Record<Name, number>> = {
