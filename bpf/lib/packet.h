@@ -79,7 +79,6 @@ struct cs_ipv6 {
 	struct cs_addr src, dst;
 };
 
-#define CS_HEADERS_MAX 80 /* an IPv4 header with all options, a TCP header without */
 #define CS_TCP_HEADER 20
 #define CS_UDP_HEADER 8
 #define CS_ICMP_HEADER 8
@@ -95,7 +94,8 @@ static __always_inline void *packet_end(const struct __sk_buff *skb)
 	return (void *)(long)skb->data_end;
 }
 
-/* Headers may lie in page fragments; direct access sees only the linear part. */
+/* Headers may lie in page fragments; direct access sees only the linear part. Pulling more than is read would be dear: what
+ * a socket sends has its headers in the linear part and its data in fragments, and a clone is copied before it is changed. */
 static __always_inline void packet_linearise(struct __sk_buff *skb, __u32 want)
 {
 	if (want > skb->len)

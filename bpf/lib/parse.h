@@ -152,7 +152,7 @@ __noinline int parse_chain(struct __sk_buff *skb, struct cs_packet *p, __u32 len
 	p->reason = extension_walk(skb, &chain);
 	if (p->reason)
 		return 0;
-	if (chain.off > chain.end || chain.off > CS_TRANSPORT_MAX) {
+	if (chain.off > CS_TRANSPORT_MAX) {
 		p->reason = CS_DROP_INVALID_PACKET;
 		return 0;
 	}
@@ -164,7 +164,6 @@ __noinline int parse_chain(struct __sk_buff *skb, struct cs_packet *p, __u32 len
 		/* Extension headers between the fragment header and the transport header are data of the first fragment. */
 		p->fragment_head = chain.off - chain.fragment_start;
 	}
-	packet_linearise(skb, (p->transport & CS_TRANSPORT_MAX) + CS_TCP_HEADER);
 	return chain.end - chain.off;
 }
 
@@ -199,13 +198,14 @@ static __always_inline __u8 parse(struct __sk_buff *skb, __u32 off, struct cs_pa
 
 	if (skb->vlan_present)
 		return CS_DROP_VLAN;
-	packet_linearise(skb, off + CS_HEADERS_MAX);
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
+		packet_linearise(skb, off + sizeof(struct cs_ipv4));
 		reason = parse_ipv4(skb, off, p, &length);
 		break;
 	case bpf_htons(ETH_P_IPV6):
 		v6 = true;
+		packet_linearise(skb, off + sizeof(struct cs_ipv6));
 		reason = parse_ipv6(skb, off, p, &length);
 		if (!reason && is_extension(p->proto))
 			length = parse_chain(skb, p, length);
@@ -216,8 +216,10 @@ static __always_inline __u8 parse(struct __sk_buff *skb, __u32 off, struct cs_pa
 	default:
 		return CS_DROP_UNKNOWN_L3;
 	}
-	if (!reason && !p->reason && !(p->kind & CS_PKT_LATER))
+	if (!reason && !p->reason && !(p->kind & CS_PKT_LATER)) {
+		packet_linearise(skb, (p->transport & CS_TRANSPORT_MAX) + transport_header(p->proto));
 		parse_transport(skb, p, length, v6);
+	}
 	return reason;
 }
 

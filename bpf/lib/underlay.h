@@ -60,7 +60,7 @@ static __always_inline enum cs_frame parse_frame(struct __sk_buff *skb, struct c
 	__u32 off = ETH_HLEN, length;
 	__be16 type = behind_tags(skb, &off);
 
-	packet_linearise(skb, off + CS_HEADERS_MAX);
+	packet_linearise(skb, off + (type == bpf_htons(ETH_P_IP) ? sizeof(struct cs_ipv4) : sizeof(struct cs_ipv6)));
 	if (type == bpf_htons(ETH_P_IP))
 		*reason = parse_ipv4(skb, off, p, &length);
 	else if (type == bpf_htons(ETH_P_IPV6))
