@@ -144,6 +144,9 @@ describe.skipIf(unavailable)('between addresses and ports', () => {
         const long = Buffer.from(packet);
         long[at] = 200;
         expect(out(long)).toMatchObject(drop('INVALID_PACKET'));
+        // Nor into what follows the packet in its frame.
+        long[at] = 8;
+        expect(out(Buffer.concat([long, Buffer.alloc(400)]))).toMatchObject(drop('INVALID_PACKET'));
       }
     });
 

@@ -96,7 +96,10 @@ while True:
       await datapath.call('putEndpoint', { ...endpoint, addresses: [...endpoint.addresses, v6[name]] });
     }
   });
-  afterAll(() => pair?.close());
+  afterAll(async () => {
+    await datapath?.kill();
+    pair?.close();
+  });
 
   const options = () => pair.options({ holdLimitPerIdentity: 64, holdLimitTotal: 100, holdDeadlineMs: 2000 * SLOW });
   const proof = (local: number, remote: number) => ({
