@@ -180,6 +180,8 @@ function verifyPins(seen: Inspection, tags: ReadonlyMap<string, string>): Findin
       );
       continue;
     }
+    // The hold device ends with the agent's process.
+    if (attachment.program === 'from_hold' && !seen.agentRunning) continue;
     if (link !== undefined && link.ifindex === 0) {
       findings.push({
         code: 'stale',

@@ -70,6 +70,7 @@ export class DatapathClient {
 
   /** kill -9, as an agent may die at any moment. */
   async kill(): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
     const ended = new Promise((resolve) => this.#child.once('exit', resolve));
     this.#child.kill('SIGKILL');
     await ended;

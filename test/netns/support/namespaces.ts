@@ -80,7 +80,7 @@ export class Namespaces {
       );
     }
     if (existsSync(this.bpffs)) {
-      spawnSync('umount', [this.bpffs]);
+      spawnSync('umount', ['-l', this.bpffs]); // a process that was just killed may hold it for another moment
       rmdirSync(this.bpffs);
     }
   }

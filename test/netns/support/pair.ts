@@ -134,18 +134,25 @@ export class Pair {
 
   /** Datagrams that arrived at a workload since it was last asked, by "from>to port". */
   async arrived(): Promise<Counts> {
-    const counts: Record<string, number> = {};
+    return Object.fromEntries(Object.entries(await this.traffic()).map(([what, { count }]) => [what, count]));
+  }
+
+  /** The same, with those that are missing between the first and the last. */
+  async traffic(): Promise<Readonly<Record<string, { readonly count: number; readonly missing: number }>>> {
+    const traffic: Record<string, { count: number; missing: number }> = {};
     for (const name of ['a', 'b'] as const) {
       const child = this.#floods.get(name)!;
-      const reply = new Promise<Record<string, number>>((resolve) => child.once('message', (m) => resolve(m as never)));
+      const reply = new Promise<Record<string, { count: number; first: number; last: number }>>((resolve) =>
+        child.once('message', (m) => resolve(m as never)),
+      );
       child.send('count');
-      for (const [what, count] of Object.entries(await reply)) {
+      for (const [what, { count, first, last }] of Object.entries(await reply)) {
         const [from, port] = what.split(' ');
         const sender = Object.entries(workloads).find(([, w]) => w.address === from)?.[0] ?? 'node';
-        counts[`${sender}>${name} ${port}`] = count;
+        traffic[`${sender}>${name} ${port}`] = { count, missing: last - first + 1 - count };
       }
     }
-    return counts;
+    return traffic;
   }
 
   close(): void {
