@@ -76,6 +76,7 @@ export class Behaviours {
   readonly #observedNumbers = new Map<Packed, Map<Packed, number>>();
   readonly #known = new Map<number, Behaviour | Behaviour[]>();
   #count = 0;
+  #detail = 0;
   readonly #encodings = new Map<number, Encoding>();
   readonly denyAll: Behaviour;
   readonly #allowAll: Behaviour;
@@ -83,6 +84,11 @@ export class Behaviours {
   constructor() {
     this.denyAll = this.#intern(NO_ENTRY, []);
     this.#allowAll = this.#intern(this.#valueNumber(ALLOWED, ALLOWED), []);
+  }
+
+  /** How many numbers all behaviours are written with. */
+  get detail(): number {
+    return this.#detail;
   }
 
   /** `named`: the ports that the receiver gives names. `all` undefined: the same as in force. */
@@ -161,7 +167,10 @@ export class Behaviours {
     const known = list.find((one) => one.any === any && hasSameProtocols(one.protocols, protocols));
     if (known !== undefined) return known;
     let proofs = this.#proofsOf(any);
-    for (const { segments } of protocols) proofs |= this.#proofsIn(segments);
+    for (const { segments } of protocols) {
+      proofs |= this.#proofsIn(segments);
+      this.#detail += segments.length;
+    }
     const behaviour = { number: this.#count++, any, protocols, proofs };
     this.#known.set(hash, alike === undefined ? behaviour : [...list, behaviour]);
     return behaviour;

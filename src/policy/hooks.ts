@@ -4,6 +4,8 @@
  */
 import type { Behaviour, Behaviours, Encoding } from './behaviour.ts';
 import { NOBODY, type RemoteClass, type RemoteClasses } from './classes.ts';
+import type { PolicyRule } from './compiled.ts';
+import { MAX_DETAIL, refuseDetail } from './limits.ts';
 import type { Matcher } from './matching.ts';
 import type { Profile } from './profiles.ts';
 import { EGRESS, INGRESS, opposite, type Rulebook, type Way } from './rulebook.ts';
@@ -25,6 +27,7 @@ export interface Hook {
 
 export class HookMaker {
   readonly #book: Rulebook;
+  readonly #rules: readonly PolicyRule[];
   readonly #matcher: Matcher;
   readonly #behaviours: Behaviours;
   /** Scratch, by remote class: which block it is in. 0: none has parted it from the rest. */
@@ -32,8 +35,9 @@ export class HookMaker {
   readonly #selectorSeen: Uint32Array;
   #turn = 0;
 
-  constructor(book: Rulebook, matcher: Matcher, behaviours: Behaviours) {
+  constructor(book: Rulebook, rules: readonly PolicyRule[], matcher: Matcher, behaviours: Behaviours) {
     this.#book = book;
+    this.#rules = rules;
     this.#matcher = matcher;
     this.#behaviours = behaviours;
     this.#selectorSeen = new Uint32Array(book.selectors.length);
@@ -44,6 +48,7 @@ export class HookMaker {
     return this.#behaviours.of(inForce, all, (way === INGRESS ? local : remote).ports);
   }
 
+  /** @throws CountersignError exhausted, if its rules say too much */
   make(way: Way, local: number, profile: Profile, remotes: RemoteClasses): Hook {
     const byBehaviour = this.#sort(way, profile, remotes);
     let usual = this.#behaviours.denyAll;
@@ -109,6 +114,10 @@ export class HookMaker {
     const found = new Map<Behaviour, { count: number; lists: (() => readonly number[])[] }>();
     for (const { count, members, one } of parts) {
       const behaviour = this.behaviour(way, profile, remotes.at(one)!.profile);
+      if (this.#behaviours.detail > MAX_DETAIL) {
+        const selecting = this.#matcher.groupsOf(way, profile).flatMap(({ rules }) => rules.map(({ index }) => index));
+        refuseDetail(selecting, this.#rules);
+      }
       const known = found.get(behaviour);
       if (known === undefined) found.set(behaviour, { count, lists: [members] });
       else {

@@ -9,6 +9,9 @@ export const MAX_IDENTITIES = 65_536;
 /** Of cs_prefixes, beside the cluster's own and those of the version before. */
 export const MAX_CIDRS = 8_000;
 
+/** Numbers that behaviours are written with: 64 MB. What rules say of ports is kept once for each peer they treat differently. */
+export const MAX_DETAIL = 8_000_000;
+
 /** `byRule`: how many entries each rule has so far. @throws CountersignError always */
 export function refuseEntries(byRule: ReadonlyMap<number, number>, rules: readonly PolicyRule[]): never {
   const worst = largest(byRule, rules);
@@ -19,6 +22,17 @@ export function refuseEntries(byRule: ReadonlyMap<number, number>, rules: readon
   throw new CountersignError(
     'exhausted',
     `the policies need more than ${MAX_ENTRIES} entries in the kernel's policy map, which is what fits${who}`,
+  );
+}
+
+/** `selecting`: the rules of the endpoint that was too much. @throws CountersignError always */
+export function refuseDetail(selecting: readonly number[], rules: readonly PolicyRule[]): never {
+  const worst = largest(new Map(selecting.map((rule) => [rule, 1])), rules);
+  const who =
+    worst === undefined ? '' : `; ${worst.file}:${worst.line}: ${worst.policy} alone has ${worst.count} rules`;
+  throw new CountersignError(
+    'exhausted',
+    `one endpoint is selected by ${selecting.length} rules that say too much to weigh against each other${who}: merge those that differ only in their ports, and those that differ only in their peers`,
   );
 }
 

@@ -79,7 +79,7 @@ export function planOf(policies: readonly Policy[], labels: Labels | undefined):
     signatures: signatures(book),
     matcher,
     behaviours,
-    hooks: new HookMaker(book, matcher, behaviours),
+    hooks: new HookMaker(book, rules, matcher, behaviours),
     selectsHost: WAYS.some((way) => host.groups[way].length > 0),
   };
 }

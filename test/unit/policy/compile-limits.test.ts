@@ -107,6 +107,21 @@ describe('a policy that does not fit', () => {
     );
   });
 
+  it('is refused for thousands of peers named apart beside thousands of ports for everybody', () => {
+    const count = 3_000;
+    const mixed = policy(
+      'mixed',
+      [],
+      [
+        ...names(count).map((_, i) => ({ ports: [port(2 * i)] })),
+        ...names(count).map((name, i) => ({ peers: [from(name)], ports: [port(2 * i + 1)] })),
+      ],
+    );
+    expect(() => compilePolicy([mixed], rows(count), ids(1))).toThrow(
+      /selected by 6000 rules .* mixed\.yaml:3: default\/mixed alone has 6000 rules: merge those/,
+    );
+  });
+
   it('is refused for too many identities', () => {
     const row = rows(1)[0]!;
     expect(() => compilePolicy([], new Array(70_000).fill(row), [])).toThrow('70000 identities');
