@@ -43,6 +43,7 @@ static __always_inline bool is_extension(__u8 proto)
 __noinline int extension_walk(struct __sk_buff *skb, struct cs_chain *chain)
 {
 	__u8 header[8];
+	bool fragment_seen = false;
 
 	if (!chain)
 		return CS_DROP_INVALID_PACKET;
@@ -51,7 +52,8 @@ __noinline int extension_walk(struct __sk_buff *skb, struct cs_chain *chain)
 
 		if (!is_extension(chain->proto))
 			return 0;
-		if (chain->off > 0xffff || bpf_skb_load_bytes(skb, chain->off, header, sizeof(header)))
+		if (chain->off > 0xffff || chain->off + sizeof(header) > chain->end ||
+		    bpf_skb_load_bytes(skb, chain->off, header, sizeof(header)))
 			return CS_DROP_INVALID_PACKET;
 		size = (header[1] + 1) * 8;
 		switch (chain->proto) {
@@ -66,8 +68,9 @@ __noinline int extension_walk(struct __sk_buff *skb, struct cs_chain *chain)
 				return CS_DROP_IP_OPTIONS;
 			break;
 		case IPPROTO_FRAGMENT:
-			if (chain->fragment_start)
+			if (fragment_seen)
 				return CS_DROP_IPV6_EXTENSION;
+			fragment_seen = true;
 			size = sizeof(header);
 			chain->more = header[3] & 1;
 			chain->fragment_offset = bpf_ntohs(*(__be16 *)(header + 2)) & ~7;

@@ -82,7 +82,7 @@ __noinline int fragment_remember(struct cs_packet *p, __u32 ifindex, __u32 direc
 	struct cs_fragment_key key;
 	struct cs_fragment f = {};
 
-	if (!p)
+	if (!p || p->reason)
 		return 0;
 	fragment_key(&key, &p->src, &p->dst, p->fragment_id, p->proto, ifindex, direction);
 	f.first_ns = clock_exact();

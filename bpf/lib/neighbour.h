@@ -75,10 +75,10 @@ static __always_inline bool nd_read(const struct __sk_buff *skb, const struct cs
 {
 	__u32 off = p->transport;
 
-	if (p->hop_limit != 255)
+	if (p->hop_limit != 255 || p->end - off < 8)
 		return false;
 	if (p->icmp_type == CS_ND_NEIGHBOUR_SOLICITATION || p->icmp_type == CS_ND_NEIGHBOUR_ADVERTISEMENT)
-		return !bpf_skb_load_bytes(skb, off, nd, sizeof(*nd)) && nd->code == 0;
+		return p->end - off >= sizeof(*nd) && !bpf_skb_load_bytes(skb, off, nd, sizeof(*nd)) && nd->code == 0;
 	return !bpf_skb_load_bytes(skb, off, nd, 8) && nd->code == 0;
 }
 

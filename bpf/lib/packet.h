@@ -52,6 +52,7 @@ struct cs_packet {
 	__u8 step;   /* enum cs_step */
 	__u8 hop_limit;
 	__u8 icmp_type;
+	__u32 end;   /* of the packet as its length field says, from skb->data: what follows is the frame's padding */
 	/* Of fragments only: */
 	__u32 fragment_id;
 	__u16 fragment_offset; /* of its data, in bytes */

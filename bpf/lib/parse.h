@@ -126,6 +126,7 @@ static __always_inline __u8 parse_ipv4(struct __sk_buff *skb, __u32 off, struct 
 	p->proto = ip->protocol;
 	p->hop_limit = ip->ttl;
 	p->transport = off + header;
+	p->end = off + total;
 	*length = total - header;
 	fragment = bpf_ntohs(ip->fragment);
 	if (fragment & (CS_IPV4_MORE_FRAGMENTS | CS_IPV4_FRAGMENT_OFFSET)) {
@@ -185,6 +186,7 @@ static __always_inline __u8 parse_ipv6(struct __sk_buff *skb, __u32 off, struct 
 	p->proto = ip->next_header;
 	p->hop_limit = ip->hop_limit;
 	p->transport = off + sizeof(*ip);
+	p->end = off + sizeof(*ip) + *length;
 	return 0;
 }
 

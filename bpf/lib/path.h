@@ -75,8 +75,14 @@ static __always_inline int leave_underlay(struct __sk_buff *skb)
 }
 
 /* IP inside of IP (RFC 2003, RFC 4213), GRE, MPLS and Ethernet in IP: another network's way between nodes, in clear. */
-static __always_inline bool is_wrapped(const struct cs_packet *p)
+static __always_inline bool is_wrapped(struct __sk_buff *skb, struct cs_packet *p)
 {
+	struct cs_chain chain = { .off = p->transport, .end = p->end, .proto = p->proto };
+
+	if (is_extension(p->proto) && !addr_is_mapped(&p->src)) {
+		extension_walk(skb, &chain); /* however far it comes */
+		p->proto = chain.proto;
+	}
 	return p->proto == IPPROTO_IPIP || p->proto == IPPROTO_IPV6 || p->proto == IPPROTO_GRE ||
 	       p->proto == IPPROTO_MPLS || p->proto == IPPROTO_ETHERNET || p->proto == 97 /* EtherIP, RFC 3378 */;
 }
@@ -115,7 +121,7 @@ static __always_inline int enter_underlay(struct __sk_buff *skb)
 	if (source.encrypt || owner_needs_tunnel(cfg, &destination))
 		return path_refuse(skb, cfg, &p, CS_EGRESS, CS_DROP_UNENCRYPTED);
 	if (CS_MARK_KIND(skb->mark) == CS_MARK_STAMPED &&
-	    (is_for_own_link(&p) || (is_wrapped(&p) && !(cfg->flags & CS_CFG_ALLOW_UNBOUND))))
+	    (is_for_own_link(&p) || (is_wrapped(skb, &p) && !(cfg->flags & CS_CFG_ALLOW_UNBOUND))))
 		return path_refuse(skb, cfg, &p, CS_EGRESS, CS_DROP_UNENCRYPTED);
 	return CS_PASS;
 }

@@ -11,11 +11,14 @@
 #include "identity.h"
 #include "origin.h"
 
+#define CS_QUOTED_TRANSPORT 8 /* that much of the transport header is quoted at least (RFC 792) */
+
 /* The packet that an error quotes, as a flow of the endpoint. */
 struct cs_quote {
 	struct cs_flow_key key;
 	__u32 fragment_id;
 	__u32 transport; /* offset from skb->data */
+	__u32 end;	 /* of the packet that quotes: behind it lies only the frame's padding */
 	__u8 later;	 /* a fragment without ports: fragment_id says of which datagram */
 	__u8 out;	 /* the endpoint sent it */
 	__u8 pad[6];
@@ -70,7 +73,7 @@ static __always_inline bool quote_ipv4(const struct __sk_buff *skb, __u32 off, s
 
 static __always_inline bool quote_ipv6(struct __sk_buff *skb, __u32 off, struct cs_quote *q)
 {
-	struct cs_chain chain = { .end = skb->len };
+	struct cs_chain chain = { .end = q->end };
 	__u8 head[8];
 
 	if (bpf_skb_load_bytes(skb, off, head, sizeof(head)) || head[0] >> 4 != 6 ||
@@ -115,8 +118,13 @@ static __always_inline bool quote_read(struct __sk_buff *skb, const struct cs_pa
 	__u32 off = p->transport + CS_ICMP_HEADER;
 
 	q->key.ifindex = c->key.ifindex;
+	q->end = p->end;
+	if (off + (p->proto == IPPROTO_ICMP ? sizeof(struct cs_ipv4) : sizeof(struct cs_ipv6)) > p->end)
+		return false;
 	q->out = c->direction == CS_INGRESS;
 	if (!(p->proto == IPPROTO_ICMP ? quote_ipv4(skb, off, q) : quote_ipv6(skb, off, q)))
+		return false;
+	if (!q->later && q->transport + CS_QUOTED_TRANSPORT > p->end)
 		return false;
 	return q->later ? quote_of_datagram(q) : quote_ports(skb, q);
 }

@@ -118,6 +118,8 @@ static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs
 		return p->reason;
 	if (p->kind & CS_PKT_ERROR)
 		return related_refusal(skb, p, c);
+	if (p->kind & CS_PKT_NEIGHBOUR)
+		return CS_DROP_ICMP_TYPE;
 	if (c->state == CS_FLOW_NONE)
 		return CS_DROP_STRAY;
 	reason = remote_refusal(c);

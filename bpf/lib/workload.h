@@ -15,18 +15,21 @@ static __always_inline int leave(struct __sk_buff *skb, const struct cs_config *
 				 const struct cs_flow *flow, bool may_hold)
 {
 	__u8 reason = judge(skb, cfg, p, c, flow);
+	int verdict = CS_PASS;
 	bool held;
 
 	may_hold = may_hold && cfg->hold_ifindex;
 	held = (c->behind || c->miss) && may_hold && !(cfg->flags & (CS_CFG_OBSERVE | CS_CFG_STOPPED));
 	if (reason && !held && !refuse(skb, cfg, c, reason))
 		return CS_SHOT;
-	if (p->kind & CS_PKT_FIRST)
-		fragment_remember(p, c->key.ifindex, CS_EGRESS);
 	if (held)
-		return hold(skb, cfg, c);
-	mark_write(skb, CS_MARK_STAMPED, c->endpoint);
-	return CS_PASS;
+		verdict = hold(skb, cfg, c);
+	else
+		mark_write(skb, CS_MARK_STAMPED, c->endpoint);
+	/* Later fragments follow a first that goes on or waits, not one for which there was no room. */
+	if (verdict != CS_SHOT && p->kind & CS_PKT_FIRST)
+		fragment_remember(p, c->key.ifindex, CS_EGRESS);
+	return verdict;
 }
 
 static __always_inline bool source_mac_ok(const struct __sk_buff *skb, const struct cs_endpoint *ep)
