@@ -11,33 +11,47 @@
 #define CS_OPTION_LSRR 131 /* loose and strict source route; RFC 7126, section 4.3, says to drop both */
 #define CS_OPTION_SSRR 137
 
-/* off: of the first option. length: of all. Verified once by itself: few packets have options, and the walk is long. */
+struct cs_options {
+	__u8 bytes[64]; /* a power of two: an index is masked, not checked */
+	__u32 length;	/* of all options */
+	__u32 next;	/* where the next one begins */
+	__u32 reason;
+};
+
+/* One option. 1: no more are to be read. */
+static long option_read(__u32 i, struct cs_options *o)
+{
+	__u32 at = o->next;
+	__u8 type = o->bytes[at & 63], size = o->bytes[(at + 1) & 63];
+
+	if (at >= o->length || type == CS_OPTION_END)
+		return 1;
+	if (type == CS_OPTION_NOP) {
+		o->next = at + 1;
+		return 0;
+	}
+	if (size < 2 || at + size > o->length) {
+		o->reason = CS_DROP_INVALID_PACKET;
+		return 1;
+	}
+	if (type == CS_OPTION_LSRR || type == CS_OPTION_SSRR) {
+		o->reason = CS_DROP_IP_OPTIONS;
+		return 1;
+	}
+	o->next = at + size;
+	return 0;
+}
+
+/* off: of the first option. length: of all. */
 __noinline int options_refusal(struct __sk_buff *skb, __u32 off, __u32 length)
 {
-	__u8 options[CS_OPTIONS_MAX + 1] = {};
-	__u32 next = 0;
+	struct cs_options o = {};
 
-	if (length < 4 || length > CS_OPTIONS_MAX || bpf_skb_load_bytes(skb, off, options, length))
+	if (length < 4 || length > CS_OPTIONS_MAX || bpf_skb_load_bytes(skb, off, o.bytes, length))
 		return CS_DROP_INVALID_PACKET;
-	/* Byte by byte, so that the verifier knows each index. */
-	for (__u32 i = 0; i < CS_OPTIONS_MAX; i++) {
-		__u8 type = options[i], size = options[i + 1];
-
-		if (i >= length || (i == next && type == CS_OPTION_END))
-			return 0;
-		if (i != next)
-			continue;
-		if (type == CS_OPTION_NOP) {
-			next = i + 1;
-			continue;
-		}
-		if (size < 2 || i + size > length)
-			return CS_DROP_INVALID_PACKET;
-		if (type == CS_OPTION_LSRR || type == CS_OPTION_SSRR)
-			return CS_DROP_IP_OPTIONS;
-		next = i + size;
-	}
-	return 0;
+	o.length = length;
+	bpf_loop(CS_OPTIONS_MAX, option_read, &o, 0);
+	return o.reason;
 }
 
 #endif
