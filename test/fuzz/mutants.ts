@@ -198,7 +198,7 @@ function foundByFuzz(machine: Machine): number | undefined {
   return undefined;
 }
 
-const source = process.env.COUNTERSIGN_BPF_SOURCE ?? join(import.meta.dirname, '../../bpf');
+const source = join(import.meta.dirname, '../../bpf');
 
 /** @returns where the object is. */
 function build(mutant: Mutant | undefined, folder: string): string {

@@ -156,7 +156,7 @@ export class Talk {
     const piece = r.percent(14) ? this.#piece(bytes, o.id ?? r.below(3)) : undefined;
     const payload = piece?.bytes ?? bytes;
     if (source.length === 4) {
-      const options = r.oneIn(10) ? this.#options() : Buffer.alloc(0);
+      const options = r.oneIn(8) ? this.#options() : Buffer.alloc(0);
       const head = Buffer.alloc(12);
       head[0] = 0x45 + options.length / 4;
       head.writeUInt16BE(20 + options.length + payload.length, 2);
@@ -213,20 +213,29 @@ export class Talk {
 
   #options(): Buffer {
     const r = this.#r;
-    return Buffer.from(
-      r.pick([
-        '01010101',
-        '94040000',
-        '0707040000000000',
-        '8307040a00000100',
-        '8907040a00000100',
-        '00000000',
-        '07000000',
-        '01010183',
-        '0101010101018307040a000001000000',
-      ]),
-      'hex',
-    );
+    const out: number[] = [];
+    const room = 4 * (1 + r.below(r.oneIn(3) ? 10 : 4));
+    while (out.length < room && !r.oneIn(20)) {
+      const type = r.weighted([
+        [1, 6],
+        [7, 2],
+        [68, 2],
+        [148, 2],
+        [131, 1],
+        [137, 1],
+        [0, 1],
+        [r.below(256), 1],
+      ]);
+      if (type < 2) {
+        out.push(type);
+        continue;
+      }
+      // Now and then a length that cannot be.
+      const size = r.oneIn(20) ? r.below(44) : 2 + r.below(11);
+      out.push(type, size, ...Array.from({ length: Math.max(0, size - 2) }, () => r.pick([0, 1, 131, 137, 255])));
+    }
+    const bytes = Buffer.from(out.slice(0, 40));
+    return Buffer.concat([bytes, Buffer.alloc((4 - (bytes.length % 4)) % 4)]);
   }
 
   #extension(): [number, Buffer] {
