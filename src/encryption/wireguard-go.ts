@@ -85,7 +85,11 @@ class WireguardGo implements WireguardDevice {
   async destroy(): Promise<void> {
     this.#closed = true;
     this.#options.links.delete(this.#ifindex);
-    await Promise.race([this.#connection.ended, delay(2_000, undefined, { ref: false })]);
+    // Nothing else may keep an uninstall's process alive: the timer does, until the answer is there.
+    const answered = new AbortController();
+    const { signal } = answered;
+    await Promise.race([this.#connection.ended, delay(2_000, undefined, { signal }).catch(() => {})]);
+    answered.abort();
     this.#connection.close();
     rmSync(socketPath(this.#options.device), { force: true });
   }
