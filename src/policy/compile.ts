@@ -5,10 +5,10 @@
 import { AUTH_TYPE_CODE, type PolicyTables } from '../model/datapath.ts';
 import type { IdentityRow } from '../model/identity.ts';
 import type { SecurityIdentity } from '../model/ids.ts';
-import { proofsBetween } from './behaviour.ts';
 import type { CompiledPolicy, CompileOptions, Recompiled, RequiredAuthType } from './compiled.ts';
 import { createJudge } from './evaluate.ts';
 import { asks } from './matching.ts';
+import { proofsBetween } from './outcomes.ts';
 import { type Profile, workloadParty } from './profiles.ts';
 import { change } from './recompile.ts';
 import { EGRESS, INGRESS, WAYS } from './rulebook.ts';

@@ -1,5 +1,5 @@
 /** Which rules one endpoint's hook has for a peer: those of its own side, and those of the other side that bear on the proof. */
-import type { MatchingRule, View } from './behaviour.ts';
+import type { MatchingRule, View } from './outcomes.ts';
 import type { Profile } from './profiles.ts';
 import { type BookRule, bearsOnProof, opposite, type Rulebook, type RuleGroup, type Way } from './rulebook.ts';
 

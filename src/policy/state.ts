@@ -11,6 +11,7 @@ import { LayeredMap } from './layered-map.ts';
 import { checkSizes, MAX_ENTRIES, refuseEntries } from './limits.ts';
 import { Matcher } from './matching.ts';
 import { type NumberedSpec, numberRules } from './numbered.ts';
+import { ruleOf } from './outcomes.ts';
 import { type Profile, Profiles, workloadParty } from './profiles.ts';
 import { type Rulebook, WAYS, type Way, writeRulebook } from './rulebook.ts';
 import type { Policy } from './rules.ts';
@@ -173,7 +174,7 @@ function entriesByRule({ hooks: maker, behaviours }: Plan, hooks: readonly Hook[
     const encodings = [maker.usualEncoding(hook), ...[...hook.others.values()].map((one) => maker.encoding(hook, one))];
     for (const { entries } of encodings) {
       for (const { value } of entries) {
-        const rule = Math.floor(behaviours.values[value]!.enforced / 8);
+        const rule = ruleOf(behaviours.values[value]!.enforced);
         counts.set(rule, (counts.get(rule) ?? 0) + 1);
       }
     }

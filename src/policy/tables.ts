@@ -8,8 +8,9 @@ import {
   type PolicyVerdict,
 } from '../model/datapath.ts';
 import type { SecurityIdentity } from '../model/ids.ts';
-import { authCodeOf, type Behaviour, type Encoding, isDeny, type Packed, ruleOf } from './behaviour.ts';
+import type { Behaviour, Encoding } from './behaviour.ts';
 import type { Hook } from './hooks.ts';
+import { authCodeOf, isDeny, type Packed, ruleOf } from './outcomes.ts';
 import { DIRECTIONS, EGRESS, INGRESS, type Way } from './rulebook.ts';
 import type { Plan, State } from './state.ts';
 

@@ -210,6 +210,5 @@ export const bench: Bench = {
         emit({ name: `policy/${name}/${change}`, value: ms, unit: 'ms', target: 'at most 20', ok: ms <= 20 });
       }
     }
-    progress(`resident: ${Math.round(process.memoryUsage().rss / 2 ** 20)} MiB`);
   },
 };
