@@ -32,10 +32,10 @@ export interface AuthEntriesOptions {
 
 export class AuthEntries {
   readonly #options: AuthEntriesOptions;
-  readonly #records = new Map<string, AuthRecord>();
+  readonly #ofNode = new Map<NodeId, Map<number | string, AuthRecord>>();
+  #size = 0;
   /** Which certificates entries rest on, by digest, and how many do. Which ones is looked for when one is revoked. */
   readonly #certificates = new Map<string, { readonly subject: RevocationSubject; entries: number }>();
-  readonly #byNode = new Map<NodeId, Set<string>>();
 
   constructor(options: AuthEntriesOptions) {
     this.#options = options;
@@ -43,8 +43,15 @@ export class AuthEntries {
 
   adopt(nowNs: bigint): void {
     for (const entry of this.#options.table.list()) {
+      // Field by field: there may be hundreds of thousands, and a spread object takes half as much again.
+      const { local, remote, remoteNode, authType, expiresAtNs, epoch } = entry;
       this.#add({
-        ...entry,
+        local,
+        remote,
+        remoteNode,
+        authType,
+        expiresAtNs,
+        epoch,
         own: undefined,
         remoteProof: undefined,
         initiated: false,
@@ -56,36 +63,38 @@ export class AuthEntries {
   }
 
   get(key: AuthKey): AuthRecord | undefined {
-    return this.#records.get(authKeyText(key));
+    return this.#ofNode.get(key.remoteNode)?.get(pairKey(key));
   }
 
   get size(): number {
-    return this.#records.size;
+    return this.#size;
   }
 
   list(): AuthRecord[] {
-    return [...this.#records.values()];
+    return [...this.#ofNode.values()].flatMap((records) => [...records.values()]);
   }
 
   /** Those of pairs with one of these; undefined: all. */
   concerning(identities: ReadonlySet<SecurityIdentity> | undefined): AuthRecord[] {
     if (identities === undefined) return this.list();
     const found: AuthRecord[] = [];
-    for (const record of this.#records.values()) {
-      if (identities.has(record.local) || identities.has(record.remote)) found.push(record);
+    for (const records of this.#ofNode.values()) {
+      for (const record of records.values()) {
+        if (identities.has(record.local) || identities.has(record.remote)) found.push(record);
+      }
     }
     return found;
   }
 
   ofNode(node: NodeId): AuthRecord[] {
-    return [...(this.#byNode.get(node) ?? [])].map((key) => this.#records.get(key)!);
+    return [...(this.#ofNode.get(node)?.values() ?? [])];
   }
 
   /** The kernel's table first: once this returns, packets pass. */
   write(record: AuthRecord): void {
     const { local, remote, remoteNode, authType, expiresAtNs, epoch } = record;
     this.#options.table.put({ local, remote, remoteNode, authType, expiresAtNs, epoch });
-    this.#unlink(authKeyText(record));
+    this.#unlink(record);
     this.#add(record);
   }
 
@@ -94,11 +103,11 @@ export class AuthEntries {
    * `refusedUntilNs` it drops their packets until then instead of holding them. Returns how many.
    */
   remove(concerned: readonly AuthRecord[], why: WhyGone, refusedUntilNs?: bigint): number {
-    const present = concerned.filter((record) => this.#records.get(authKeyText(record)) === record);
+    const present = concerned.filter((record) => this.get(record) === record);
     if (present.length === 0) return 0;
     if (refusedUntilNs === undefined) this.#options.table.delete(present);
     else this.#options.table.refuse(present, refusedUntilNs);
-    for (const record of present) this.#unlink(authKeyText(record));
+    for (const record of present) this.#unlink(record);
     for (const record of present) this.#options.gone(record, why);
     return present.length;
   }
@@ -117,35 +126,41 @@ export class AuthEntries {
   }
 
   #add(record: AuthRecord): void {
-    const key = authKeyText(record);
-    this.#records.set(key, record);
+    const records = this.#ofNode.get(record.remoteNode) ?? new Map<number | string, AuthRecord>();
+    this.#ofNode.set(record.remoteNode, records.set(pairKey(record), record));
+    this.#size += 1;
     for (const [digest, subject] of certificatesOf(record)) {
       const resting = this.#certificates.get(digest);
       if (resting === undefined) this.#certificates.set(digest, { subject, entries: 1 });
       else resting.entries += 1;
     }
-    const ofNode = this.#byNode.get(record.remoteNode) ?? new Set<string>();
-    this.#byNode.set(record.remoteNode, ofNode.add(key));
     this.#options.written(record);
   }
 
-  #unlink(key: string): void {
-    const record = this.#records.get(key);
-    if (record === undefined) return;
-    this.#records.delete(key);
+  /** Whatever record has this key. */
+  #unlink(key: AuthKey): void {
+    const records = this.#ofNode.get(key.remoteNode);
+    const record = records?.get(pairKey(key));
+    if (records === undefined || record === undefined) return;
+    records.delete(pairKey(key));
+    if (records.size === 0) this.#ofNode.delete(key.remoteNode);
+    this.#size -= 1;
     for (const [digest] of certificatesOf(record)) {
       const resting = this.#certificates.get(digest)!;
       resting.entries -= 1;
       if (resting.entries === 0) this.#certificates.delete(digest);
     }
-    const ofNode = this.#byNode.get(record.remoteNode);
-    ofNode?.delete(key);
-    if (ofNode?.size === 0) this.#byNode.delete(record.remoteNode);
   }
 }
 
 export function authKeyText(key: AuthKey): string {
   return `${key.local}/${key.remote}/${key.remoteNode}/${key.authType}`;
+}
+
+/** Of the entries of one node. Workloads' identities have 16 bits, so the pair is a number that V8 keeps in place. */
+function pairKey(key: AuthKey): number | string {
+  const { local, remote, authType } = key;
+  return local < 0x1_0000 && remote < 0x1_0000 && authType === 'spiffe' ? (local << 16) | remote : authKeyText(key);
 }
 
 function certificatesOf(record: AuthRecord): [string, RevocationSubject][] {

@@ -186,6 +186,7 @@ export class PairAuthenticator {
   /** Identity table, vouches or endpoints changed: what would not be proven today goes. `of`: whom the change concerns; all. */
   recheck(of?: ReadonlySet<SecurityIdentity>): void {
     const { facts } = this.#options;
+    const going = new Map<ReasonCode, AuthRecord[]>();
     for (const record of this.entries.concerning(of)) {
       let reason = record.remoteProof === undefined ? undefined : checkStanding(facts, record.remoteProof);
       if (!this.#options.hosts(record.local)) reason = 'AUTH_NOT_VOUCHED';
@@ -193,8 +194,12 @@ export class PairAuthenticator {
         const row = facts.identities.byIdentity(record.local);
         if (row?.spiffeId !== record.own.svid.spiffeId) reason = 'AUTH_WRONG_SPIFFE_ID';
       }
-      if (reason !== undefined) this.entries.remove([record], { kind: 'auth.expired', reason });
+      if (reason === undefined) continue;
+      const same = going.get(reason);
+      if (same === undefined) going.set(reason, [record]);
+      else same.push(record);
     }
+    for (const [reason, records] of going) this.entries.remove(records, { kind: 'auth.expired', reason });
   }
 
   /** `of`: whom it concerns; all. */
@@ -276,7 +281,10 @@ export class PairAuthenticator {
     );
     const key: AuthKey = { local, remote, remoteNode: remoteProof.node, authType: 'spiffe' };
     const record: AuthRecord = {
-      ...key,
+      local,
+      remote,
+      remoteNode: remoteProof.node,
+      authType: 'spiffe',
       expiresAtNs: nowNs + nsOfMs(Math.max(0, untilMs - nowMs)),
       epoch: remoteProof.epoch,
       own,

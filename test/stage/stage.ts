@@ -16,6 +16,8 @@ const NODE = process.execPath;
 export interface StageSpec extends TopologySpec {
   /** Everything the stage writes is below it. */
   readonly dir: string;
+  /** How long a process may take to be ready. Default 20 s. */
+  readonly patienceMs?: number;
   /** Writes server.yaml, entries.yaml, agent-<node>.yaml and policies/ into the directory. */
   readonly configure: (dir: string) => void;
 }
@@ -70,6 +72,10 @@ export class Stage {
     await Stage.clear(this.spec);
   }
 
+  get #patienceMs(): number {
+    return this.spec.patienceMs ?? 20_000;
+  }
+
   get serverSocket(): string {
     return join(this.dir, 'server/admin.sock');
   }
@@ -108,7 +114,7 @@ export class Stage {
     const config = join(this.dir, `agent-${node}.yaml`);
     this.spawn(node, inNetns(this.netns(node), COUNTERSIGN, 'agent', 'run', '--config', config));
     await this.#ready(node, this.agentSocket(node));
-    await until(`the agent of ${node} to be synchronised`, 20_000, async () =>
+    await until(`the agent of ${node} to be synchronised`, this.#patienceMs, async () =>
       (await this.status(node))?.ready === true ? true : undefined,
     );
   }
@@ -135,7 +141,7 @@ export class Stage {
   }
 
   async #ready(name: string, socket: string): Promise<void> {
-    await until(`${name} to listen on its admin socket`, 20_000, () => {
+    await until(`${name} to listen on its admin socket`, this.#patienceMs, () => {
       const child = this.#processes.get(name)!;
       if (child.exitCode !== null || child.signalCode !== null) {
         throw new Error(`${name} ended with ${child.exitCode ?? child.signalCode}:\n${this.tail(name)}`);

@@ -16,11 +16,13 @@ export interface Wanted {
 }
 
 export function checkIssued(
-  chain: readonly Buffer[],
+  received: readonly Buffer[],
   bundle: TrustBundle,
   wanted: Wanted,
   nowMs: number,
 ): Result<{ svid: Svid; leaf: Certificate }, ReasonCode> {
+  // Of its own: a slice would keep the whole message that it came in.
+  const chain = received.map((der) => Buffer.from(der));
   const verified = verifyX509Svid(chain, bundle, nowMs);
   if (!verified.ok) return verified;
   const { spiffeId, leaf, validUntilMs } = verified.value;
