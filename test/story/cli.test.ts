@@ -4,6 +4,8 @@ import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
 import { addAgentCommands } from '../../src/cli/commands/agent.ts';
 import { addAuditCommands } from '../../src/cli/commands/audit.ts';
+import { addDatapathCommands } from '../../src/cli/commands/datapath.ts';
+import { addEnforcementCommands } from '../../src/cli/commands/enforcement.ts';
 import { addServerCommands } from '../../src/cli/commands/server.ts';
 
 const root = join(import.meta.dirname, '../..');
@@ -13,6 +15,8 @@ const program = new Command('countersign');
 addAgentCommands(program);
 addServerCommands(program);
 addAuditCommands(program);
+addDatapathCommands(program);
+addEnforcementCommands(program);
 
 interface Leaf {
   readonly name: string;
