@@ -272,6 +272,6 @@ export function listAttachments(pins: Pins): Attachment[] {
 /** undefined: not the pin of an attachment. */
 export function parsePinName(name: string): Attachment | undefined {
   const match = /^(tcx|clsact)-([a-z_]+)-(\d+)$/.exec(name);
-  if (match === null || !(match[2]! in directions)) return undefined;
+  if (match === null || !Object.hasOwn(directions, match[2]!)) return undefined;
   return { mode: match[1] as AttachMode, program: match[2] as ProgramName, ifindex: Number(match[3]) };
 }
