@@ -97,6 +97,8 @@ export interface ProgramInfo {
   /** At most 15 characters. */
   readonly name: string;
   readonly mapIds: readonly number[];
+  /** How many the verifier read before it accepted the program; at a million it gives up. */
+  readonly verifiedInstructions: number;
 }
 
 export type TcDirection = 'ingress' | 'egress';

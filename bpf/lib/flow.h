@@ -54,14 +54,13 @@ static __always_inline __u8 flow_state_after(const struct cs_flow *flow, const s
 }
 
 /* Most packets end here: their flow's verdict holds. What comes in must carry what vouched for the flow (stamp of the same
- * sender, or the tunnel). The endpoint need not be looked up: closing it or taking it away raises the revision. A first
- * fragment is judged in full, so that what follows it may go by it. */
+ * sender, or the tunnel). The endpoint need not be looked up: closing it or taking it away raises the revision. */
 static __always_inline bool flow_holds(struct cs_flow *flow, const struct cs_config *cfg, const struct cs_packet *p,
 				       const struct cs_case *c, __u64 tick, __u32 mark)
 {
 	__u8 state;
 
-	if ((flow->flags & CS_FLOW_OBSERVED) || (p->kind & CS_PKT_FIRST))
+	if (flow->flags & CS_FLOW_OBSERVED)
 		return false;
 	if (c->direction == CS_INGRESS && flow->origin != mark >> 16)
 		return false;

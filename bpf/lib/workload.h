@@ -62,6 +62,8 @@ static __always_inline int leave_workload(struct __sk_buff *skb)
 		flow = flow_of(&p, &c, tick);
 		if (flow && flow_holds(flow, cfg, &p, &c, tick, 0)) {
 			mark_write(skb, CS_MARK_STAMPED, flow->endpoint);
+			if (p.kind & CS_PKT_FIRST)
+				fragment_remember(&p, c.key.ifindex, CS_EGRESS);
 			return CS_PASS;
 		}
 	}
@@ -148,8 +150,11 @@ static __always_inline int enter_workload(struct __sk_buff *skb)
 	if (!reason) {
 		tick = clock_of_tick();
 		flow = flow_of(&p, &c, tick);
-		if (flow && flow_holds(flow, cfg, &p, &c, tick, skb->mark))
+		if (flow && flow_holds(flow, cfg, &p, &c, tick, skb->mark)) {
+			if (p.kind & CS_PKT_FIRST)
+				fragment_remember(&p, c.key.ifindex, CS_INGRESS);
 			return CS_PASS;
+		}
 	}
 	ep = endpoint_of_interface(skb->ifindex);
 	case_open(&c, ep, skb->mark);

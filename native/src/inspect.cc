@@ -115,6 +115,7 @@ static Napi::Value prog_info(const Napi::CallbackInfo &info)
 	result.Set("tag", tag);
 	result.Set("name", std::string(program.name, strnlen(program.name, sizeof(program.name))));
 	result.Set("mapIds", ids);
+	result.Set("verifiedInstructions", Napi::Number::New(env, program.verified_insns));
 	return result;
 }
 

@@ -240,14 +240,11 @@ describe.skipIf(unavailable)('flows', () => {
     try {
       const [f] = [families[0]!];
       small.policy({ local: A.identity, remote: R.identity, dport: 53, proto: 17, direction: EGRESS });
-      const replies: Buffer[] = [];
-      for (let port = 20_000; port < 22_000; port++) {
-        expect(small.run('from_workload', ethernet(udp(f.a, f.r, port, 53))).action).toBe('pass');
-        replies.push(ethernet(udp(f.r, f.a, 53, port)));
-      }
+      for (let port = 20_000; port < 22_000; port++) small.fire('from_workload', ethernet(udp(f.a, f.r, port, 53)));
       expect(small.flows().length).toBeLessThanOrEqual(64 * 2);
       let passed = 0;
-      for (const reply of replies) {
+      for (let port = 20_000; port < 22_000; port += port < 21_800 ? 20 : 1) {
+        const reply = ethernet(udp(f.r, f.a, 53, port));
         const verdict = small.run('to_workload', reply, { mark: MARK_TUNNEL });
         if (verdict.action === 'pass') passed++;
         else expect(verdict.reasons).toEqual(['POLICY_DENIED']);
@@ -255,7 +252,7 @@ describe.skipIf(unavailable)('flows', () => {
       // Those of the flows that are left, and no more.
       expect(passed).toBeGreaterThan(0);
       expect(passed).toBeLessThanOrEqual(64 * 2);
-      for (let port = 20_000; port < 20_500; port++) {
+      for (let port = 21_980; port < 22_000; port++) {
         expect(small.run('to_workload', ethernet(udp(f.r, f.a, 54, port)), { mark: MARK_TUNNEL }).action).toBe('drop');
         expect(small.run('from_workload', ethernet(udp(f.a, f.r, port, 54))).action).toBe('drop');
       }

@@ -223,16 +223,17 @@ describe.skipIf(unavailable)('fragments', () => {
       try {
         small.policy({ local: A.identity, remote: R.identity, proto: PROTO.udp, dport: 53, direction: EGRESS });
         const send = (packet: Buffer) => small.run('from_workload', ethernet(packet));
-        for (let id = 1; id <= 1000; id++) expect(send(fragment(whole, 0, 200, { id })).action).toBe('pass');
+        expect(send(fragment(whole, 0, 200, { id: 1 })).action).toBe('pass');
+        for (let id = 2; id <= 1000; id++) small.fire('from_workload', ethernet(fragment(whole, 0, 200, { id })));
         let passed = 0;
-        for (let id = 1; id <= 1000; id++) {
+        for (let id = 1; id <= 1000; id += id < 800 ? 10 : 1) {
           const verdict = send(fragment(whole, 200, 408, { id }));
           if (verdict.action === 'pass') passed++;
           else expect(verdict).toMatchObject(drop('FRAGMENT_NO_FIRST'));
         }
         expect(passed).toBeGreaterThan(0);
         expect(passed).toBeLessThanOrEqual(128);
-        for (let id = 2000; id < 2500; id++) expect(send(fragment(whole, 200, 408, { id })).action).toBe('drop');
+        for (let id = 2000; id < 2020; id++) expect(send(fragment(whole, 200, 408, { id })).action).toBe('drop');
       } finally {
         small.close();
       }
