@@ -44,7 +44,8 @@ export class Talk {
     const out = program === 'from_workload' || program === 'from_hold' || program.startsWith('to_t');
     const leaves = out || program === 'to_netdev';
     const c = this.#conversation();
-    const local: Name = r.oneIn(25) ? r.pick(['B', 'R', 'N', 'H', 'W', 'A', 'S', 'M'] as const) : 'A';
+    const onPath = program.endsWith('netdev');
+    const local: Name = r.oneIn(onPath ? 2 : 25) ? r.pick(['B', 'R', 'N', 'H', 'W', 'A', 'S', 'M'] as const) : 'A';
     const [from, to] = leaves ? [local, c.peer] : [c.peer, local];
     const addresses = [this.#address(from, c.family), this.#address(to, c.family)] as const;
     const special = r.below(100);
