@@ -19,7 +19,6 @@ enum cs_direction { CS_EGRESS = 0, CS_INGRESS = 1 }; /* as seen by the local end
 #define CS_CFG_ALLOW_UNBOUND (1u << 0) /* authentication.allowUnboundPath: pod traffic may cross the underlay in clear */
 #define CS_CFG_OBSERVE (1u << 1)       /* enforcement: observe. Drops become events, packets pass */
 #define CS_CFG_STOPPED (1u << 2)       /* break-glass: everything passes, what would drop is counted as observed; marks go on */
-#define CS_CFG_HOST_POLICY (1u << 3)   /* some policy selects this node itself */
 
 /* What passes without a policy. Off unless the configuration says otherwise. */
 #define CS_EXEMPT_DHCP (1u << 0)	/* a workload's DHCP and DHCPv6 client and its own host */
