@@ -299,6 +299,18 @@ describe.skipIf(unavailable)('fragments', () => {
       expect(out(tooBig(f.a, f.r, fragment(request, 200, 304))).action).toBe('pass');
     });
 
+    test('the paths between nodes ask who sent them, not where their first one is', () => {
+      const mark = stamped(A.endpoint);
+      for (const part of [first, middle, last]) {
+        expect(kernel.run('to_tunnel', part, { mark })).toMatchObject({ action: 'pass', reasons: [] });
+        expect(kernel.run('to_tunnel', part)).toMatchObject(drop('NOT_STAMPED'));
+        expect(kernel.run('to_netdev', ethernet(part), { mark })).toMatchObject(drop('UNENCRYPTED'));
+        expect(kernel.run('from_netdev', ethernet(fragment(big(f.r, f.a), 200, 304)))).toMatchObject(
+          drop('UNENCRYPTED'),
+        );
+      }
+    });
+
     describe('that wait', () => {
       const giveBack = (packet: Buffer) => kernel.run('from_hold', packet);
       beforeEach(() => allowBoth(kernel, 1));
