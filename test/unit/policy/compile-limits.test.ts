@@ -64,6 +64,15 @@ describe('the number of entries', () => {
     expect(large.entryCount).toBe(small.entryCount);
   });
 
+  it('does not grow with the peers that one rule lists', () => {
+    const listing = (count: number) => [policy('list', [], [{ peers: names(count).map(from), ports: [port(22)] }])];
+    const each = names(400).map((name) => policy(name, [app('nobody')], [{ peers: [from(name)] }]));
+    const few = compilePolicy([...listing(300), ...each], rows(400), ids(1));
+    const many = compilePolicy([...listing(400), ...each], rows(400), ids(1));
+    expect(many.entryCount).toBeLessThanOrEqual(few.entryCount);
+    expect(many.entryCount).toBeLessThan(20);
+  });
+
   it('does not grow with the services that ask an endpoint for a proof', () => {
     const all: Peer = { kind: 'workloads', selector: { requirements: [] } };
     const asking = (count: number) =>
