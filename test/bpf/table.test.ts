@@ -1,5 +1,6 @@
 /** The table of packets, maps and verdicts: what the kernel does, and what the reference says. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { dropReasons } from '../../src/base/registry/drop-reasons.gen.ts';
 import { Machine } from '../fuzz/machine.ts';
 import { unavailable } from './support/kernel.ts';
 import { families } from './support/world.ts';
@@ -19,6 +20,12 @@ test('the table has at least 300 rows, and none twice', () => {
   expect(rows.length).toBeGreaterThanOrEqual(300);
   const texts = rows.map((row) => row.text);
   expect(texts.filter((text, i) => texts.indexOf(text) !== i)).toEqual([]);
+});
+
+test('every reason that a program gives has a row', () => {
+  const agents = ['HOLD_FAILED', 'HOLD_REFUSED', 'HOLD_DEADLINE', 'HOLD_LOST'];
+  const given = new Set(Object.values(groups).flatMap((rows) => rows.map((row) => row.verdict.split(' ')[1])));
+  expect(Object.keys(dropReasons).filter((reason) => !given.has(reason))).toEqual(agents);
 });
 
 describe('the reference agrees with the table', () => {
