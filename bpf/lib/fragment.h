@@ -32,11 +32,12 @@ static __always_inline struct cs_fragment *fragment_find(const struct cs_fragmen
 	return f && now - f->first_ns < CS_FRAGMENT_LIFE ? f : NULL;
 }
 
-/* Two firsts of one datagram that name different flows: what the receiver makes of them nobody knows. Once the last fragment was
+/* Two firsts of one datagram that name different flows, or end their headers elsewhere: what the receiver makes of them nobody knows. Once the last fragment was
  * seen it is another datagram, because numbers are used again. */
 static __always_inline bool fragment_contradicts(const struct cs_fragment *f, const struct cs_packet *p)
 {
-	return f && !f->complete && (f->proto != p->proto || f->sport != p->sport || f->dport != p->dport);
+	return f && !f->complete &&
+	       (f->proto != p->proto || f->sport != p->sport || f->dport != p->dport || f->head != p->fragment_head);
 }
 
 /* A fragment that parsing found no fault with. Gives a later one the ports of the first, in the packet and in the flow key, or

@@ -156,6 +156,18 @@ describe.skipIf(unavailable)('fragments', () => {
       expect(kernel.flows()).toHaveLength(1);
     });
 
+    test('nor one with a shorter header, behind which more could be overwritten', () => {
+      kernel.policy({ local: A.identity, remote: R.identity, direction: EGRESS });
+      const segment = (words: number) => {
+        const bytes = tcpSegment(40000, 80, TCP.ack, Buffer.alloc(80));
+        bytes[12] = words << 4;
+        return ipPacket(f.a, f.r, PROTO.tcp, bytes);
+      };
+      expect(out(fragment(segment(15), 0, 64)).action).toBe('pass');
+      expect(out(fragment(segment(5), 0, 64))).toMatchObject(drop('FRAGMENT_OVERLAP'));
+      expect(out(fragment(segment(5), 24, 100))).toMatchObject(drop('FRAGMENT_OVERLAP'));
+    });
+
     test('a refused second first takes nothing over', () => {
       out(first);
       out(last);

@@ -131,7 +131,7 @@ export function associate(
   const key = datagramKey(packet, fragment.id, ifindex, direction);
   const datagram = datagramOf(state, key);
   if (fragment.offset === 0) {
-    const contradicts = datagram !== undefined && !datagram.complete && !sameFlow(datagram.first, packet);
+    const contradicts = datagram !== undefined && !datagram.complete && !sameHead(datagram.first, packet);
     return contradicts ? refused('FRAGMENT_OVERLAP') : { state, packet };
   }
   if (datagram === undefined) return refused('FRAGMENT_NO_FIRST');
@@ -144,8 +144,11 @@ export function associate(
 /** All headers that lie in the first fragment: extension headers behind the fragment header count. */
 const headOf = (first: Packet): number => first.fragment!.data.length - first.payload.length + first.headerLength;
 
-const sameFlow = (a: Packet, b: Packet): boolean =>
-  a.protocol === b.protocol && a.sourcePort === b.sourcePort && a.destinationPort === b.destinationPort;
+const sameHead = (a: Packet, b: Packet): boolean =>
+  a.protocol === b.protocol &&
+  a.sourcePort === b.sourcePort &&
+  a.destinationPort === b.destinationPort &&
+  headOf(a) === headOf(b);
 
 /** A first fragment that was let through, or waits, stands for its datagram, if it could be read. */
 export function withDatagram(state: State, packet: Packet, side: Side): State {
