@@ -62,7 +62,7 @@ export function stateAfter(flow: Flow | undefined, packet: Packet, direction: Di
 export const inForce = (state: State, flow: Flow): boolean =>
   flow.revision === state.config.revision && state.now < flow.validUntil;
 
-/** Takes the flow's verdict over, if it may be. A first fragment is judged in full, so that later ones may go by it. */
+/** Takes the flow's verdict over, if it may be. */
 export function takenOver(
   state: State,
   packet: Packet,
@@ -70,11 +70,12 @@ export function takenOver(
   mark: number,
 ): { readonly flow: Flow; readonly state: State } | undefined {
   const flow = flowOf(state, packet, side);
-  if (flow === undefined || isFirst(packet) || flow.observed || !inForce(state, flow)) return undefined;
+  if (flow === undefined || flow.observed || !inForce(state, flow)) return undefined;
   if (side.direction === 'ingress' && flow.origin !== mark >>> 16) return undefined;
   const next = stateAfter(flow, packet, side.direction);
   if (next === undefined) return undefined;
-  return { flow, state: remember(state, 'flows', keyOf(side), { ...flow, lastPacket: state.now, state: next }) };
+  const after = remember(state, 'flows', keyOf(side), { ...flow, lastPacket: state.now, state: next });
+  return { flow, state: withDatagram(after, packet, side) };
 }
 
 /** While no flow is to be believed, none is made. */
