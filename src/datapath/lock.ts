@@ -17,6 +17,16 @@ export interface NodeLock {
 /** undefined while another process holds it. @throws CountersignError unsupported when there is no bpffs. */
 export function tryLockNode(bpffs: string, node: string): NodeLock | undefined {
   checkBpffs(bpffs);
+  // Who only looks whether it is held holds it for a moment.
+  for (let tries = 0; tries < 10; tries++) {
+    const lock = tryOnce(bpffs, node);
+    if (lock !== undefined) return lock;
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+  }
+  return undefined;
+}
+
+function tryOnce(bpffs: string, node: string): NodeLock | undefined {
   const base = pinBase(bpffs);
   const path = lockPath(bpffs, node);
   for (;;) {
@@ -49,12 +59,8 @@ export function isLocked(bpffs: string, node: string): boolean {
 
 /** @throws CountersignError already-exists while another process holds it. */
 export function lockNode(bpffs: string, node: string): NodeLock {
-  // Who only looks whether it is held holds it for a moment.
-  for (let tries = 0; tries < 10; tries++) {
-    const lock = tryLockNode(bpffs, node);
-    if (lock !== undefined) return lock;
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
-  }
+  const lock = tryLockNode(bpffs, node);
+  if (lock !== undefined) return lock;
   throw new CountersignError(
     'already-exists',
     `the datapath of node ${node} on ${bpffs} is in use: does another agent run with this node name?`,
