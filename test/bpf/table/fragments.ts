@@ -46,6 +46,12 @@ from_workload A>R proto 6 frag=32 id=7 | allow A>R; from_workload A>R tcp 40000>
 v4 from_workload A>R proto 1 frag=24 id=7 | allow A>R icmp/echo; from_workload A>R echo 9 frag=0+ id=7 size=16 | pass
 v6 from_workload A>R proto 58 frag=24 id=7 | allow A>R icmp/echo; from_workload A>R echo 9 frag=0+ id=7 size=16 | pass
 
+
+# of a running flow, the first as well
+from_workload A>R udp 1>53 frag=0+ id=7 size=24 mac=02:00:00:00:00:0b | allow A>R; mac A 02:00:00:00:00:0a; from_workload A>R udp 1>53 | pass
+from_workload A>R proto 17 frag=32 id=7 | allow A>R; from_workload A>R udp 1>53; from_workload A>R udp 1>53 frag=0+ id=7 size=24; forbid-all | pass
+from_workload A>R proto 17 frag=32 id=7 | allow A>R; from_workload A>R udp 1>53; from_workload A>R udp 1>53 frag=0+ id=7 size=24; forbid-all; bump | drop POLICY_DENIED
+
 # overlaps
 from_workload A>R proto 17 frag=8 id=7 | allow A>R udp/53; from_workload A>R udp 1>53 frag=0+ id=7 size=24 | pass
 from_workload A>R proto 6 frag=16 id=7 | allow A>R; from_workload A>R tcp 40000>80 A frag=0+ id=7 size=12 | drop FRAGMENT_OVERLAP
@@ -57,6 +63,8 @@ v4 from_workload A>R proto 132 frag=8 id=7 | allow A>R | drop FRAGMENT_OVERLAP
 from_workload A>R udp 1>53 frag=0+ id=7 size=24 | allow A>R udp/53; from_workload A>R udp 1>53 frag=0+ id=7 size=24 | pass
 from_workload A>R udp 1>54 frag=0+ id=7 size=24 | allow A>R; from_workload A>R udp 1>53 frag=0+ id=7 size=24 | drop FRAGMENT_OVERLAP
 from_workload A>R udp 2>53 frag=0+ id=7 size=24 | allow A>R; from_workload A>R udp 1>53 frag=0+ id=7 size=24 | drop FRAGMENT_OVERLAP
+from_workload A>R tcp 1>80 A frag=0+ id=7 doff=6 size=20 | allow A>R; from_workload A>R tcp 1>80 A frag=0+ id=7 size=12 | drop FRAGMENT_OVERLAP
+v6 from_workload A>R udp 1>53 frag=0+ id=7 ext2=dst size=24 | allow A>R; from_workload A>R udp 1>53 frag=0+ id=7 size=24 | drop FRAGMENT_OVERLAP
 v4 from_workload A>R tcp 1>53 S frag=0+ id=7 size=12 | allow A>R; from_workload A>R udp 1>53 frag=0+ id=7 size=24 | pass
 v6 from_workload A>R tcp 1>53 S frag=0+ id=7 size=12 | allow A>R; from_workload A>R udp 1>53 frag=0+ id=7 size=24 | drop FRAGMENT_OVERLAP
 from_workload A>R udp 1>54 frag=0+ id=7 size=24 | allow A>R; from_workload A>R udp 1>53 frag=0+ id=7 size=24; from_workload A>R proto 17 frag=32 id=7 | pass
