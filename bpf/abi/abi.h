@@ -98,8 +98,11 @@ struct cs_class_key {
 struct cs_class {
 	__u32 local[2];	    /* as the endpoint that policy selects; 0: not on this node */
 	__u32 remote[2];    /* as whom it speaks to */
-	__u32 port_bits[2]; /* bit n is set if some entry of this local class has port_bits n */
+	__u32 port_bits[2]; /* bit n is set if some entry of this local class has port_bits n; CS_CLASS_ASKS */
 };
+/* Some entry of this local class asks for a proof. A hint: the proof is looked for early, so that the memory it lies in is on its
+ * way while the classes are. What is decided does not depend on it. */
+#define CS_CLASS_ASKS (1u << 31)
 
 /* ---- cs_policy: hash, not preallocated. For the remote class, then for any: the longest port prefix first, then any protocol.
  * The first entry found decides; the compiler has already resolved deny over allow and what lies inside what. ---- */

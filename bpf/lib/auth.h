@@ -6,42 +6,59 @@
 #include "case.h"
 #include "identity.h"
 
-/* Of the type that c->auth_type says. Sets c->miss where the agent could mend it. */
-static __always_inline __u8 auth_refusal(const struct cs_config *cfg, struct cs_case *c, const struct cs_owner *remote)
+static __always_inline bool owner_has_svid(const struct cs_owner *o)
+{
+	return o->kind == CS_OWNER_LOCAL || o->kind == CS_OWNER_NODE;
+}
+
+static __always_inline void proof_read(struct cs_case *c, const struct cs_owner *remote)
 {
 	struct cs_auth_key key = {
 		.local = c->local_identity,
 		.remote = remote->identity,
 		.remote_node = remote->node,
-		.auth_type = c->auth_type,
+		.auth_type = CS_AUTH_SPIFFE,
 	};
-	const struct cs_auth *proof;
+	const struct cs_auth *proof = bpf_map_lookup_elem(&cs_auth, &key);
 
+	if (!proof) {
+		c->proof = CS_PROOF_NONE;
+		return;
+	}
+	c->proof = proof->flags & CS_AUTH_REFUSED ? CS_PROOF_REFUSED : CS_PROOF_FOUND;
+	c->proof_ns = proof->expires_ns;
+	c->proof_epoch = proof->epoch;
+}
+
+/* Of the type that c->auth_type says. Sets c->miss where the agent could mend it. */
+static __always_inline __u8 auth_refusal(const struct cs_config *cfg, struct cs_case *c, const struct cs_owner *remote)
+{
 	if (c->auth_type == CS_AUTH_NONE)
 		return 0;
 	/* A host, a node, the world: nobody holds an SVID for these, waiting would not help. */
-	if (remote->kind != CS_OWNER_LOCAL && remote->kind != CS_OWNER_NODE)
+	if (!owner_has_svid(remote))
 		return CS_DROP_AUTH_NOT_A_WORKLOAD;
 	if (c->auth_type != CS_AUTH_SPIFFE)
 		return CS_DROP_AUTH_ALWAYS_FAIL;
+	if (c->proof == CS_PROOF_NOT_READ)
+		proof_read(c, remote);
 	c->miss = CS_EVENT_AUTH_MISS;
-	proof = bpf_map_lookup_elem(&cs_auth, &key);
-	if (!proof)
+	if (c->proof == CS_PROOF_NONE)
 		return CS_DROP_AUTH_REQUIRED;
 	/* What failed is not tried, and not held, with every packet: when this has run out, the next packet asks again. */
-	if (proof->flags & CS_AUTH_REFUSED) {
-		if (c->now >= proof->expires_ns)
+	if (c->proof == CS_PROOF_REFUSED) {
+		if (c->now >= c->proof_ns)
 			return CS_DROP_AUTH_REQUIRED;
 		c->miss = 0;
 		return CS_DROP_AUTH_REFUSED;
 	}
-	if (proof->epoch < cfg->epoch)
+	if (c->proof_epoch < cfg->epoch)
 		return CS_DROP_AUTH_EPOCH;
-	if (c->now >= proof->expires_ns)
+	if (c->now >= c->proof_ns)
 		return CS_DROP_AUTH_EXPIRED;
 	c->miss = 0;
-	if (proof->expires_ns < c->until_ns)
-		c->until_ns = proof->expires_ns;
+	if (c->proof_ns < c->until_ns)
+		c->until_ns = c->proof_ns;
 	return 0;
 }
 

@@ -6,18 +6,23 @@
 #include "clock.h"
 #include "packet.h"
 
+enum cs_proof { CS_PROOF_NOT_READ, CS_PROOF_NONE, CS_PROOF_FOUND, CS_PROOF_REFUSED };
+
+/* No byte is left unset, and none lies between: functions that are verified by themselves take it whole. */
 struct cs_case {
 	struct cs_flow_key key; /* as the endpoint sees it, the same for both directions */
 	__u32 mark;		/* of the packet as it came */
 	__u64 now;		/* CLOCK_BOOTTIME, ns */
 	__u64 revision;		/* of the configuration, read before anything the verdict rests on */
 	__u64 until_ns;		/* how long the verdict holds */
+	__u64 proof_ns;		/* c->proof says whether it was read: when the proof ends */
 	__u32 endpoint;		/* 0: none */
 	__u32 local_identity;
 	__u32 remote_identity; /* 0: not known */
 	__u32 remote_node;
 	__u32 rule;
 	__u32 observed_rule;
+	__u32 proof_epoch;
 	__u16 origin;	/* mark >> 16 that what comes in of the flow is to carry */
 	__u8 direction; /* of the packet */
 	__u8 begun;	/* direction of the packet that began the flow: whose policy counts */
@@ -28,8 +33,10 @@ struct cs_case {
 	__u8 observed_verdict; /* of the policies that only observe too: enum cs_policy_verdict; 0: they change nothing */
 	__u8 observed_auth_type;
 	__u8 observed; /* passes, and would not if all that only observes were in force */
-	__u8 pad[5];   /* no byte is left unset: functions that are verified by themselves take it whole */
+	__u8 proof;    /* enum cs_proof */
 } __attribute__((aligned(8)));
+
+_Static_assert(sizeof(struct cs_case) == offsetof(struct cs_case, proof) + 1, "struct cs_case has padding");
 
 /* What an established flow needs and no more: most packets go no further. */
 static __always_inline void case_key(struct cs_case *c, const struct cs_packet *p, __u32 ifindex, __u8 direction)
@@ -66,9 +73,11 @@ static __always_inline void case_open(struct cs_case *c, const struct cs_endpoin
 	c->observed_verdict = 0;
 	c->observed_auth_type = CS_AUTH_NONE;
 	c->observed_rule = 0;
+	c->proof = CS_PROOF_NOT_READ;
+	c->proof_ns = 0;
+	c->proof_epoch = 0;
 	c->observed = 0;
 	c->origin = 0;
-	__builtin_memset(c->pad, 0, sizeof(c->pad));
 	c->now = clock_exact();
 	c->until_ns = ~0ull;
 	c->revision = 0;

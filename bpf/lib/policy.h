@@ -4,6 +4,7 @@
 #ifndef CS_POLICY_H
 #define CS_POLICY_H
 
+#include "auth.h"
 #include "case.h"
 #include "identity.h"
 
@@ -79,9 +80,12 @@ __noinline int policy_refusal(struct cs_case *c, struct cs_owner *remote)
 		return CS_DROP_CONTROL_PLANE;
 	mine = class_of(c->local_identity, slot);
 	theirs = class_of(remote->identity, slot);
+	begun = c->begun & 1;
+	/* Here, where the CPU waits for the remote class and not for each after the other. */
+	if (mine && (mine->port_bits[begun] & CS_CLASS_ASKS) && owner_has_svid(remote))
+		proof_read(c, remote);
 	if (!mine || !theirs)
 		return CS_DROP_POLICY_UNKNOWN_IDENTITY;
-	begun = c->begun & 1;
 	key.local = mine->local[begun];
 	key.direction = begun;
 	key.slot = slot;

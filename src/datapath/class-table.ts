@@ -1,7 +1,7 @@
 /** Which class an identity is of, in each half of the policy. An identity without a row is dropped. */
-import type { Direction, PolicyClassRow } from '../model/datapath.ts';
+import type { Direction, PolicyClass, PolicyClassRow } from '../model/datapath.ts';
 import { type SecurityIdentity, securityIdentity } from '../model/ids.ts';
-import { classKeyStruct } from './layout.ts';
+import { CLASS_ASKS, classKeyStruct } from './layout.ts';
 import type { DatapathMaps } from './maps.ts';
 
 const slotOffset = classKeyStruct.members.find(({ name }) => name === 'slot')!.offset;
@@ -24,12 +24,26 @@ export class ClassTable {
     });
   }
 
-  /** Into a half; in the one in force it is in force at once. @throws Error E2BIG */
-  put(slot: number, rows: readonly PolicyClassRow[]): void {
+  /**
+   * Into a half; in the one in force it is in force at once.
+   * @param asks some entry of this local class asks for a proof.
+   * @throws Error E2BIG
+   */
+  put(
+    slot: number,
+    rows: readonly PolicyClassRow[],
+    asks: (local: PolicyClass, direction: Direction) => boolean = () => false,
+  ): void {
+    const bits = ({ local, portBits }: PolicyClassRow, direction: Direction) =>
+      (portBits[direction] | (asks(local[direction], direction) ? CLASS_ASKS : 0)) >>> 0;
     this.#maps.cs_classes.putBatch(
       rows.map((row) => [
         { identity: row.identity, slot },
-        { local: pair(row.local), remote: pair(row.remote), port_bits: pair(row.portBits) },
+        {
+          local: pair(row.local),
+          remote: pair(row.remote),
+          port_bits: [bits(row, 'egress'), bits(row, 'ingress')] as const,
+        },
       ]),
     );
   }
@@ -65,7 +79,7 @@ export function readClasses(maps: DatapathMaps, slot: number): PolicyClassRow[] 
             identity: securityIdentity(key.identity),
             local: byDirection(value.local),
             remote: byDirection(value.remote),
-            portBits: byDirection(value.port_bits),
+            portBits: byDirection(value.port_bits.map((bits) => bits & ~CLASS_ASKS) as [number, number]),
           },
         ]
       : [],

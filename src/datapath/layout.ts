@@ -69,6 +69,9 @@ export const INGRESS = 1;
 export const classKeyStruct = struct('cs_class_key', { identity: u32, slot: u8, pad: padding(3) });
 export const classStruct = struct('cs_class', { local: u32Pair, remote: u32Pair, port_bits: u32Pair });
 
+/** In port_bits: a hint, see abi.h. */
+export const CLASS_ASKS = 0x8000_0000;
+
 export const policyKeyStruct = struct('cs_policy_key', {
   local: u32,
   remote: u32,

@@ -1,6 +1,8 @@
 /** The compiled policy in the kernel: two halves, of which one is in force. A change is seen whole or not at all. */
 import {
   AUTH_TYPE_CODE,
+  type Direction,
+  type PolicyClass,
   type PolicyClassRow,
   type PolicyDelta,
   type PolicyEntry,
@@ -36,6 +38,8 @@ export class PolicyTable {
   readonly #classes: ClassTable;
   readonly #prefixes: PrefixTable;
   #retiring: Retiring | undefined;
+  /** Local classes, by direction, of which an entry asks for a proof. A hint for the kernel: after a restart there is none. */
+  #asking = new Set<string>();
 
   constructor(maps: DatapathMaps, config: ConfigWriter) {
     this.#maps = maps;
@@ -56,6 +60,7 @@ export class PolicyTable {
     const classes = new Map(tables.classes.map((row) => [row.identity, row.remote]));
     const before = this.#prefixes.inForce;
     const after = this.#prefixes.withCidrs(tables.cidrs);
+    const asking = askingOf(tables.entries);
     const change = planPrefixChange(
       before,
       after,
@@ -64,7 +69,7 @@ export class PolicyTable {
     );
     try {
       this.#maps.cs_policy.putBatch(tables.entries.map((entry) => [keyOf(entry, slot), kernelValueOf(entry)] as const));
-      this.#classes.put(slot, [...tables.classes, ...rowsOf(change.guestsOfNew)]);
+      this.#classes.put(slot, [...tables.classes, ...rowsOf(change.guestsOfNew)], asksIn(asking));
       this.#classes.put(inForce, rowsOf(change.guestsOfOld));
       this.#prefixes.put(change.during);
     } catch (error) {
@@ -80,6 +85,7 @@ export class PolicyTable {
     this.#prefixes.delete(change.stale);
     this.#prefixes.took(tables.cidrs, after);
     this.#classes.replace(tables.classes);
+    this.#asking = asking;
     const timer = setTimeout(() => this.#finishRetiring(), retireAfterMs);
     timer.unref();
     this.#retiring = { slot: inForce, guests: [...change.guestsOfNew.keys()], timer };
@@ -95,11 +101,12 @@ export class PolicyTable {
     const keys = putEntries.map((entry) => keyOf(entry, slot));
     const before = keys.map((key) => [key, this.#maps.cs_policy.get(key)] as const);
     const rows = putClasses.flatMap(({ identity }) => this.#classes.row(identity) ?? []);
+    const asking = new Set([...this.#asking, ...askingOf(putEntries)]);
     try {
       this.#maps.cs_policy.putBatch(putEntries.map((entry, i) => [keys[i]!, kernelValueOf(entry)] as const));
-      this.#classes.put(slot, putClasses);
+      this.#classes.put(slot, putClasses, asksIn(asking));
     } catch (error) {
-      this.#classes.put(slot, rows);
+      this.#classes.put(slot, rows, asksIn(this.#asking));
       const known = new Set(rows.map(({ identity }) => identity));
       this.#classes.delete(
         slot,
@@ -115,6 +122,7 @@ export class PolicyTable {
     const changed =
       putEntries.length + deleteEntries.length + deleteClasses.length > 0 || this.#classes.changes(putClasses);
     this.#classes.note(putClasses, deleteClasses);
+    this.#asking = asking;
     // A new identity in a class that is there takes nothing away: all its packets were dropped.
     if (changed) this.#config.bumpRevision();
   }
@@ -211,4 +219,16 @@ function rowsOf(guests: PrefixChange['guestsOfOld']): PolicyClassRow[] {
   return [...guests].flatMap(([identity, remote]) =>
     remote === undefined ? [] : [{ identity, local: none, remote, portBits: none }],
   );
+}
+
+function askingOf(entries: readonly PolicyEntry[]): Set<string> {
+  const asking = new Set<string>();
+  for (const { local, direction, authType, observed } of entries) {
+    if (authType === 'spiffe' || observed?.authType === 'spiffe') asking.add(`${direction} ${local}`);
+  }
+  return asking;
+}
+
+function asksIn(asking: ReadonlySet<string>) {
+  return (local: PolicyClass, direction: Direction) => asking.has(`${direction} ${local}`);
 }

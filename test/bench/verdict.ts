@@ -9,6 +9,7 @@ import {
   addressStruct,
   authKeyStruct,
   authStruct,
+  CLASS_ASKS,
   classKeyStruct,
   classStruct,
   EGRESS,
@@ -98,7 +99,8 @@ const ruleAt = (shape: Shape, i: number) => ({
 
 function populate(shape: Shape): Kernel {
   const kernel = makeWorld({
-    cs_auth: Math.max(shape.proofs, 16),
+    // Twice the room that is needed: half full, a hash table's chains are short.
+    cs_auth: Math.max(shape.proofs * 2, 16),
     cs_flows: Math.max(shape.remotes * 4, 4096),
     cs_classes: 262_144,
   });
@@ -118,8 +120,9 @@ function populate(shape: Shape): Kernel {
     { identity: identityAt(shape, i), slot: 0 },
     { local: [0, 0] as const, remote: [FIRST_CLASS + (i % shape.classes), 0] as const, port_bits: [0, 0] as const },
   ]);
-  const bits = shape.everyLength === true ? EVERY_LENGTH : 0x10000;
+  const lengths = shape.everyLength === true ? EVERY_LENGTH : 0x10000;
   for (const [n, { identity }] of [WITHOUT_AUTH, A].entries()) {
+    const bits = n === 0 ? lengths : (lengths | CLASS_ASKS) >>> 0;
     kernel.classRow(identity, { local: [LOCAL_CLASS + n * 1_000_000, 0], remote: [0, 0], portBits: [bits, 0] });
     kernel.putAll('cs_policy', policyKeyStruct, policyStruct, shape.rules, (i) => [
       {

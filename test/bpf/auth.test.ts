@@ -1,6 +1,6 @@
 /** Mutual authentication as the kernel checks it: vouch, lease, proof, epoch, and the hold queue for what is missing. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { CFG_OBSERVE } from '../../src/datapath/layout.ts';
+import { CFG_OBSERVE, CLASS_ASKS } from '../../src/datapath/layout.ts';
 import { SLOW } from '../support/slow.ts';
 import { type Kernel, MARK_TUNNEL, stamped, unavailable } from './support/kernel.ts';
 import { ethernet, tcp, udp } from './support/packets.ts';
@@ -37,6 +37,31 @@ describe.skipIf(unavailable)('authentication', () => {
       prove();
       expect(send()).toMatchObject({ action: 'pass', mark: stamped(A.endpoint) });
       expect(receive().action).toBe('pass');
+    });
+
+    test('with and without the class’s hint that it asks for proofs, the same is decided', () => {
+      const plain = { local: [A.identity, A.identity], remote: [A.identity, A.identity], portBits: [1, 1] } as const;
+      const hinted = { ...plain, portBits: [(1 | CLASS_ASKS) >>> 0, (1 | CLASS_ASKS) >>> 0] } as const;
+      const values = [undefined, {}, { expires: 1n }, { epoch: 0 }, { refused: true }, { refused: true, expires: 1n }];
+      for (const value of values) {
+        const seen = [plain, hinted].map((row) => {
+          kernel.clear('cs_auth');
+          kernel.clear('cs_flows');
+          kernel.config({ hold_ifindex: 0 });
+          kernel.classRow(A.identity, row);
+          if (value !== undefined) prove(value);
+          return [send(), receive()];
+        });
+        expect(seen[0]).toEqual(seen[1]);
+      }
+      // A hint where nothing asks, and for somebody who has no SVID, changes nothing.
+      allowBoth(kernel, 0);
+      kernel.policy({ local: A.identity, direction: EGRESS });
+      kernel.classRow(A.identity, hinted);
+      kernel.clear('cs_auth');
+      for (const remote of [f.r, f.host, f.world, f.b]) {
+        expect(kernel.run('from_workload', ethernet(udp(f.a, remote, 7, 53))).action).toBe('pass');
+      }
     });
 
     test('without it, what leaves is held and what comes in is dropped', () => {

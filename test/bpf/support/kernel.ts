@@ -240,6 +240,9 @@ export class Kernel {
     const { portBits: port_bits = key.dport ? 16 : 0, ...rest } = key;
     const bits = this.#portBits.get(`${local} ${slot}`) ?? [0, 0];
     bits[direction as 0 | 1] |= 1 << port_bits;
+    // As the agent does it. Where rows are written by hand, proofs are found without the hint.
+    if (value.auth === 1 || value.observed?.auth === 1) bits[direction as 0 | 1] |= layout.CLASS_ASKS;
+    bits[direction as 0 | 1] >>>= 0;
     this.#portBits.set(`${local} ${slot}`, bits);
     this.knowIdentity(local);
     const verdict = ({ deny }: PolicyValue) => (deny ? layout.POLICY_DENY : layout.POLICY_ALLOW);

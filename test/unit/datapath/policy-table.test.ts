@@ -85,6 +85,35 @@ describe.skipIf(!possible)('the policy table', () => {
     expect(maps.cs_classes.entries()).toHaveLength(1);
   });
 
+  test('a class of which an entry asks for a proof says so to the kernel, in its direction only', () => {
+    const asks = { ...entry(2), local: 20 }; // egress, spiffe
+    const observed = { verdict: 'allow', authType: 'spiffe', rule: 9 } as const;
+    const would = { ...entry(1), local: 31, observed }; // ingress
+    const none = { ...entry(1), local: 40 };
+    table.set(
+      policy({
+        classes: [row(2, 10), row(300, 20, 1), row(301, 30, 1), row(302, 40, 1)],
+        entries: [asks, would, none],
+      }),
+    );
+    const hints = () =>
+      Object.fromEntries(
+        maps.cs_classes
+          .entries()
+          .filter(([key]) => key.slot === slot())
+          .map(([key, { port_bits }]) => [key.identity, port_bits.map((bits) => bits >>> 31).join('')]),
+      );
+    expect(hints()).toEqual({ 2: '00', 300: '10', 301: '01', 302: '00' });
+    expect(classes()[1]).toEqual(row(300, 20, 1));
+    table.update({
+      putEntries: [{ ...entry(4), local: 50 }],
+      putClasses: [row(303, 50)],
+      deleteClasses: [],
+      deleteEntries: [],
+    });
+    expect(hints()).toMatchObject({ 300: '10', 303: '10' });
+  });
+
   test('what a killed agent had half written is cleared by the next one', () => {
     table.set(policy());
     table.close();
