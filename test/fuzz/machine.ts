@@ -21,6 +21,8 @@ const SMALL = {
   cs_auth: 4096,
   cs_pair_drops: 1024,
 };
+/** cs_class.port_bits: whether a proof is looked for early. Nothing may depend on it, so half of the classes say so. */
+const HINT = 2 ** 31;
 /** struct cs_fragment, which the agent never reads. */
 const FRAGMENT = { size: 24, members: [{ name: 'first_ns', offset: 0 }] };
 const ACTIONS: Readonly<Record<number, 'pass' | 'drop' | 'hold'>> = { [-1]: 'pass', 2: 'drop', 7: 'hold' };
@@ -228,7 +230,8 @@ export class Machine {
     const bits = (local: number, direction: 'egress' | 'ingress') =>
       state.policy
         .filter((l) => l.local === local && l.direction === direction)
-        .reduce((all, l) => all | (1 << l.portBits), 0);
+        .reduce((all, l) => all | (1 << l.portBits), 0) +
+      (local % 2) * HINT;
     const pair = (p: Readonly<Record<'egress' | 'ingress', number>>): [number, number] => [p.egress, p.ingress];
     this.#replace(
       'cs_classes',
