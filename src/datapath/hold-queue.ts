@@ -103,6 +103,8 @@ export class PacketHold implements HoldQueue {
     if (addresses === undefined) return { kind: 'drop', reason: 'INVALID_PACKET', identity: undefined };
     const { source: local, destination: remote } = addresses;
     const identity = this.#options.identityOf(local);
+    // The stack reports the groups of every device to its link, this one too.
+    if (identity === undefined && isLinkMulticast(remote)) return { kind: 'drop', reason: 'MEMBERSHIP', identity };
     // Either the endpoint went while its packet was on the way, or somebody routed a packet into the device.
     if (identity === undefined) return { kind: 'drop', reason: 'NO_ENDPOINT', identity };
     const settled = this.#outcomeOf(pairName(local, remote));
@@ -252,4 +254,9 @@ function unrefTimeout(ms: number, fire: () => void): () => void {
   const timer = setTimeout(fire, ms);
   timer.unref();
   return () => clearTimeout(timer);
+}
+
+/** 224.0.0.0/24 and ff02::/16. */
+function isLinkMulticast(address: IpAddress): boolean {
+  return address.startsWith('224.0.0.') || address.startsWith('ff02:');
 }

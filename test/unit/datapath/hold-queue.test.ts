@@ -171,6 +171,12 @@ describe('hold queue', () => {
     expect(w.left).toEqual(new Map([[undefined, 1]]));
   });
 
+  test("what the stack tells the device's own link about multicast is no packet of an endpoint that went", () => {
+    w.hold.accept(packet(ip('::'), ip('ff02::16')));
+    w.hold.accept(packet(ip('192.0.0.8'), ip('224.0.0.22')));
+    expect(w.dropped).toEqual(['MEMBERSHIP', 'MEMBERSHIP']);
+  });
+
   test('what an endpoint sent dies with it, and so does a release that was for it', () => {
     w.hold.accept(packet(frontend, backend));
     w.hold.release(frontend, other);
