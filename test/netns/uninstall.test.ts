@@ -95,6 +95,18 @@ test('break-glass works while the identity server is down, is told loudly, audit
   expect(await enforcement('node-b', 'start')).toMatchObject({ status: 0, said: { by: 'command' } });
   expect(await ask(stage, 'intruder', { timeoutS: 2 })).toBe(0);
   expect(await enforcement('node-b', 'stop', '--reason', 'still three')).toMatchObject({ said: { by: 'command' } });
+
+  // An agent that was started while the server is gone follows as well, whatever it still waits for.
+  const bin = join(import.meta.dirname, '../../bin/countersign');
+  stage.spawn('node-b', inNetns(stage.netns('node-b'), bin, 'agent', 'run', '--config', config('node-b')));
+  await until('the agent to hold the datapath', 10_000, async () =>
+    (await enforcement('node-b', 'status')).said.agent === 'running' ? true : undefined,
+  );
+  expect(await enforcement('node-b', 'start', '--reason', 'a try')).toMatchObject({ status: 0, said: { by: 'agent' } });
+  expect(await ask(stage, 'intruder', { timeoutS: 2 })).toBe(0);
+  expect(await enforcement('node-b', 'stop', '--reason', 'no')).toMatchObject({ status: 0, said: { by: 'agent' } });
+  await stage.stop('node-b', 'SIGKILL');
+
   await stage.startServer();
   await stage.startAgent('node-b');
   expect((await stage.status('node-b'))!.datapath).toMatchObject({ enforcement: 'stopped' });
@@ -110,6 +122,8 @@ test('break-glass works while the identity server is down, is told loudly, audit
     ['enforcement.stopped', 'the pager at three'],
     ['enforcement.started', 'enforcement start'],
     ['enforcement.stopped', 'still three'],
+    ['enforcement.started', 'a try'],
+    ['enforcement.stopped', 'no'],
     ['enforcement.started', 'morning'],
   ]);
 });
