@@ -36,7 +36,7 @@ const median = (values: readonly number[]): number => [...values].sort((a, b) =>
 
 function compile(dir: string): string {
   const binary = join(dir, 'tcp-rr');
-  execFileSync('cc', ['-O2', '-o', binary, join(import.meta.dirname, 'programs/tcp-rr.c')]);
+  execFileSync('gcc', ['-O2', '-o', binary, join(import.meta.dirname, 'programs/tcp-rr.c')]);
   return binary;
 }
 
