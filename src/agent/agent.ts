@@ -235,6 +235,7 @@ async function start(
     else if (event !== undefined) audit.emit(event as AuditEvent);
     manager.signal(signal);
   };
+  closers.push(() => endpoints.close());
   followServer({ server, svids, surroundings, endpoints, policy, manager, channels, path, audit });
   const standing = new StandingChannels({
     self: server.node.info,

@@ -51,6 +51,9 @@ interface Attached {
 }
 
 const MAX_ENDPOINT = 4095;
+/** Attaching takes the kernel some 10 to 30 ms for each interface. A node that starts with a thousand must meanwhile renew its
+ *  leases and answer its peers: after this long the rest waits for the next turn of the event loop. */
+const TURN_MS = 100;
 
 /** Interfaces of this network namespace by name. */
 export interface InterfaceIndex {
@@ -68,6 +71,10 @@ export class Endpoints {
   readonly #log: Logger;
   readonly #attached = new Map<string, Attached>();
   readonly #pinned: readonly EndpointAttachment[];
+  /** To be attached, in order, when there is time. */
+  readonly #waiting = new Set<EndpointConfig>();
+  #turnEndsMs = 0;
+  #closed = false;
   #nextId: number;
 
   constructor(o: {
@@ -94,17 +101,43 @@ export class Endpoints {
     for (const old of this.#pinned) if (!wanted.has(old.ifindex)) this.#datapath.removeEndpoint(old.endpoint);
   }
 
-  /** Brings every configured endpoint to where its interface and identity say. Cheap when nothing changed. */
+  /** Brings every configured endpoint to where its interface and identity say: what is to be closed at once, what is to be
+   *  attached now or in one of the next turns. Cheap when nothing changed. */
   reconcile(): void {
-    for (const config of this.#configs) this.#reconcile(config);
+    this.#inTurn(() => {
+      for (const config of this.#configs) this.#reconcile(config);
+    });
   }
 
   /** The same for those on these interfaces. */
   reconcileInterfaces(names: Iterable<string>): void {
-    for (const name of names) {
-      const config = this.#byInterface.get(name);
-      if (config !== undefined) this.#reconcile(config);
-    }
+    this.#inTurn(() => {
+      for (const name of names) {
+        const config = this.#byInterface.get(name);
+        if (config !== undefined) this.#reconcile(config);
+      }
+    });
+  }
+
+  /** What waits to be attached waits for the next agent. */
+  close(): void {
+    this.#closed = true;
+  }
+
+  #inTurn(act: () => void): void {
+    this.#turnEndsMs = performance.now() + TURN_MS;
+    const pending = this.#waiting.size > 0;
+    act();
+    if (!pending && this.#waiting.size > 0) setImmediate(() => this.#goOn());
+  }
+
+  #goOn(): void {
+    if (this.#closed) return;
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    this.#inTurn(() => {
+      for (const config of waiting) this.#reconcile(config);
+    });
   }
 
   #reconcile(config: EndpointConfig): void {
@@ -114,8 +147,13 @@ export class Endpoints {
     if (now !== undefined && (now.ifindex !== ifindex || now.own.identity !== identity)) this.#detach(now);
     if (ifindex === undefined || identity === undefined) return;
     const attached = this.#attached.get(config.name);
+    if (attached !== undefined && attached.problem === undefined) return;
+    if (performance.now() >= this.#turnEndsMs) {
+      this.#waiting.add(config);
+      return;
+    }
     if (attached === undefined) this.#attach(config, ifindex, identity);
-    else if (attached.problem !== undefined) this.#put(attached);
+    else this.#put(attached);
   }
 
   /** The vouching host says that no peer can take this endpoint for an earlier owner of its addresses any more. */
@@ -140,7 +178,9 @@ export class Endpoints {
               : 'fenced'
             : identity === undefined
               ? 'no identity'
-              : 'no interface';
+              : this.#interfaces.indexOf(config.interface) === undefined
+                ? 'no interface'
+                : 'not attached';
       const { name, spiffeId, addresses } = config;
       return {
         name,
