@@ -1,5 +1,5 @@
 /** One event of `countersign monitor` as a line for a person. */
-import pc from 'picocolors';
+import { colours as pc } from './colours.ts';
 
 interface Party {
   readonly workload?: string;
@@ -33,7 +33,7 @@ const paint: Readonly<Record<string, (text: string) => string>> = {
   observed: pc.yellow,
 };
 
-/** `json`: as the agent sent it. picocolors leaves the colours out where stdout is no terminal. */
+/** `json`: as the agent sent it. Coloured for a terminal only. */
 export function eventLine(json: string): string {
   const event = JSON.parse(json, printable) as MonitorLine;
   // Hours to milliseconds, in UTC as everywhere.

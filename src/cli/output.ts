@@ -1,5 +1,5 @@
 /** What commands print: the JSON documents as they are, or tables and lines for a person. */
-import pc from 'picocolors';
+import { colours as pc } from './colours.ts';
 
 export type Format = 'text' | 'json';
 

@@ -115,9 +115,8 @@ describe.each(modes)('by %s', (mode) => {
     expect(verdict.notes.map(({ code }) => code)).toEqual(['agent-down', 'absent']); // the hold device ended with it
   });
 
-  test.runIf(mode === 'tcx')(
-    'ours stand before those of others, which keep their order and still have their say',
-    async () => {
+  if (mode === 'tcx')
+    test('ours stand before those of others, which keep their order and still have their say', async () => {
       await datapath.kill();
       pair.inNode(() => detachNode({ bpffs: pair.spaces.bpffs, node: NODE }));
       attachTheirs('their_ok', 'v-b', 'egress');
@@ -135,8 +134,7 @@ describe.each(modes)('by %s', (mode) => {
       await datapath.kill();
       pair.inNode(() => detachNode({ bpffs: pair.spaces.bpffs, node: NODE }));
       expect(chain('v-b', 'egress')).toEqual(['their_next', 'their_ok']);
-    },
-  );
+    });
 
   test('who comes before ours later is told, by name', async () => {
     attachTheirs('their_ok', 'v-b', 'egress');
@@ -296,9 +294,8 @@ describe.each(modes)('by %s', (mode) => {
     expect(() => pair.inNode(() => detachNode({ bpffs: pair.spaces.bpffs, node: NODE }))).toThrow('is running');
   });
 
-  test.runIf(mode === 'clsact')(
-    'filters of others, and a qdisc that holds them, stay; a qdisc of ours goes',
-    async () => {
+  if (mode === 'clsact')
+    test('filters of others, and a qdisc that holds them, stay; a qdisc of ours goes', async () => {
       attachTheirs('their_next', 'v-b', 'egress', 300);
       await datapath.kill();
       pair.inNode(() => {
@@ -318,8 +315,7 @@ describe.each(modes)('by %s', (mode) => {
         expect(hasClsact(native().ifIndex('v-b'))).toBe(false);
         deleteClsact(native().ifIndex('v-a'));
       });
-    },
-  );
+    });
 });
 
 describe('veths that come and go', () => {

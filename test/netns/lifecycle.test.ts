@@ -122,10 +122,10 @@ describe.each(modes)('by %s', (mode) => {
     await resumes();
   });
 
-  test.runIf(modes.length > 1)(
-    'killed at every step of a change of the way programs are attached: never an open door',
-    { timeout: 5 * minutes },
-    async () => {
+  if (modes.length > 1)
+    test('killed at every step of a change of the way programs are attached: never an open door', {
+      timeout: 5 * minutes,
+    }, async () => {
       const options = pair.options({ attach: other() });
       await run('start');
       const { steps } = (await run('start', { options }))!;
@@ -136,8 +136,7 @@ describe.each(modes)('by %s', (mode) => {
       await killAtEach(steps.slice(0, last + 1), 'start', { options }, true);
       await enforced('after the next start');
       await resumes();
-    },
-  );
+    });
 
   describe('programs of another layout', () => {
     const base = () => join(pair.spaces.bpffs, 'countersign');

@@ -76,6 +76,8 @@ const dropsSince = async (): Promise<() => Promise<Record<string, number>>> => {
 };
 
 beforeAll(async () => {
+  if (!hasSctp)
+    console.log('SCTP is not tried here: this kernel has none, or socat is not installed; the vm tier tries it');
   await lab.open();
   await lab.policy(POLICIES);
   lab.spawn('server', 'iperf3', '-s', '-p', '5201');
@@ -180,21 +182,22 @@ describe.each(families)('over %s', (family, flag, server, world) => {
     for (const echo of echoes) echo.kill();
   });
 
-  test.skipIf(!hasSctp)('SCTP associations open, carry data and close', async () => {
-    const listener = lab.spawn('server', 'socat', '-u', `SCTP${flag.slice(1)}-LISTEN:5201,fork`, 'STDOUT');
-    let out = '';
-    listener.stdout!.on('data', (data) => {
-      out += data;
+  if (hasSctp)
+    test('SCTP associations open, carry data and close', async () => {
+      const listener = lab.spawn('server', 'socat', '-u', `SCTP${flag.slice(1)}-LISTEN:5201,fork`, 'STDOUT');
+      let out = '';
+      listener.stdout!.on('data', (data) => {
+        out += data;
+      });
+      await vi.waitFor(() => expect(spaces.exec('server', 'ss -lnS')).toContain(':5201'), { timeout: 5000 * SLOW });
+      const target = family === 'IPv6' ? `[${server}]` : server;
+      expect(
+        spaces.succeeds('client', `echo over-sctp | timeout 10 socat -u STDIN SCTP${flag.slice(1)}:${target}:5201`),
+      ).toBe(true);
+      await vi.waitFor(() => expect(out).toContain('over-sctp'), { timeout: 5000 * SLOW });
+      expect(spaces.succeeds('client', `echo x | timeout 2 socat -u STDIN SCTP${flag.slice(1)}:${target}:5202`)).toBe(
+        false,
+      );
+      listener.kill();
     });
-    await vi.waitFor(() => expect(spaces.exec('server', 'ss -lnS')).toContain(':5201'), { timeout: 5000 * SLOW });
-    const target = family === 'IPv6' ? `[${server}]` : server;
-    expect(
-      spaces.succeeds('client', `echo over-sctp | timeout 10 socat -u STDIN SCTP${flag.slice(1)}:${target}:5201`),
-    ).toBe(true);
-    await vi.waitFor(() => expect(out).toContain('over-sctp'), { timeout: 5000 * SLOW });
-    expect(spaces.succeeds('client', `echo x | timeout 2 socat -u STDIN SCTP${flag.slice(1)}:${target}:5202`)).toBe(
-      false,
-    );
-    listener.kill();
-  });
 });
