@@ -11,8 +11,10 @@ import { Lab } from '../netns/support/lab.ts';
 import { until } from '../stage/shell.ts';
 import type { Bench, BenchResult } from './support.ts';
 
-const ROUNDS = 15;
-const SECONDS = 1;
+const IPERF = { rounds: 15, seconds: 1 };
+const REQUESTS = { rounds: 61, seconds: 0.25 };
+/** Both ends of a round trip on one core: where the scheduler puts them makes more difference than all else. */
+const ONE_CORE = ['taskset', '-c', '1'];
 const IPERF_PORT = 5201;
 const RR_PORT = 5300;
 const LIMIT = 0.95;
@@ -45,12 +47,12 @@ interface IperfReport {
 }
 
 /** Each variant once per round; the ratio is programs to none. */
-function rounds(measure: (variant: Variant) => number, progress: (line: string) => void) {
+function rounds(count: number, measure: (variant: Variant) => number, progress: (line: string) => void) {
   const seen: Record<Variant, number[]> = { programs: [], none: [] };
-  for (let round = 0; round < ROUNDS; round++) {
+  for (let round = 0; round < count; round++) {
     const order: Variant[] = round % 2 === 0 ? ['programs', 'none'] : ['none', 'programs'];
     for (const variant of order) seen[variant].push(measure(variant));
-    progress(`  round ${round + 1} of ${ROUNDS}: ${(seen.programs.at(-1)! / seen.none.at(-1)!).toFixed(3)}`);
+    progress(`  round ${round + 1} of ${count}: ${(seen.programs.at(-1)! / seen.none.at(-1)!).toFixed(3)}`);
   }
   return {
     programs: median(seen.programs),
@@ -65,7 +67,7 @@ async function measureAll(lab: Lab, rr: string, emit: (r: BenchResult) => void, 
   const before = await lab.drops();
   for (const [, server] of Object.values(pairs)) {
     lab.spawn(server, 'iperf3', '-s', '-p', String(IPERF_PORT));
-    lab.spawn(server, rr, 'listen', String(RR_PORT));
+    lab.spawn(server, ...ONE_CORE, rr, 'listen', String(RR_PORT));
     await until(`the servers of ${server}`, 10_000, () => {
       const sockets = lab.spaces.exec(server, 'ss -ltn');
       return sockets.includes(`:${IPERF_PORT} `) && sockets.includes(`:${RR_PORT} `) ? true : undefined;
@@ -73,22 +75,25 @@ async function measureAll(lab: Lab, rr: string, emit: (r: BenchResult) => void, 
   }
   const iperf = (variant: Variant): number => {
     const [client, server] = pairs[variant];
-    const command = `iperf3 -J -c ${lab.address4(server)} -p ${IPERF_PORT} -t ${SECONDS}`;
+    const command = `iperf3 -J -c ${lab.address4(server)} -p ${IPERF_PORT} -t ${IPERF.seconds}`;
     const report = JSON.parse(lab.spaces.exec(client, command)) as IperfReport;
     return report.end.sum_received.bits_per_second / 1e9;
   };
   const trips = (variant: Variant): number => {
     const [client, server] = pairs[variant];
-    const output = lab.spaces.exec(client, `${rr} ask ${lab.address4(server)} ${RR_PORT} ${SECONDS}`);
+    const output = lab.spaces.exec(
+      client,
+      `${ONE_CORE.join(' ')} ${rr} ask ${lab.address4(server)} ${RR_PORT} ${REQUESTS.seconds}`,
+    );
     const [count, seconds] = output.trim().split(' ').map(Number) as [number, number];
     return count / seconds;
   };
-  for (const [name, unit, digits, measure] of [
-    ['throughput.tcp', 'Gbit/s', 2, iperf],
-    ['throughput.requests', 'round trips/s', 0, trips],
+  for (const [name, unit, digits, measure, effort] of [
+    ['throughput.tcp', 'Gbit/s', 2, iperf, IPERF],
+    ['throughput.requests', 'round trips/s', 0, trips, REQUESTS],
   ] as const) {
-    progress(`${name}: ${ROUNDS} rounds of ${SECONDS} s each`);
-    const { programs, none, ratio } = rounds(measure, progress);
+    progress(`${name}: ${effort.rounds} rounds of ${effort.seconds} s each`);
+    const { programs, none, ratio } = rounds(effort.rounds, measure, progress);
     emit({
       name,
       value: Number(programs.toFixed(digits)),
