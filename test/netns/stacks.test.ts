@@ -123,7 +123,8 @@ describe.each(families)('over %s', (family, flag, server, world) => {
     );
     const drops = await dropsSince();
     const before = resent();
-    expect(moves(server, 4 << 20)).toBe(true);
+    // Whole segmentation offload packets are lost: enough of them that some are.
+    expect(moves(server, 32 << 20)).toBe(true);
     expect(resent()).toBeGreaterThan(before);
     expect(await drops()).toEqual({});
   });
