@@ -115,7 +115,10 @@ function because(
   }
   const narrowest = narrowestClaim(allows);
   if (narrowest !== undefined) return `allowed by ${text(narrowest)}${authentication(allows, narrowest, text)}`;
-  if (defaultDeny.length > 0) return `no rule allows it, and ${[...new Set(defaultDeny)].join(', ')} denies by default`;
+  if (defaultDeny.length > 0) {
+    const names = [...new Set(defaultDeny)];
+    return `no rule allows it, and ${names.join(', ')} ${names.length > 1 ? 'deny' : 'denies'} by default`;
+  }
   return isSelected
     ? `no rule matches it, and no policy that selects the endpoint denies ${direction} by default`
     : `no policy in force says anything of its ${direction}`;

@@ -265,9 +265,7 @@ describe('countersign policy explain', () => {
   it('names the policies that deny by default', () => {
     const { status, value } = json('explain', 'z', 'web', '--port', '80', ...files());
     expect(status).toBe(1);
-    expect(value.because).toBe(
-      'ingress: no rule allows it, and default/web, default/no-x, default/y denies by default',
-    );
+    expect(value.because).toBe('ingress: no rule allows it, and default/web, default/no-x, default/y deny by default');
     expect(value.policy.rule).toBe('none');
   });
 
