@@ -171,6 +171,7 @@ export class Exchanges {
         remoteIdentity: pair.remote,
         authType: AUTH_TYPE_CODE.spiffe,
         authenticatorRequest: request?.value ?? NONE,
+        flow: undefined,
       }),
     );
   }

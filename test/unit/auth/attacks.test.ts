@@ -490,6 +490,7 @@ describe('a peer that does not keep to the protocol', () => {
         remoteIdentity: 301,
         authType: 1,
         authenticatorRequest: Buffer.alloc(0),
+        flow: undefined,
       };
       const body = Buffer.from(ProveRequest.encode(request).finish());
       inject(far, FrameType.FRAME_TYPE_PROVE_REQUEST, body);
