@@ -2,8 +2,9 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
 import { absolutePath, logLevel, parsed } from '../src/base/config-types.ts';
-import { type Prefix, parsePrefix, prefixContains } from '../src/model/address.ts';
+import { type Prefix, parsePrefix } from '../src/model/address.ts';
 import type { NodeName, TrustDomain } from '../src/model/ids.ts';
+import { MAX_NODES_PER_ADDRESS, PrefixIndex } from '../src/model/prefix-index.ts';
 import { parseNodeName, parseTrustDomain } from '../src/model/spiffe-id.ts';
 
 const prefix = parsed<Prefix>((text) => {
@@ -66,26 +67,24 @@ export const serverConfigSchema = z
   .superRefine((config, context) => {
     const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });
     const names = new Map<string, number>();
-    const taken: { prefix: Prefix; node: string }[] = [];
+    const covering = new PrefixIndex<string>((a, b) => (a < b ? -1 : 1));
     config.nodes.forEach((node, i) => {
       const first = names.get(node.name);
-      if (first !== undefined) {
+      if (first !== undefined)
         issue(['nodes', i, 'name'], `${node.name} is already that of nodes[${first}]; list each node once`);
-        return;
-      }
-      names.set(node.name, i);
+      names.set(node.name, first ?? i);
+      for (const candidate of node.prefixes) covering.add(candidate, node.name);
+    });
+    // Nodes may share prefixes, so that a workload can take its address along. All prefixes that cover an address contain the
+    // longest of them: looking at each listed prefix looks at every address.
+    config.nodes.forEach((node, i) => {
       node.prefixes.forEach((candidate, j) => {
-        const other = taken.find((t) => t.node !== node.name && overlap(t.prefix, candidate));
-        if (other !== undefined) {
-          const message = `overlaps a prefix of ${other.node}; two nodes may not vouch for one address`;
+        const others = new Set(covering.containing(candidate));
+        if (others.size > MAX_NODES_PER_ADDRESS) {
+          const message = `${others.size} nodes cover it, such as ${[...others].slice(0, 3).join(', ')}; at most ${MAX_NODES_PER_ADDRESS} may cover one address: give fewer nodes this prefix or those that contain it`;
           issue(['nodes', i, 'prefixes', j], message);
         }
-        taken.push({ prefix: candidate, node: node.name });
       });
     });
   });
 export type ServerConfig = z.infer<typeof serverConfigSchema>;
-
-function overlap(a: Prefix, b: Prefix): boolean {
-  return a.length <= b.length ? prefixContains(a, b.address) : prefixContains(b, a.address);
-}

@@ -7,7 +7,7 @@ import type {
   SignedIdentity,
 } from '../../../proto/gen/countersign/server/v1/server.ts';
 import { err, ok, type Result } from '../../base/errors.ts';
-import { type Prefix, parsePrefix, prefixContains } from '../../model/address.ts';
+import { type Prefix, parsePrefix } from '../../model/address.ts';
 import type { RegistrationEntry } from '../../model/entry.ts';
 import type {
   IdentityRow,
@@ -29,6 +29,7 @@ import {
   securityIdentity,
   type TrustDomain,
 } from '../../model/ids.ts';
+import { MAX_NODES_PER_ADDRESS, PrefixIndex } from '../../model/prefix-index.ts';
 import { nodeNameOf, nodeSpiffeId, parseNodeName, parseSpiffeId } from '../../model/spiffe-id.ts';
 import type { Certificate } from '../../pki/certificate.ts';
 import { verifyRow } from './identity-rows.ts';
@@ -120,7 +121,9 @@ export class IdentityRows implements IdentityTable {
 export class Nodes implements NodeTable {
   readonly #trustDomain: TrustDomain;
   #byName = new Map<NodeName, NodeInfo>();
-  #byId = new Map<NodeId, NodeInfo>();
+  readonly #byId = new Map<NodeId, NodeInfo>();
+  /** Of nodes with the same prefix the lower name first, on every node and after every restart. */
+  readonly #byPrefix = new PrefixIndex<NodeInfo>((a, b) => (a.name < b.name ? -1 : 1));
 
   constructor(trustDomain: TrustDomain) {
     this.#trustDomain = trustDomain;
@@ -140,16 +143,13 @@ export class Nodes implements NodeTable {
     return node?.spiffeId === spiffeId ? node : undefined;
   }
 
-  /** The longest prefix wins. */
+  candidates(address: IpAddress): readonly NodeInfo[] {
+    // a set keeps the first, which is the most specific, of a node's prefixes
+    return [...new Set(this.#byPrefix.covering(address))].slice(0, MAX_NODES_PER_ADDRESS);
+  }
+
   byAddress(address: IpAddress): NodeInfo | undefined {
-    let best: { node: NodeInfo; length: number } | undefined;
-    for (const node of this.#byName.values()) {
-      for (const prefix of node.prefixes) {
-        if (prefix.length > (best?.length ?? -1) && prefixContains(prefix, address))
-          best = { node, length: prefix.length };
-      }
-    }
-    return best?.node;
+    return this.candidates(address)[0];
   }
 
   nodes(): readonly NodeInfo[] {
@@ -162,17 +162,29 @@ export class Nodes implements NodeTable {
     removed: readonly string[],
     refused: Refused,
   ): TableChange<NodeInfo> {
-    const before = this.#byName;
-    const after = new Map(snapshot ? [] : before);
-    for (const name of removed) after.delete(name as NodeName);
+    const after = new Map<NodeName, NodeInfo>();
     for (const message of messages) {
       const node = parseNode(message, this.#trustDomain);
       if (node.ok) after.set(node.value.name, node.value);
       else refused('node', node.error);
     }
-    this.#byName = after;
-    this.#byId = new Map([...after.values()].map((node) => [node.id, node]));
-    return difference(before, after);
+    const gone = snapshot ? [...this.#byName.keys()] : (removed as readonly NodeName[]);
+    const removals = gone.flatMap((name) => (after.has(name) ? [] : (this.#byName.get(name) ?? [])));
+    const changes = [...after.values()].filter((node) => !isDeepStrictEqual(this.#byName.get(node.name), node));
+    for (const node of [...removals, ...changes]) this.#forget(this.#byName.get(node.name));
+    for (const node of removals) this.#byName.delete(node.name);
+    for (const node of changes) {
+      this.#byName.set(node.name, node);
+      this.#byId.set(node.id, node);
+      for (const prefix of node.prefixes) this.#byPrefix.add(prefix, node);
+    }
+    return { changed: changes, removed: removals };
+  }
+
+  #forget(node: NodeInfo | undefined): void {
+    if (node === undefined) return;
+    if (this.#byId.get(node.id) === node) this.#byId.delete(node.id);
+    for (const prefix of node.prefixes) this.#byPrefix.remove(prefix, node);
   }
 }
 

@@ -47,8 +47,20 @@ test('what is wrong in the settings is named by line and field', () => {
   expect(check({ ca: { workloadTtl: '48h' } })).toThrow(/60s to 24h/);
   const nodes = (...prefixes: string[][]) => prefixes.map((p, i) => ({ name: `n${i}`, prefixes: p }));
   expect(check({ nodes: nodes(['10.0.1.1/24']) })).toThrow(/nodes\[0\]\.prefixes\[0\]/);
-  expect(check({ nodes: nodes(['10.0.0.0/16'], ['10.0.1.0/24']) })).toThrow(/overlaps a prefix of n0/);
   expect(check({ nodes: [{ name: 'n' }, { name: 'n' }] })).toThrow(/list each node once/);
+});
+
+test('nodes may share addresses, at most 8 of them each', () => {
+  const nodes = (...prefixes: string[][]) => ({ nodes: prefixes.map((p, i) => ({ name: `n${i}`, prefixes: p })) });
+  const wide = Array.from({ length: 7 }, () => ['10.0.0.0/16', 'fd00::/48', '10.0.0.0/8']);
+  expect(check(nodes(...wide, ['10.0.1.0/24'], ['10.0.2.0/24'], ['10.1.0.0/16']))).not.toThrow();
+  const one = check(nodes(...wide, ['10.0.1.0/24'], ['10.2.0.0/16', '10.0.1.7/32']));
+  expect(one).toThrow(
+    /nodes\[8\]\.prefixes\[1\]: 9 nodes cover it, such as n8, n7, n0; at most 8 may cover one address/,
+  );
+  expect(one).not.toThrow(/nodes\[7\]/);
+  expect(check(nodes(...wide, ['fd00::/48'], ['fd00:0:0:1::/64']))).toThrow(/nodes\[8\]\.prefixes\[0\]/);
+  expect(check(nodes(...wide, ['10.0.0.0/8'], ['0.0.0.0/0', '::/0']))).toThrow(/nodes\[0\]\.prefixes\[0\]/);
 });
 
 test.each([
