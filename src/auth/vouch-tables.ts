@@ -25,6 +25,8 @@ export interface VouchTablesOptions {
   readonly tunnel: TunnelBinding;
   /** The node no longer vouches for the identity at any address: what rested on it must go. */
   lost(node: NodeId, identity: SecurityIdentity): void;
+  /** A vouch for the identity has come into force, in both tables. */
+  taken?(node: NodeId, identity: SecurityIdentity): void;
   readonly audit: AuditSink;
   readonly clock: Clock;
   readonly timers: Timers;
@@ -146,6 +148,7 @@ export class VouchTables {
       source: { ...partyOf(claim), node: peer.name },
       detail: { generation: String(claim.generation), incarnation: String(claim.incarnation) },
     });
+    this.#options.taken?.(claim.node, claim.identity);
     return ok(claim);
   }
 

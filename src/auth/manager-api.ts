@@ -1,0 +1,80 @@
+/** The auth manager as the agent sees it: what it needs, and what it is told and asked. */
+import type { Clock } from '../base/clock.ts';
+import type { Result } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { ReasonCode } from '../base/registry/reason-codes.ts';
+import type { Timers } from '../base/timers.ts';
+import type { PeerChannelEvents, PeerChannels } from '../channel/peer-channel.ts';
+import type { AuditSink } from '../model/audit-event.ts';
+import type { AddressTable, AuthKey, AuthTable, DatapathSignal, HoldQueue } from '../model/datapath.ts';
+import type {
+  IdentityTable,
+  NodeInfo,
+  NodeTable,
+  RevocationTable,
+  SvidSource,
+  TrustBundles,
+} from '../model/identity.ts';
+import type { IpAddress, SecurityIdentity } from '../model/ids.ts';
+import type { AuthRecord } from './auth-entries.ts';
+import type { AuthEntryView, PairExplanation, VouchView } from './explain.ts';
+import type { AuthSettings, PolicyDecisions, TunnelBinding } from './ports.ts';
+import type { HostedEndpoint, OwnEndpoint, VouchHost } from './vouch-host.ts';
+
+export interface AuthManagerOptions {
+  /** This node. `incarnation`: of its node SVID. */
+  readonly self: Pick<NodeInfo, 'name' | 'spiffeId' | 'incarnation'>;
+  /** See VouchHostOptions. */
+  readonly firstGeneration: bigint;
+  readonly firstLife: boolean;
+  readonly channels: PeerChannels;
+  readonly hold: HoldQueue;
+  readonly authTable: AuthTable;
+  readonly addresses: AddressTable;
+  readonly identities: IdentityTable;
+  readonly nodes: NodeTable;
+  readonly svids: SvidSource;
+  readonly bundles: TrustBundles;
+  readonly revocations: RevocationTable;
+  /** The policies in force now. */
+  policy(): PolicyDecisions;
+  readonly tunnel: TunnelBinding;
+  /** The fence of an own endpoint is open: write its address and let it send and receive. */
+  endpointOpened(endpoint: HostedEndpoint): void;
+  /** Is a remote address worth renewing its lease? Left out: every known one is. */
+  inUse?(address: IpAddress): boolean;
+  readonly audit: AuditSink;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly log: Logger;
+  readonly settings?: Partial<AuthSettings>;
+  /** Uniform in [0, 1). */
+  readonly random?: () => number;
+}
+
+export interface AuthManager extends PeerChannelEvents {
+  signal(signal: DatapathSignal): void;
+  /** @throws CountersignError already-exists. Generation for the datapath's endpoint; `open` is false while fenced. */
+  addEndpoint(endpoint: OwnEndpoint, continues?: bigint): HostedEndpoint;
+  closeEndpoint(endpoint: number): void;
+  /** `of`: whose policy or row changed; left out: anybody's. */
+  policyChanged(of?: ReadonlySet<SecurityIdentity>): void;
+  identitiesChanged(of?: ReadonlySet<SecurityIdentity>): void;
+  nodesChanged(): void;
+  bundlesChanged(): void;
+  /** An own SVID came, was rotated or went. */
+  svidsChanged(): void;
+  /** Revocations changed. When this returns, the kernel has no entry that rests on a revoked SVID. How many went. */
+  revoked(): number;
+  /** Deletes auth entries; all without `keys`. They are proven anew when next needed. */
+  flush(keys?: readonly AuthKey[]): number;
+  /** Proves the pair now, as a packet would make it. */
+  authenticate(key: AuthKey): Promise<Result<AuthRecord, ReasonCode>>;
+  /** How many pairs are. */
+  readonly proven: number;
+  list(): AuthEntryView[];
+  vouches(): VouchView[];
+  endpoints(): ReturnType<VouchHost['list']>;
+  /** Both orders of the pair. */
+  explain(from: SecurityIdentity, to: SecurityIdentity): PairExplanation;
+}

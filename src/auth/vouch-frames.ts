@@ -1,0 +1,122 @@
+/**
+ * Frames about vouches, between a channel and the two sides of leases and fences on this node: decoded, bounded, and answered in the
+ * order that the rules ask for.
+ */
+import {
+  FrameType,
+  Reset,
+  ResetAck,
+  VouchReply,
+  VouchRequest,
+  Withdraw,
+  WithdrawAck,
+} from '../../proto/gen/countersign/peer/v1/peer.ts';
+import type { Logger } from '../base/log.ts';
+import type { PeerChannel } from '../channel/peer-channel.ts';
+import { addressFromBytes, addressWireBytes } from '../model/address.ts';
+import type { IpAddress, NodeId, SecurityIdentity } from '../model/ids.ts';
+import { OWN_BATCH, type VouchClient } from './vouch-client.ts';
+import type { VouchHost } from './vouch-host.ts';
+
+export interface VouchFramesOptions {
+  readonly host: VouchHost;
+  readonly client: VouchClient;
+  /** Of this node's SVID. */
+  readonly incarnation: bigint;
+  readonly leaseMs: number;
+  /** The peer was told of own identities that it did not know: what waits for that may begin. */
+  granted(peer: NodeId, identities: ReadonlySet<SecurityIdentity>): void;
+  readonly log: Logger;
+}
+
+/** Above what any honest peer sends; below what could keep this node busy. */
+const MAX_ADDRESSES = 1_024;
+
+export class VouchFrames {
+  readonly #options: VouchFramesOptions;
+
+  constructor(options: VouchFramesOptions) {
+    this.#options = options;
+  }
+
+  /** False: not a frame about vouches. @throws on a malformed body. */
+  frame(channel: PeerChannel, type: FrameType, body: Buffer): boolean {
+    const { host, client } = this.#options;
+    switch (type) {
+      case FrameType.FRAME_TYPE_VOUCH_REQUEST:
+        this.#onRequest(channel, VouchRequest.decode(body));
+        return true;
+      case FrameType.FRAME_TYPE_VOUCH_REPLY:
+        client.reply(channel, VouchReply.decode(body));
+        return true;
+      case FrameType.FRAME_TYPE_WITHDRAW:
+        this.#onWithdraw(channel, Withdraw.decode(body));
+        return true;
+      case FrameType.FRAME_TYPE_WITHDRAW_ACK:
+        this.#expect(channel, host.withdrawAcked(channel, WithdrawAck.decode(body).id));
+        return true;
+      case FrameType.FRAME_TYPE_RESET:
+        this.#guard(client.reset(channel, Reset.decode(body).incarnation));
+        return true;
+      case FrameType.FRAME_TYPE_RESET_ACK:
+        this.#expect(channel, host.resetAcked(channel, ResetAck.decode(body).incarnation));
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  /**
+   * Answers when the asker's own addresses are in force here, as far as this node does not know them: then the first packet finds both sides
+   * known. @throws RangeError on a malformed address or too many.
+   */
+  #onRequest(channel: PeerChannel, request: VouchRequest) {
+    if (request.addresses.length > MAX_ADDRESSES || request.own.length > OWN_BATCH)
+      throw new RangeError('too many addresses');
+    const addresses = request.addresses.map(addressFromBytes);
+    const known = this.#options.client.offered(channel, request.own.map(addressFromBytes));
+    if (known === undefined) return this.#vouch(channel, request.nonce, addresses);
+    this.#guard(known.then(() => this.#vouch(channel, request.nonce, addresses)));
+  }
+
+  #vouch(channel: PeerChannel, nonce: Buffer, addresses: readonly IpAddress[]) {
+    if (channel.closed) return;
+    const { host, incarnation, leaseMs, granted } = this.#options;
+    const news = new Set(
+      addresses.flatMap((address) => {
+        const owner = host.at(address);
+        return owner === undefined || host.isKnownTo(channel.peer.id, address) ? [] : [owner.identity];
+      }),
+    );
+    const vouches = host.vouch(channel, addresses);
+    if (vouches === undefined) return channel.close('PEER_FRAME_UNEXPECTED');
+    const reply = VouchReply.encode({
+      nonce,
+      incarnation,
+      vouches: vouches.map(({ address, owner }) => ({
+        address: addressWireBytes(address),
+        securityIdentity: owner.identity,
+        spiffeId: owner.spiffeId,
+        generation: owner.generation,
+        leaseMs,
+      })),
+    });
+    channel.send(FrameType.FRAME_TYPE_VOUCH_REPLY, reply.finish());
+    if (news.size > 0) granted(channel.peer.id, news);
+  }
+
+  #onWithdraw(channel: PeerChannel, message: Withdraw): void {
+    if (message.addresses.length > MAX_ADDRESSES) throw new RangeError('too many addresses');
+    for (const { address } of message.addresses) addressFromBytes(address);
+    this.#guard(this.#options.client.withdraw(channel, message));
+  }
+
+  #expect(channel: PeerChannel, isExpected: boolean): void {
+    if (!isExpected) channel.close('PEER_FRAME_UNEXPECTED');
+  }
+
+  /** What fails here fails closed: no ack goes out, the host's fence stays shut. */
+  #guard(work: Promise<unknown>): void {
+    work.catch((thrown) => this.#options.log.error({ err: thrown }, 'a peer message could not be worked on'));
+  }
+}
