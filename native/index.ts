@@ -1,6 +1,6 @@
 /**
  * The typed face of the addon: marshalling only, no policy. Everything that is a system call Node has no word for.
- * All functions are synchronous and throw an Error with `code` (errno name, e.g. 'EPERM'), `errno` (positive) and `syscall`
+ * All functions but `quiesce` are synchronous, and they throw an Error with `code` (errno name, e.g. 'EPERM'), `errno` (positive) and `syscall`
  * unless said otherwise; -ENOENT on a lookup or delete is an answer, not an error. File descriptors are plain numbers
  * owned by the caller, close-on-exec, and closed with `closeFd`.
  */
@@ -127,6 +127,8 @@ export interface Native {
   /** Structs of the BTF of an object file (or of the kernel when path is undefined) by name. */
   btfStructs(path: string | undefined, names: readonly string[]): BtfStruct[];
   progTestRun(fd: number, options: TestRunOptions): TestRunResult;
+  /** Resolves when every run of a BPF program that began before the call has ended (an RCU grace period). Needs CAP_BPF. */
+  quiesce(): Promise<void>;
 
   // --- attachment ---
   /** True if the kernel has tcx links (6.6 or later): tried, not read from a version number. */

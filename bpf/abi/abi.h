@@ -43,7 +43,8 @@ struct cs_config {
 };
 
 /* ---- cs_endpoints: hash, key u32 ifindex of the host side of the veth ---- */
-#define CS_EP_OPEN (1u << 0) /* not set: fenced, nothing passes in either direction */
+#define CS_EP_OPEN (1u << 0)   /* not set: fenced, nothing passes in either direction */
+#define CS_EP_FENCES (1u << 1) /* cs_fences may have entries of this endpoint; not set: it need not be asked */
 
 struct cs_endpoint {
 	__u64 generation;
@@ -56,6 +57,16 @@ struct cs_endpoint {
 
 /* ---- cs_endpoints_by_id: array, key u32 endpoint id, value u32 ifindex. Written by from_workload, read where only the stamp
  * or the source address names the sender; what it says counts only if cs_endpoints agrees. The agent never writes it. ---- */
+
+/* ---- cs_fences: hash, not preallocated, value u8 that says nothing. While there is an entry, nothing passes between the endpoint
+ * and what the node vouches for, in either direction: the node may still let others speak for the endpoint's addresses. ---- */
+struct cs_fence_key {
+	__u32 endpoint;
+	__u32 node; /* never 0: what is on this node has no lease on its addresses */
+};
+
+/* ---- cs_uses: LRU hash, key u32 node id, value u64 CLOCK_BOOTTIME: when a flow with it was last made or kept alive, to a second.
+ * Written by the programs; losing an entry is forgetting a use. ---- */
 
 /* ---- cs_ipcache: hash, key struct cs_addr. Who has this address, for how long that may be believed. ---- */
 #define CS_IP_LOCAL (1u << 0)	 /* an endpoint of this node; `endpoint` says which */

@@ -7,6 +7,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports)
 	cs::init_bpf(env, exports);
 	cs::init_btf(env, exports);
 	cs::init_maps(env, exports);
+	cs::init_quiesce(env, exports);
 	cs::init_ringbuf(env, exports);
 	cs::init_links(env, exports);
 	cs::init_inspect(env, exports);

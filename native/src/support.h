@@ -56,6 +56,7 @@ std::string libbpf_log_tail();
 void init_bpf(Napi::Env env, Napi::Object exports);
 void init_btf(Napi::Env env, Napi::Object exports);
 void init_maps(Napi::Env env, Napi::Object exports);
+void init_quiesce(Napi::Env env, Napi::Object exports);
 void init_ringbuf(Napi::Env env, Napi::Object exports);
 void init_links(Napi::Env env, Napi::Object exports);
 void init_inspect(Napi::Env env, Napi::Object exports);

@@ -1,10 +1,11 @@
 /** Workloads' attachments: maps before programs, closed before open, and gone from the maps before anything else. */
 import { addressBytes, addressFromBytes } from '../model/address.ts';
-import type { EndpointAttachment } from '../model/datapath.ts';
+import type { EndpointAttachment, FenceTable } from '../model/datapath.ts';
 import { type IpAddress, securityIdentity } from '../model/ids.ts';
 import type { Attacher } from './attach.ts';
 import type { ConfigWriter } from './config.ts';
-import { EP_OPEN, IP_LOCAL, NO_LEASE_END } from './layout.ts';
+import { createFenceTable } from './fence-table.ts';
+import { EP_FENCES, EP_OPEN, IP_LOCAL, NO_LEASE_END } from './layout.ts';
 import type { DatapathMaps } from './maps.ts';
 
 const NO_MAC = Buffer.alloc(6);
@@ -12,6 +13,7 @@ const NO_MAC = Buffer.alloc(6);
 export interface EndpointTable {
   put(attachment: EndpointAttachment): void;
   remove(endpoint: number): void;
+  readonly fences: FenceTable;
 }
 
 /** @param dropHeld drops what waits from this address: a held packet dies with the endpoint that sent it. */
@@ -30,7 +32,7 @@ export function createEndpointTable(
         generation: attachment.generation,
         endpoint: attachment.endpoint,
         identity: attachment.identity,
-        flags: open ? EP_OPEN : 0,
+        flags: (open ? EP_OPEN : 0) | (fences.has(attachment.endpoint) ? EP_FENCES : 0),
         mac: attachment.mac ?? NO_MAC,
       },
     );
@@ -48,8 +50,22 @@ export function createEndpointTable(
     table.delete(known.ifindex);
     forget(known.addresses, known.endpoint);
   };
+  const fences = createFenceTable(maps, (endpoint) => {
+    const known = [...table.values()].find((k) => k.endpoint === endpoint);
+    if (known === undefined) return;
+    write(known, known.open);
+    // A fence that closes late: flows that run are judged anew. One that opens takes nothing away.
+    if (known.open && fences.has(endpoint)) config.bumpRevision();
+  });
+  // What an earlier process left half done: a fence without its endpoint, or an endpoint that does not ask for its fences.
+  for (const endpoint of new Set(fences.list().map((fence) => fence.endpoint))) {
+    const known = [...table.values()].find((k) => k.endpoint === endpoint);
+    if (known === undefined) fences.clear(endpoint);
+    else write(known, known.open);
+  }
 
   return {
+    fences,
     put(attachment) {
       checkAttachment(attachment);
       const found = table.get(attachment.ifindex);
@@ -58,8 +74,10 @@ export function createEndpointTable(
         // Another owner of the number, the interface or an address gives way first.
         for (const other of [...table.values()]) {
           const clash = other.endpoint === attachment.endpoint || other.ifindex === attachment.ifindex;
-          if (clash) removeFromMaps(other);
-          else
+          if (clash) {
+            removeFromMaps(other);
+            if (other.endpoint !== attachment.endpoint) fences.clear(other.endpoint);
+          } else
             forget(
               other.addresses.filter((a) => attachment.addresses.includes(a)),
               other.endpoint,
@@ -97,6 +115,7 @@ export function createEndpointTable(
       const known = [...table.values()].find((k) => k.endpoint === endpoint);
       if (known === undefined) return;
       removeFromMaps(known);
+      fences.clear(endpoint);
       config.bumpRevision();
       // While the interface lives its programs stay and drop everything (NO_ENDPOINT); without it there is nothing to hold.
       attacher.forget(known.ifindex);

@@ -28,6 +28,7 @@ export const configStruct = struct('cs_config', {
 });
 
 export const EP_OPEN = 1 << 0;
+export const EP_FENCES = 1 << 1;
 
 export const endpointStruct = struct('cs_endpoint', {
   generation: u64,
@@ -37,6 +38,8 @@ export const endpointStruct = struct('cs_endpoint', {
   mac: byteArray(6),
   pad: padding(2, 2),
 });
+
+export const fenceKeyStruct = struct('cs_fence_key', { endpoint: u32, node: u32 });
 
 export const IP_LOCAL = 1 << 0;
 export const IP_RESERVED = 1 << 1;
@@ -182,6 +185,7 @@ export const eventStruct = struct('cs_event', {
 });
 
 /** Keys and values that are plain integers. */
+export const u8Value = struct('u8', { n: u8 });
 export const u32Key = struct('u32', { n: u32 });
 export const u64Value = struct('u64', { n: u64 });
 
@@ -189,6 +193,7 @@ export const u64Value = struct('u64', { n: u64 });
 export const allStructs = [
   configStruct,
   endpointStruct,
+  fenceKeyStruct,
   addressStruct,
   ipcacheStruct,
   prefixKeyStruct,

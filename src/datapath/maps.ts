@@ -10,6 +10,8 @@ const batchSize = 4096;
 export const pinnedMaps = {
   cs_config: [layout.u32Key, layout.configStruct],
   cs_endpoints: [layout.u32Key, layout.endpointStruct],
+  cs_fences: [layout.fenceKeyStruct, layout.u8Value],
+  cs_uses: [layout.u32Key, layout.u64Value],
   cs_ipcache: [layout.addressStruct, layout.ipcacheStruct],
   cs_prefixes: [layout.prefixKeyStruct, layout.prefixStruct],
   cs_classes: [layout.classKeyStruct, layout.classStruct],

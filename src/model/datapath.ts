@@ -59,6 +59,19 @@ export interface AddressTable {
   list(): AddressEntry[];
 }
 
+/** FenceSend, FenceReceive: nothing passes between the endpoint and what the node vouches for, in either direction. */
+export interface Fence {
+  readonly endpoint: number;
+  readonly node: NodeId;
+}
+
+/** Fences that stand in the kernel. They outlive the agent, and end with their endpoint: close them before it is opened. */
+export interface FenceTable {
+  close(endpoint: number, nodes: readonly NodeId[]): void;
+  open(endpoint: number, nodes: readonly NodeId[]): void;
+  list(): Fence[];
+}
+
 /**
  * What the kernel tells of one packet. A miss: it waits, was dropped or passed by observation because something is not known
  * yet. verdict: allowed, a sample. observed: passed, `reason` says why it would have been dropped.
