@@ -161,7 +161,6 @@ export const agentConfigSchema = z
     const seen = {
       name: new Map<string, number>(),
       interface: new Map<string, number>(),
-      address: new Map<string, number>(),
     };
     config.peer.listen.forEach((text, i) => {
       // Peers are told these addresses, and workloads are kept off them: a wildcard names none.
@@ -181,9 +180,9 @@ export const agentConfigSchema = z
       };
       once('name', e.name, ['endpoints', i, 'name']);
       once('interface', e.interface, ['endpoints', i, 'interface']);
-      e.addresses.forEach((a, j) => {
-        once('address', a, ['endpoints', i, 'addresses', j]);
-      });
+      // An address may be named by several endpoints: it belongs to whoever's interface is there first, until it goes.
+      if (new Set(e.addresses).size < e.addresses.length)
+        issue(['endpoints', i, 'addresses'], 'names an address twice; name it once');
       if (e.interface === config.node.underlay) {
         issue(
           ['endpoints', i, 'interface'],

@@ -20,6 +20,8 @@ export interface StageSpec extends TopologySpec {
   readonly patienceMs?: number;
   /** Writes server.yaml, entries.yaml, agent-<node>.yaml and policies/ into the directory. */
   readonly configure: (dir: string) => void;
+  /** Environment of the agents, besides the stage's own. */
+  readonly agentEnv?: NodeJS.ProcessEnv;
 }
 
 export class Stage {
@@ -112,7 +114,7 @@ export class Stage {
 
   async startAgent(node: string): Promise<void> {
     const config = join(this.dir, `agent-${node}.yaml`);
-    this.spawn(node, inNetns(this.netns(node), COUNTERSIGN, 'agent', 'run', '--config', config));
+    this.spawn(node, inNetns(this.netns(node), COUNTERSIGN, 'agent', 'run', '--config', config), this.spec.agentEnv);
     await this.#ready(node, this.agentSocket(node));
     await until(`the agent of ${node} to be synchronised`, this.#patienceMs, async () =>
       (await this.status(node))?.ready === true ? true : undefined,
@@ -133,9 +135,9 @@ export class Stage {
     return pid;
   }
 
-  spawn(name: string, argv: readonly string[]): ChildProcess {
+  spawn(name: string, argv: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess {
     if (this.#leaving) throw new Error('the stage is being taken away');
-    const child = start(argv, this.log(name), this.env);
+    const child = start(argv, this.log(name), { ...env, ...this.env });
     this.#processes.set(name, child);
     return child;
   }

@@ -20,6 +20,8 @@ export interface WorkloadSpec {
   readonly uid: number;
   readonly address4: string;
   readonly address6: string;
+  /** Has a namespace, and no interface before plugWorkload. */
+  readonly unplugged?: boolean;
 }
 
 export interface TopologySpec {
@@ -88,12 +90,16 @@ export function addUnderlayHost(spec: TopologySpec, name: string, address4: stri
   plugIntoUnderlay(spec, name, address4, address6);
 }
 
-export function addWorkload(spec: TopologySpec, workload: WorkloadSpec): void {
+function addWorkload(spec: TopologySpec, workload: WorkloadSpec): void {
+  addNetns(netnsOf(spec, workload.name));
+  if (workload.unplugged !== true) plugWorkload(spec, workload);
+}
+
+/** Gives the workload its interface and addresses, as a CNI plugin would. */
+export function plugWorkload(spec: TopologySpec, workload: WorkloadSpec): void {
   const netns = netnsOf(spec, workload.name);
-  const node = netnsOf(spec, workload.node);
   const host = hostVeth(workload.name);
-  addNetns(netns);
-  batch(node, [
+  batch(netnsOf(spec, workload.node), [
     `link add name ${host} type veth peer name eth0 netns ${netns}`,
     `addr add ${GATEWAY4}/32 dev ${host}`,
     `link set dev ${host} mtu ${WORKLOAD_MTU} addrgenmode none up`,
@@ -110,6 +116,11 @@ export function addWorkload(spec: TopologySpec, workload: WorkloadSpec): void {
     `route add default via ${GATEWAY4} dev eth0`,
     `route add default via ${GATEWAY6} dev eth0`,
   ]);
+}
+
+/** Takes the workload's interface away; its processes live on. */
+export function unplugWorkload(spec: TopologySpec, workload: WorkloadSpec): void {
+  batch(netnsOf(spec, workload.node), [`link del dev ${hostVeth(workload.name)}`]);
 }
 
 export function buildTopology(spec: TopologySpec): void {
