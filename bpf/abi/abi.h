@@ -59,7 +59,8 @@ struct cs_endpoint {
  * or the source address names the sender; what it says counts only if cs_endpoints agrees. The agent never writes it. ---- */
 
 /* ---- cs_fences: hash, not preallocated, value u8 that says nothing. While there is an entry, nothing passes between the endpoint
- * and what the node vouches for, in either direction: the node may still let others speak for the endpoint's addresses. ---- */
+ * and the node (its workloads, its own addresses), in either direction: it may still believe that others have the endpoint's
+ * addresses. ---- */
 struct cs_fence_key {
 	__u32 endpoint;
 	__u32 node; /* never 0: what is on this node has no lease on its addresses */

@@ -22,7 +22,7 @@ enum cs_drop_reason {
 	CS_DROP_INVALID_SOURCE_IP = 64,	 /* the source address is not the endpoint's own */
 	CS_DROP_INVALID_SOURCE_MAC = 65, /* the source MAC address is not the endpoint's own */
 	CS_DROP_NO_ENDPOINT = 66,	 /* the interface carries a program but no endpoint */
-	CS_DROP_FENCED = 67,		 /* the endpoint is not open yet: a peer may still hold a lease on its address */
+	CS_DROP_FENCED = 67,		 /* the endpoint is not open yet, at all or to this node: a peer may still hold a lease on its address */
 	CS_DROP_NO_VOUCH = 68,		 /* no node vouches for this workload address */
 	CS_DROP_LEASE_EXPIRED = 69,	 /* the vouch for this address has run out */
 	CS_DROP_NOT_STAMPED = 70,	 /* not judged at its origin: no live endpoint sent it */

@@ -53,6 +53,22 @@ static __always_inline __u8 flow_state_after(const struct cs_flow *flow, const s
 	return flow_next(flow->direction != direction, p->step, flow->state);
 }
 
+/* That the node is spoken with: the agent goes on holding leases of its addresses. Once a second for each flow, so that the map's
+ * line is not written for every packet. */
+static __noinline int use_note(__u32 node, __u64 now)
+{
+	__u64 *last;
+
+	if (!node)
+		return 0;
+	last = bpf_map_lookup_elem(&cs_uses, &node);
+	if (last)
+		*last = now;
+	else
+		bpf_map_update_elem(&cs_uses, &node, &now, BPF_ANY);
+	return 0;
+}
+
 /* Most packets end here: their flow's verdict holds. What comes in must carry what vouched for the flow (stamp of the same
  * sender, or the tunnel). The endpoint need not be looked up: closing it or taking it away raises the revision. */
 static __always_inline bool flow_holds(struct cs_flow *flow, const struct cs_config *cfg, const struct cs_packet *p,
@@ -71,8 +87,10 @@ static __always_inline bool flow_holds(struct cs_flow *flow, const struct cs_con
 		return false;
 	if (state != flow->state)
 		flow->state = state;
-	if ((__s64)(tick - flow->last_ns) > (__s64)CS_FLOW_TOUCH)
+	if ((__s64)(tick - flow->last_ns) > (__s64)CS_FLOW_TOUCH) {
 		flow->last_ns = tick;
+		use_note(flow->remote_node, tick);
+	}
 	return true;
 }
 
@@ -108,6 +126,7 @@ static __noinline int flow_store(const struct cs_case *c)
 
 	if (c->revision != CS_REVISION_STATELESS)
 		bpf_map_update_elem(&cs_flows, &key, &flow, BPF_ANY);
+	use_note(c->remote_node, c->now);
 	return 0;
 }
 

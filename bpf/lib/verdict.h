@@ -6,6 +6,7 @@
 #include "auth.h"
 #include "event.h"
 #include "exempt.h"
+#include "fence.h"
 #include "flow.h"
 #include "hold.h"
 #include "identity.h"
@@ -80,6 +81,10 @@ __noinline int remote_refusal(struct cs_case *c)
 		if (reason)
 			return reason;
 	}
+	/* Before anybody is asked to vouch or to prove: it would not help. */
+	reason = fence_refusal(c, &remote);
+	if (reason)
+		return reason;
 	reason = vouch_refusal(&remote, c->now);
 	if (reason) {
 		c->miss = CS_EVENT_VOUCH_MISS;

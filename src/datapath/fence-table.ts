@@ -18,9 +18,10 @@ export function createFenceTable(maps: DatapathMaps, mark: (endpoint: number) =>
 
   const remove = (endpoint: number, nodes: readonly number[]) => {
     const known = nodesOf.get(endpoint);
-    const gone = nodes.filter((node) => known?.delete(node) === true);
+    if (known === undefined) return;
+    const gone = nodes.filter((node) => known.delete(node));
     maps.cs_fences.deleteBatch(gone.map((node) => ({ endpoint, node })));
-    if (known?.size !== 0) return;
+    if (known.size > 0) return;
     nodesOf.delete(endpoint);
     mark(endpoint);
   };

@@ -59,7 +59,7 @@ export interface AddressTable {
   list(): AddressEntry[];
 }
 
-/** FenceSend, FenceReceive: nothing passes between the endpoint and what the node vouches for, in either direction. */
+/** FenceSend, FenceReceive: nothing passes between the endpoint and the node (its workloads, its own addresses), in either direction. */
 export interface Fence {
   readonly endpoint: number;
   readonly node: NodeId;
