@@ -172,6 +172,7 @@ export class Exchanges {
         authType: AUTH_TYPE_CODE.spiffe,
         authenticatorRequest: request?.value ?? NONE,
         flow: undefined,
+        localCertificate: Buffer.from(own.value.digest, 'hex'),
       }),
     );
   }

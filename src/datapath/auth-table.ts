@@ -14,6 +14,16 @@ export function createAuthTable(maps: DatapathMaps, config: ConfigWriter): AuthT
     put(entry) {
       maps.cs_auth.put(keyOf(entry), { expires_ns: entry.expiresAtNs, epoch: entry.epoch, flags: 0 });
     },
+    putAll(entries) {
+      maps.cs_auth.putBatch(
+        entries.map((entry) => [keyOf(entry), { expires_ns: entry.expiresAtNs, epoch: entry.epoch, flags: 0 }] as const),
+      );
+    },
+    raiseEpoch() {
+      config.set({ epoch: config.current.epoch + 1 });
+      config.bumpRevision();
+      return config.current.epoch;
+    },
     delete(keys) {
       const deleted = maps.cs_auth.deleteBatch(keys.map(keyOf));
       // After the deletion, and also when nothing was there: the entry may have gone by eviction while a flow lives on.

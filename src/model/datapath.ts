@@ -27,6 +27,10 @@ export interface AuthEntry extends AuthKey {
 export interface AuthTable {
   readonly epoch: number;
   put(entry: AuthEntry): void;
+  /** All of them in as few calls of the kernel as it takes. */
+  putAll(entries: readonly AuthEntry[]): void;
+  /** Every entry of before is a miss when this returns, and every flow is judged anew. Returns the new epoch. */
+  raiseEpoch(): number;
   /** Deletes, then makes every flow be judged anew. Returns how many were there. */
   delete(keys: readonly AuthKey[]): number;
   /** Instead of a proof its opposite: until then packets of the pair drop at once (AUTH_REFUSED) and none is held. Flows are judged anew. */

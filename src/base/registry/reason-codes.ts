@@ -55,6 +55,7 @@ export const reasonCodes = {
   AUTH_ALWAYS_FAIL: 'authentication.mode is test-always-fail',
   AUTH_NO_TUNNEL: 'the authenticated tunnel to the node is not up',
   AUTH_EXPIRED: 'the proof expired',
+  AUTH_NOT_CONFIRMED: 'an entry from before a restart of the agent was not proven anew in time',
   // certificates (named as the rule that refuses)
   CERT_MALFORMED: 'not a DER certificate that RFC 5280 allows',
   CERT_CHAIN_EMPTY: 'no certificate',

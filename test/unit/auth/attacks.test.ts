@@ -491,6 +491,7 @@ describe('a peer that does not keep to the protocol', () => {
         authType: 1,
         authenticatorRequest: Buffer.alloc(0),
         flow: undefined,
+        localCertificate: Buffer.alloc(0),
       };
       const body = Buffer.from(ProveRequest.encode(request).finish());
       inject(far, FrameType.FRAME_TYPE_PROVE_REQUEST, body);

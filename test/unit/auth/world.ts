@@ -266,14 +266,21 @@ export class SimNode {
 
   #authTable(): AuthManagerOptions['authTable'] {
     const self = this;
+    const put = (entry: AuthEntry) => {
+      this.log.push(`auth+ ${entry.local}>${entry.remote}@${entry.remoteNode}`);
+      this.kernelRefused.delete(keyText(entry));
+      this.kernelAuth.set(keyText(entry), entry);
+    };
     return {
       get epoch() {
         return self.epoch;
       },
-      put: (entry) => {
-        this.log.push(`auth+ ${entry.local}>${entry.remote}@${entry.remoteNode}`);
-        this.kernelRefused.delete(keyText(entry));
-        this.kernelAuth.set(keyText(entry), entry);
+      put,
+      putAll: (entries) => entries.forEach(put),
+      raiseEpoch: () => {
+        this.log.push('epoch+');
+        this.epoch += 1;
+        return this.epoch;
       },
       delete: (keys) => {
         for (const key of keys) this.log.push(`auth- ${key.local}>${key.remote}@${key.remoteNode}`);
