@@ -15,6 +15,8 @@ const SMALL = {
   cs_fragments: 1024,
   cs_waiting: 1024,
   cs_signals: 1024,
+  cs_fences: 64,
+  cs_uses: 64,
   cs_ipcache: 4096,
   cs_classes: 4096,
   cs_policy: 8192,
@@ -120,7 +122,7 @@ export class Machine {
   /** What the agent would write to get there. */
   apply(state: State): void {
     const is = this.#applied;
-    if (is.endpoints !== state.endpoints) this.#endpoints(state);
+    if (is.endpoints !== state.endpoints || is.fences !== state.fences) this.#endpoints(state);
     if (is.addresses !== state.addresses) this.#addresses(state);
     if (is.prefixes !== state.prefixes) this.#prefixes(state);
     if (is.proofs !== state.proofs) this.#proofs(state);
@@ -131,6 +133,8 @@ export class Machine {
   }
 
   #endpoints(state: State): void {
+    const closed = state.fences.map((f) => [f, { n: 1 }] as const);
+    this.#replace('cs_fences', layout.fenceKeyStruct, layout.u8Value, closed);
     this.#replace(
       'cs_endpoints',
       layout.u32Key,
@@ -138,7 +142,8 @@ export class Machine {
       [...state.endpoints.values()].map((e) => {
         this.#ids.add(e.id);
         const mac = Buffer.from(e.mac ?? '000000000000', 'hex');
-        const flags = e.open ? layout.EP_OPEN : 0;
+        const fenced = state.fences.some((f) => f.endpoint === e.id);
+        const flags = (e.open ? layout.EP_OPEN : 0) | (fenced ? layout.EP_FENCES : 0);
         return [{ n: e.ifindex }, { generation: 1n, endpoint: e.id, identity: e.identity, flags, mac }] as const;
       }),
     );

@@ -29,6 +29,24 @@ const mutants: readonly Mutant[] = [
     to: 'return 0;',
   },
   {
+    name: 'a fence towards a node lets pass',
+    file: 'fence.h',
+    from: '? CS_DROP_FENCED : 0;',
+    to: '? 0 : 0;',
+  },
+  {
+    name: 'a fence towards one node is one towards all',
+    file: 'fence.h',
+    from: '.node = remote->node',
+    to: '.node = 7',
+  },
+  {
+    name: 'a fence of one endpoint is everybody’s',
+    file: 'fence.h',
+    from: '.endpoint = c->endpoint',
+    to: '.endpoint = 5',
+  },
+  {
     name: 'nobody’s addresses in a cluster prefix are the world',
     file: 'identity.h',
     from: 'if (prefix->flags & CS_PREFIX_CLUSTER) {',

@@ -51,7 +51,7 @@ export function scenarioOf(seed: number, packets: number): Scenario {
 function randomChange(r: Random): Step[] {
   const change = (what: string, to: Partial<State>, bump = r.percent(80)): Step[] =>
     bump ? [{ kind: 'change', what, to }, { kind: 'bump' }] : [{ kind: 'change', what, to }];
-  switch (r.below(13)) {
+  switch (r.below(14)) {
     case 0:
       return change('endpoints', { endpoints: worlds.randomEndpoints(r) });
     case 1:
@@ -74,6 +74,9 @@ function randomChange(r: Random): Step[] {
     case 10:
       return [{ kind: 'returned', identity: 1000, packets: 1 + r.below(3) }];
     case 11:
+      // Most open, so that what was fenced is let go.
+      return change('fences', { fences: r.percent(70) ? [] : worlds.randomFences(r) });
+    case 12:
       return change('endpoint', worlds.randomTakeover(r), true);
     default:
       return [{ kind: 'bump' }];

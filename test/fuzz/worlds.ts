@@ -6,6 +6,7 @@ import type {
   ClassRow,
   Config,
   Endpoint,
+  Fence,
   PolicyLine,
   PrefixEntry,
   Proof,
@@ -53,6 +54,7 @@ export function randomWorld(r: Random): State {
     ...smallWorld(),
     config: randomConfig(r),
     endpoints: randomEndpoints(r),
+    fences: randomFences(r),
     addresses: randomAddresses(r),
     prefixes: randomPrefixes(r),
     classes: randomClasses(r),
@@ -94,6 +96,13 @@ export function randomEndpoints(r: Random): ReadonlyMap<number, Endpoint> {
   }
   if (!r.oneIn(12)) endpoints.push({ ifindex: 1006, id: 6, identity: 2000, open: !r.oneIn(10) });
   return new Map(endpoints.map((e) => [e.ifindex, e]));
+}
+
+/** Towards nodes that are spoken with, and others. */
+export function randomFences(r: Random): readonly Fence[] {
+  if (!r.oneIn(6)) return [];
+  const all = [5, 6, 9].flatMap((endpoint) => [7, 8, 9].map((node) => ({ endpoint, node })));
+  return all.filter(() => r.percent(30));
 }
 
 /** Another endpoint under the same interface and addresses, or the first one again. */

@@ -47,6 +47,12 @@ export interface Endpoint {
   readonly mac?: string;
 }
 
+/** The node may still take the endpoint's addresses for somebody else's. */
+export interface Fence {
+  readonly endpoint: number;
+  readonly node: number;
+}
+
 export interface AddressEntry {
   readonly kind: 'local' | 'node' | 'reserved' | 'nobody';
   readonly identity: number;
@@ -146,6 +152,7 @@ export interface State {
   readonly config: Config;
   /** By interface. */
   readonly endpoints: ReadonlyMap<number, Endpoint>;
+  readonly fences: readonly Fence[];
   readonly addresses: ReadonlyMap<Address, AddressEntry>;
   readonly prefixes: readonly PrefixEntry[];
   readonly classes: ReadonlyMap<number, ClassRow>;

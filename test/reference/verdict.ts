@@ -85,6 +85,7 @@ export function judgeInFull(state: State, side: Side, mark: number, endpoint: En
   };
   const origin = out ? undefined : owners.originRefusal(state, mark, remote);
   if (origin !== undefined) return wouldBe(origin, 'none', NEVER);
+  if (state.fences.some((f) => f.endpoint === endpoint.id && f.node === remote.node)) return refused('FENCED');
   if (remote.kind === 'nobody') return wouldBe('NO_VOUCH', 'none', NEVER, true);
   if (state.now >= remote.leaseEnds) return wouldBe('LEASE_EXPIRED', 'none', NEVER, true);
 

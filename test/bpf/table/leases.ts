@@ -11,6 +11,39 @@ from_workload A>R udp 1>53 | allow A>R; from_workload A>R udp 1>53; fence A; bum
 to_workload R>A udp 53>1 mark=tunnel | allow A>R; from_workload A>R udp 1>53; fence A; bump | drop FENCED
 from_workload A>R udp 1>53 length=1 | allow A>R; fence A | drop FENCED
 
+# a fence towards one node: FenceSend, FenceReceive
+from_workload A>R udp 1>53 | allow A>R; fence A node=7 | drop FENCED
+to_workload R>A udp 1>53 mark=tunnel | allow A<R; fence A node=7 | drop FENCED
+from_workload A>R udp 1>53 | allow A>R auth; proof A-R; fence A node=7 | drop FENCED
+from_workload A>R udp 1>53 | allow A>R auth; fence A node=7 | drop FENCED
+from_workload A>R udp 1>53 | fence A node=7 | drop FENCED
+from_workload A>R udp 1>53 | allow A>R; lease R -1; fence A node=7 | drop FENCED
+from_workload A>R echo 9 | allow A>R; fence A node=7 | drop FENCED
+to_workload R>A udp 1>53 mark=underlay | allow A<R; unbound; fence A node=7 | drop FENCED
+to_workload R>A udp 1>53 | allow A<R; fence A node=7 | drop UNENCRYPTED
+from_workload A>M udp 1>53 | allow A>M; fence A node=7 | drop FENCED
+to_workload M>A udp 1>53 mark=tunnel | allow A<M; fence A node=7 | drop FENCED
+from_workload A>R udp 1>53 | allow A>R; fence A node=8 | pass
+to_workload R>A udp 1>53 mark=tunnel | allow A<R; fence A node=8 | pass
+from_workload A>R udp 1>53 | allow A>R; fence B node=7 | pass
+from_workload A>B udp 1>53 | allow A>B; fence A node=7 | pass
+to_workload B>A udp 1>53 mark=stamp:B | allow A<B; fence A node=7 | pass
+from_workload A>H udp 1>53 | allow A>H; fence A node=7 | pass
+from_workload A>W udp 1>53 | allow A>W; fence A node=7 | pass
+from_workload A>N udp 1>53 | allow A>*; fence A node=7 | hold
+from_workload A>R udp 1>53 | allow A>R; owner R node=8; fence A node=7 | pass
+from_workload A>R udp 1>53 | allow A>R; owner R node=8; fence A node=8 | drop FENCED
+from_workload A>R udp 1>53 | allow A>R; fence A node=7; from_workload A>R udp 1>53; open A | pass
+to_workload R>A udp 1>53 mark=tunnel | allow A<R; fence A node=7; to_workload R>A udp 1>53 mark=tunnel; open A | pass
+to_workload R>A udp 53>1 mark=tunnel | allow A>R; fence A node=7; from_workload A>R udp 1>53; open A | drop POLICY_DENIED
+from_hold A>R udp 1>53 | allow A>R auth; from_workload A>R udp 1>53; proof A-R; fence A node=7 | drop FENCED
+from_hold A>R udp 1>53 | allow A>R auth; from_workload A>R udp 1>53; proof A-R; fence A node=8 | pass
+to_workload R>A udp 53>1 mark=tunnel | allow A>R; from_workload A>R udp 1>53; fence A node=7; bump | drop FENCED
+from_workload A>R udp 1>53 | allow A>R; from_workload A>R udp 1>53; fence A node=7; bump | drop FENCED
+to_workload R>A unreachable [A>R udp 1>53] mark=tunnel | allow A>R; from_workload A>R udp 1>53; fence A node=7; bump | drop ICMP_TYPE
+from_workload A>R udp 1>53 | allow A>R; observe; fence A node=7 | drop FENCED
+from_workload A>R udp 1>53 | allow A>R; stop; fence A node=7 | pass observed:FENCED
+
 # own address
 from_workload B>R udp 1>53 | allow A>* | drop INVALID_SOURCE_IP
 from_workload R>A udp 1>53 | allow A>* | drop INVALID_SOURCE_IP

@@ -70,6 +70,7 @@ export function smallWorld(): State {
       [IFINDEX, { ifindex: IFINDEX, id: A.endpoint, identity: A.identity, open: true }],
       [B.ifindex, { ifindex: B.ifindex, id: B.endpoint, identity: B.identity, open: true }],
     ]),
+    fences: [],
     addresses: new Map(
       families.flatMap((f) => [
         [hexOf(f.a), entry({ kind: 'local', identity: A.identity, endpoint: A.endpoint })],
@@ -169,8 +170,14 @@ export function change(state: State, text: string, family: Addresses): State {
       };
       return { ...state, prefixes: [...state.prefixes, maskedPrefix(prefix)] };
     }
-    case 'fence':
-      return ofEndpoint({ open: false });
+    case 'fence': {
+      // Towards one node, or at all.
+      if (options.node === undefined) return ofEndpoint({ open: false });
+      const { id } = state.endpoints.get(endpointOf(subject))!;
+      return { ...state, fences: [...state.fences, { endpoint: id, node: Number(options.node) }] };
+    }
+    case 'open':
+      return { ...state, fences: [] };
     case 'mac':
       return ofEndpoint({ mac: rest[0]!.replaceAll(':', '') });
     case 'becomes':
