@@ -4,15 +4,25 @@ import type { Clock } from '../base/clock.ts';
 import { addressBytes, parseAddress } from '../model/address.ts';
 import type { ChannelLimits } from './limits.ts';
 
-interface Source {
-  halfOpen: number;
+/** A token bucket. */
+interface Pace {
   tokens: number;
   refilledNs: bigint;
 }
 
+interface Source extends Pace {
+  halfOpen: number;
+}
+
 type AdmissionLimits = Pick<
   ChannelLimits,
-  'halfOpen' | 'halfOpenPerSource' | 'acceptsPerSecond' | 'acceptBurst' | 'sources'
+  | 'halfOpen'
+  | 'halfOpenPerSource'
+  | 'acceptsPerSecond'
+  | 'acceptBurst'
+  | 'sources'
+  | 'handshakesPerSecond'
+  | 'handshakeBurst'
 >;
 
 export class Admission {
@@ -20,6 +30,9 @@ export class Admission {
   readonly #clock: Pick<Clock, 'bootNs'>;
   readonly #isNode: (address: string) => boolean;
   readonly #sources = new Map<string, Source>();
+  /** What handshakes cost this node is bounded whatever the number of sources: channels that stand go on meanwhile. */
+  readonly #forAll: Pace;
+  readonly #forNodes: Pace;
   #halfOpen = 0;
 
   /** @param isNode the address is a listed node's: such a source finds room (as much again) when strangers have taken all of it. */
@@ -27,6 +40,8 @@ export class Admission {
     this.#limits = limits;
     this.#clock = clock;
     this.#isNode = isNode;
+    this.#forAll = { tokens: limits.handshakeBurst, refilledNs: clock.bootNs() };
+    this.#forNodes = { ...this.#forAll };
   }
 
   /** A lease on one half-open place, to be released exactly once; undefined: refused. */
@@ -36,6 +51,9 @@ export class Admission {
     const source = this.#source(sourceOf(address));
     if (source === undefined || source.halfOpen >= this.#limits.halfOpenPerSource || source.tokens < 1)
       return undefined;
+    const pace = this.#paceOf(address);
+    if (pace === undefined) return undefined;
+    pace.tokens -= 1;
     source.tokens -= 1;
     source.halfOpen += 1;
     this.#halfOpen += 1;
@@ -48,6 +66,16 @@ export class Admission {
         this.#halfOpen -= 1;
       },
     };
+  }
+
+  /** The bucket that has a handshake left for the address. */
+  #paceOf(address: string): Pace | undefined {
+    const { handshakesPerSecond, handshakeBurst } = this.#limits;
+    const now = this.#clock.bootNs();
+    refill(this.#forAll, now, handshakesPerSecond, handshakeBurst);
+    if (this.#forAll.tokens >= 1) return this.#forAll;
+    refill(this.#forNodes, now, handshakesPerSecond, handshakeBurst);
+    return this.#forNodes.tokens >= 1 && this.#isNode(address) ? this.#forNodes : undefined;
   }
 
   #source(key: string): Source | undefined {
@@ -63,9 +91,7 @@ export class Admission {
   }
 
   #refill(source: Source, now: bigint): void {
-    const seconds = Number(now - source.refilledNs) / 1e9;
-    source.tokens = Math.min(this.#limits.acceptBurst, source.tokens + seconds * this.#limits.acceptsPerSecond);
-    source.refilledNs = now;
+    refill(source, now, this.#limits.acceptsPerSecond, this.#limits.acceptBurst);
   }
 
   /** Makes room by forgetting a source that a fresh entry would not treat otherwise. Looks at a few only, oldest first. */
@@ -81,6 +107,11 @@ export class Admission {
     }
     return false;
   }
+}
+
+function refill(pace: Pace, nowNs: bigint, perSecond: number, burst: number): void {
+  pace.tokens = Math.min(burst, pace.tokens + (Number(nowNs - pace.refilledNs) / 1e9) * perSecond);
+  pace.refilledNs = nowNs;
 }
 
 /** An IPv4 address, or the /64 of an IPv6 address: what one host can be expected to own. */

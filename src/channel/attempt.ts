@@ -56,6 +56,9 @@ const TIMEOUT: Readonly<Record<Exclude<Stage, 'over'>, ReasonCode>> = {
   hello: 'PEER_HELLO_TIMEOUT',
 };
 
+/** Refusals that only the proven holder of a listed node's key can meet (NodeVerifier, from step 4 on). */
+const TOLD: ReadonlySet<ReasonCode> = new Set(['PEER_CERTIFICATE_REJECTED', 'AUTH_REVOKED', 'PEER_INCARNATION_BARRED']);
+
 let channels = 0;
 
 export class Attempt {
@@ -92,8 +95,11 @@ export class Attempt {
     }
     const proven = this.#judge(socket);
     if (!proven.ok) {
-      // Over TLS already, so the peer is told why.
-      const farewell = encodeFrame(FrameType.FRAME_TYPE_CLOSE, Close.encode({ reason: proven.error }).finish());
+      // A listed node is told why it is refused. A stranger gets no octet: it has seen a certificate, and that is all.
+      const { error: reason } = proven;
+      const farewell = TOLD.has(reason)
+        ? encodeFrame(FrameType.FRAME_TYPE_CLOSE, Close.encode({ reason }).finish())
+        : undefined;
       endSocket(socket, farewell, this.#context.limits.lingerMs);
       this.#fail(proven.error);
       return;
@@ -138,7 +144,7 @@ export class Attempt {
       const expected: SpiffeId | undefined = this.#parts.expected?.spiffeId;
       return this.#context.verifier.verify(presentedChain(socket), expected);
     } catch {
-      return err('PEER_CERTIFICATE_REJECTED');
+      return err('CERT_MALFORMED');
     }
   }
 

@@ -22,6 +22,8 @@ export type ClosedBy = 'self' | 'peer';
 
 /** The node's side of a connection: who is told. */
 export interface ConnectionHost {
+  /** Is there an open channel to the node? */
+  has(node: NodeInfo): boolean;
   /** The peer's hello agrees with its certificate. Answer with `open` or `close`. */
   greeted(connection: Connection, hello: PeerHello): void;
   /** A frame above the channel's own types, on an open channel. May throw: the body does not decode. */
@@ -66,7 +68,8 @@ export class Connection implements PeerChannel {
   readonly #parts: ConnectionParts;
   readonly #socket: TLSSocket;
   readonly #reader = new FrameReader();
-  readonly #pings = new Map<bigint, () => void>();
+  /** Told true by the answer, false by the end of the channel. */
+  readonly #pings = new Map<bigint, (alive: boolean) => void>();
   #phase: Phase = 'greeting';
   /** Reading is stopped because the peer does not read. */
   #clogged = false;
@@ -176,9 +179,9 @@ export class Connection implements PeerChannel {
     return new Promise((resolve) => {
       if (!this.isOpen) return resolve(false);
       const timer = setTimeout(() => resolve(false), this.#parts.limits.probeMs);
-      this.#ping(() => {
+      this.#ping((alive) => {
         clearTimeout(timer);
-        resolve(true);
+        resolve(alive);
       });
     });
   }
@@ -272,7 +275,7 @@ export class Connection implements PeerChannel {
       return;
     }
     this.#pings.delete(nonce);
-    answered();
+    answered(true);
   }
 
   #onClose(body: Buffer): void {
@@ -285,7 +288,7 @@ export class Connection implements PeerChannel {
     this.#end(Object.hasOwn(reasonCodes, reason) ? (reason as ReasonCode) : 'PEER_CHANNEL_CLOSED', 'peer');
   }
 
-  #ping(answered: () => void): void {
+  #ping(answered: (alive: boolean) => void): void {
     const nonce = randomBytes(8).readBigUInt64BE();
     const oldest = this.#pings.size >= MAX_PINGS ? this.#pings.keys().next().value : undefined;
     if (oldest !== undefined) this.#pings.delete(oldest);
@@ -326,6 +329,8 @@ export class Connection implements PeerChannel {
     if (this.#phase === 'closed') return;
     const wasOpen = this.#phase === 'open';
     this.#phase = 'closed';
+    // Whoever waits to take the place of this one need not wait for the deadline.
+    for (const answered of this.#pings.values()) answered(false);
     this.#pings.clear();
     const socket = this.#socket;
     if (reason === 'PEER_SEND_QUEUE_FULL' || socket.destroyed) {

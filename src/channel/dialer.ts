@@ -4,7 +4,7 @@ import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { NodeInfo } from '../model/identity.ts';
 import { Attempt, type AttemptContext } from './attempt.ts';
 import type { Connection } from './connection.ts';
-import { parseDialAddress } from './dial-address.ts';
+import type { DialAddress, DialAddresses } from './dial-address.ts';
 import { secureContextOf, tlsOptions } from './tls.ts';
 
 interface Outcome {
@@ -14,20 +14,22 @@ interface Outcome {
 
 export class Dialer {
   readonly #context: AttemptContext;
+  readonly #addresses: DialAddresses;
   readonly #attempts = new Set<Attempt>();
   #abandoned = false;
 
-  constructor(context: AttemptContext) {
+  constructor(context: AttemptContext, addresses: DialAddresses) {
     this.#context = context;
+    this.#addresses = addresses;
   }
 
   /** undefined: a channel is open, the host was told. A reason: no address led to one; the last one's. */
   async dial(node: NodeInfo, succeeds: Connection | undefined): Promise<ReasonCode | undefined> {
     let last: ReasonCode = 'PEER_UNREACHABLE';
-    for (const text of node.peerAddresses) {
-      const address = parseDialAddress(text);
-      if (address === undefined) continue;
+    for (const address of this.#addresses.of(node)) {
       if (this.#abandoned) return 'PEER_SHUTDOWN';
+      // The node's own dial was faster than this side's next address.
+      if (succeeds === undefined && this.#context.host.has(node)) return 'PEER_REPLACED';
       const { reason, proven } = await this.#try(node, address, succeeds);
       if (reason === undefined) return undefined;
       last = reason;
@@ -42,7 +44,7 @@ export class Dialer {
     for (const attempt of [...this.#attempts]) attempt.abandon();
   }
 
-  #try(node: NodeInfo, address: { host: string; port: number }, succeeds: Connection | undefined): Promise<Outcome> {
+  #try(node: NodeInfo, address: DialAddress, succeeds: Connection | undefined): Promise<Outcome> {
     return new Promise((resolve) => {
       const self = this.#context.self();
       const socket = connect({

@@ -14,6 +14,10 @@ export interface ChannelLimits {
   readonly redialAfterMs: number;
   /** Between two tries to redial, ms. */
   readonly redialRetryMs: number;
+  /** After a dial that failed the node is left alone, from this long, ms, doubling with each failure, */
+  readonly dialBackoffMinMs: number;
+  /** up to this long, ms. Jittered. */
+  readonly dialBackoffMaxMs: number;
   /** How long a closing socket may take to flush its last frame, ms. */
   readonly lingerMs: number;
   /** How often ages are looked at, ms. */
@@ -29,6 +33,9 @@ export interface ChannelLimits {
   readonly acceptBurst: number;
   /** Sources remembered at once for that. */
   readonly sources: number;
+  /** Handshakes begun for all sources together: sustained rate per second, and burst. Listed nodes have as many again. */
+  readonly handshakesPerSecond: number;
+  readonly handshakeBurst: number;
   /** Octets waiting to be sent at which this side stops reading from the peer. */
   readonly pauseAtBytes: number;
   /** Octets waiting to be sent at which the channel closes. */
@@ -43,6 +50,8 @@ export const DEFAULT_CHANNEL_LIMITS: ChannelLimits = {
   idleMs: 30_000,
   redialAfterMs: 3_300_000,
   redialRetryMs: 10_000,
+  dialBackoffMinMs: 200,
+  dialBackoffMaxMs: 10_000,
   lingerMs: 1_000,
   tickMs: 1_000,
   halfOpen: 256,
@@ -51,6 +60,8 @@ export const DEFAULT_CHANNEL_LIMITS: ChannelLimits = {
   acceptsPerSecond: 10,
   acceptBurst: 40,
   sources: 4_096,
+  handshakesPerSecond: 100,
+  handshakeBurst: 200,
   pauseAtBytes: 256 * 1024,
   sendQueueBytes: 4 * 1024 * 1024,
 };

@@ -1,10 +1,9 @@
 /** The accepting side: admission first, then TLS, then a channel. */
 import { createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer, type Server as TlsServer } from 'node:tls';
-import type { NodeTable } from '../model/identity.ts';
 import { Admission } from './admission.ts';
 import { Attempt, type AttemptContext, type NodeSelf } from './attempt.ts';
-import { parseDialAddress } from './dial-address.ts';
+import type { DialAddresses } from './dial-address.ts';
 import { tlsCredentials, tlsOptions } from './tls.ts';
 
 export interface ListenAddress {
@@ -14,7 +13,6 @@ export interface ListenAddress {
 
 export class Listener {
   readonly #context: AttemptContext;
-  readonly #nodes: NodeTable;
   readonly #openChannels: () => number;
   readonly #admission: Admission;
   readonly #servers: Server[] = [];
@@ -24,11 +22,10 @@ export class Listener {
   readonly #attempts = new Map<string, Attempt>();
   #self: NodeSelf;
 
-  constructor(context: AttemptContext, nodes: NodeTable, openChannels: () => number) {
+  constructor(context: AttemptContext, addresses: DialAddresses, openChannels: () => number) {
     this.#context = context;
-    this.#nodes = nodes;
     this.#openChannels = openChannels;
-    this.#admission = new Admission(context.limits, context.clock, (address) => this.#isNode(address));
+    this.#admission = new Admission(context.limits, context.clock, (address) => addresses.isNode(address));
     this.#self = context.self();
     this.#tls = createTlsServer({ ...tlsOptions(context), ...tlsCredentials(this.#self.svid), requestCert: true });
     this.#tls.on('secureConnection', (socket) => {
@@ -94,13 +91,6 @@ export class Listener {
       this.#tls.setSecureContext({ ...tlsOptions(this.#context), ...tlsCredentials(self.svid) });
     }
     this.#self = self;
-  }
-
-  /** Walks the node table: asked only when strangers have taken all places. */
-  #isNode(address: string): boolean {
-    return this.#nodes
-      .nodes()
-      .some((node) => node.peerAddresses.some((text) => parseDialAddress(text)?.host === address));
   }
 }
 

@@ -3,7 +3,7 @@ import type { Clock } from '../base/clock.ts';
 import { err, ok, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { NodeInfo, NodeTable, RevocationTable, TrustBundles } from '../model/identity.ts';
-import type { SpiffeId, TrustDomain } from '../model/ids.ts';
+import type { NodeId, SpiffeId, TrustDomain } from '../model/ids.ts';
 import type { Certificate } from '../pki/certificate.ts';
 import { verifyX509Svid } from '../pki/verify.ts';
 
@@ -23,11 +23,17 @@ export interface VerifierSources {
   readonly bundles: TrustBundles;
   readonly revocations: RevocationTable;
   readonly clock: Pick<Clock, 'nowMs'>;
+  /** The highest incarnation of a node that what outlived the last agent names. Left out: nothing did. */
+  readonly seenIncarnation?: (node: NodeId) => bigint | undefined;
 }
 
 export class NodeVerifier {
   readonly #sources: VerifierSources;
-  /** Highest incarnation a verified certificate has shown, per node: a lower one is a snapshot's or a clone's. */
+  /**
+   * Rule BarLowerIncarnation. Highest incarnation a verified certificate has shown, per node: a lower one is a snapshot's or a
+   * clone's. The node table has every incarnation that was ever issued, also after this agent's restart; this is for the
+   * moment before it comes, and with `seenIncarnation` for an identity server that was set back to an old backup.
+   */
   readonly #highest = new Map<SpiffeId, bigint>();
 
   constructor(sources: VerifierSources) {
@@ -55,7 +61,8 @@ export class NodeVerifier {
     // 6. Of an incarnation not below one already seen.
     const incarnation = leaf.nodeIncarnation;
     if (incarnation === undefined) return err('PEER_CERTIFICATE_REJECTED');
-    if (incarnation < node.incarnation || incarnation < (this.#highest.get(spiffeId) ?? 0n)) {
+    const highest = this.#highest.get(spiffeId) ?? this.#sources.seenIncarnation?.(node.id) ?? 0n;
+    if (incarnation < node.incarnation || incarnation < highest) {
       return err('PEER_INCARNATION_BARRED');
     }
     this.#highest.set(spiffeId, incarnation);

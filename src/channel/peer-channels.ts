@@ -8,6 +8,8 @@ import type { NodeInfo } from '../model/identity.ts';
 import type { SpiffeId } from '../model/ids.ts';
 import type { AttemptContext, NodeSelf } from './attempt.ts';
 import type { ClosedBy, Connection, ConnectionHost } from './connection.ts';
+import { DialAddresses, type StaticAddresses } from './dial-address.ts';
+import { DialBackoff } from './dial-backoff.ts';
 import { Dialer } from './dialer.ts';
 import { PeerChannelError } from './error.ts';
 import type { PeerHello } from './hello.ts';
@@ -25,6 +27,8 @@ export interface ChannelOptions extends VerifierSources {
   self(): NodeSelf;
   /** Port 0: any. */
   readonly listen: readonly { readonly address: string; readonly port: number }[];
+  /** Where to dial nodes besides what the node table says, and before that. */
+  readonly staticAddresses?: StaticAddresses;
   readonly limits?: Partial<ChannelLimits>;
   readonly clock: Clock;
   readonly audit: AuditSink;
@@ -57,6 +61,7 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
   readonly #verifier: NodeVerifier;
   readonly #listener: Listener;
   readonly #dialer: Dialer;
+  readonly #backoff: DialBackoff;
   readonly #ticker: NodeJS.Timeout;
   /** Open channels; one for each node. */
   readonly #current = new Map<SpiffeId, Connection>();
@@ -82,8 +87,10 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
       groups: options.groups ?? DEFAULT_GROUPS,
       host: this,
     };
-    this.#listener = new Listener(context, options.nodes, () => this.#current.size);
-    this.#dialer = new Dialer(context);
+    const addresses = new DialAddresses(options.nodes, options.staticAddresses ?? new Map(), options.clock);
+    this.#listener = new Listener(context, addresses, () => this.#current.size);
+    this.#dialer = new Dialer(context, addresses);
+    this.#backoff = new DialBackoff(this.#limits, options.clock);
     this.#ticker = setInterval(() => this.#tick(), this.#limits.tickMs);
     this.#ticker.unref();
   }
@@ -105,6 +112,10 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
     return this.#current.get(node.spiffeId);
   }
 
+  has(node: NodeInfo): boolean {
+    return this.#current.has(node.spiffeId);
+  }
+
   list(): readonly PeerChannel[] {
     return [...this.#current.values()];
   }
@@ -115,6 +126,8 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
     if (current !== undefined) return Promise.resolve(current);
     const waiting = this.#pending.get(node);
     if (waiting !== undefined) return waiting.promise;
+    const failed = this.#backoff.failure(node);
+    if (failed !== undefined) return Promise.reject(new PeerChannelError(failed, node.name));
     const pending = this.#pending.add(node);
     void this.#dialFor(pending);
     return pending.promise;
@@ -132,6 +145,7 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
         // The peer prefers the channel that it dials itself: that one is on its way.
         setTimeout(() => this.#pending.giveUp(pending, reason), this.#limits.handshakeMs).unref();
       } else if (reason !== undefined) {
+        this.#backoff.failed(node, reason);
         this.#pending.giveUp(pending, reason);
       }
     }
@@ -161,7 +175,8 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
         incomingIncarnation: incoming.peer.incarnation,
         succeeds: incoming.isSuccessorOf(existing, hello.succeeds),
       },
-      this.#limits.handshakeMs,
+      // So long a dial to one address can take that began before the other end's channel was there.
+      this.#limits.connectMs + this.#limits.handshakeMs,
     );
     if (verdict.kind === 'replace') {
       this.#install(incoming);
@@ -188,6 +203,7 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
     this.#planRedial(connection);
     this.#audit('peer.opened', connection, undefined, undefined);
     this.#tell('opened', () => this.#options.events.opened(connection));
+    this.#backoff.succeeded(connection.peer);
     this.#pending.kept(connection);
     if (previous !== undefined) this.#replace(previous, connection);
     connection.flow();

@@ -23,6 +23,7 @@ export const reasonCodes = {
   PEER_HELLO_MISMATCH: 'the hello names another node or incarnation than the certificate',
   PEER_NODE_IN_USE: 'a living connection holds this node name already',
   PEER_SEND_QUEUE_FULL: 'the peer does not read what is sent to it',
+  PEER_IDLE: 'nothing needs the channel now; it is opened again when something does',
   // vouch
   VOUCH_NO_NODE: 'no node is known to host this address',
   VOUCH_NOT_HOSTED: 'the node does not vouch for this address',
@@ -81,6 +82,9 @@ export const reasonCodes = {
   ATTEST_TOKEN_UNKNOWN: 'the join token is unknown, used or expired',
   ATTEST_NODE_EXISTS: 'a node of this name is attested already',
   ATTEST_NODE_BANNED: 'the node is banned',
+  ATTEST_NODE_CLONED:
+    'another holder of this node certificate synced since: a restored snapshot or a clone; attest anew',
+  ATTEST_NEW_LIFE: 'the machine was rebooted, restored or its clock was set: the node needs a new incarnation first',
   ATTEST_UNSUPPORTED: 'the node attestor is not supported',
   ISSUE_CSR_INVALID: 'the certificate request does not verify',
   ISSUE_NOT_YOUR_ENTRY: 'the entry does not exist or its parent is another node',

@@ -3,6 +3,7 @@ import { FrameType } from '../../../proto/gen/countersign/peer/v1/peer.ts';
 import type { Clock } from '../../../src/base/clock.ts';
 import { createLogger } from '../../../src/base/log.ts';
 import type { ReasonCode } from '../../../src/base/registry/reason-codes.ts';
+import type { StaticAddresses } from '../../../src/channel/dial-address.ts';
 import type { ChannelLimits } from '../../../src/channel/limits.ts';
 import type { PeerChannel } from '../../../src/channel/peer-channel.ts';
 import { type StartedPeerChannels, startPeerChannels } from '../../../src/channel/peer-channels.ts';
@@ -100,6 +101,7 @@ export interface NodeOptions {
   readonly svid?: Svid;
   readonly limits?: Partial<ChannelLimits>;
   readonly groups?: string;
+  readonly staticAddresses?: StaticAddresses;
   /** Its addresses are not put into the table. */
   readonly unlisted?: boolean;
   readonly onFrame?: (channel: PeerChannel, type: FrameType, body: Buffer) => void;
@@ -114,6 +116,9 @@ const LIMITS: Partial<ChannelLimits> = {
   acceptsPerSecond: 1_000,
   acceptBurst: 1_000,
   halfOpenPerSource: 1_000,
+  handshakesPerSecond: 1_000,
+  handshakeBurst: 1_000,
+  dialBackoffMinMs: 0,
 };
 
 export class TestNode {
@@ -160,6 +165,7 @@ export class TestNode {
         closed: (channel, reason) => this.closed.push({ channel, reason }),
       },
       ...(this.#options.groups === undefined ? {} : { groups: this.#options.groups }),
+      staticAddresses: this.#options.staticAddresses ?? new Map(),
     });
     if (this.#options.unlisted !== true) {
       this.info = this.#cluster.change(this.info.name, { peerAddresses: [this.address] });

@@ -92,7 +92,10 @@ describe('a second channel of the same pair', () => {
 });
 
 describe('admission', () => {
-  const limits = { halfOpen: 4, halfOpenPerSource: 2, acceptsPerSecond: 1, acceptBurst: 3, sources: 8 };
+  const limits = {
+    ...{ halfOpen: 4, halfOpenPerSource: 2, acceptsPerSecond: 1, acceptBurst: 3, sources: 8 },
+    ...{ handshakesPerSecond: 100, handshakeBurst: 100 },
+  };
 
   it('holds the half-open places of one source, of all sources, and keeps as many again for listed nodes', () => {
     const admission = new Admission(limits, manualClock(), (address) => address.startsWith('10.'));
@@ -125,6 +128,22 @@ describe('admission', () => {
     expect(admission.admit('2001:db8:0:1::1')).toBeDefined();
     clock.advanceMs(1_000);
     expect(admission.admit('2001:db8::5')).toBeDefined();
+  });
+
+  it('begins so many handshakes a second for all sources together, and as many again for listed nodes', () => {
+    const clock = manualClock();
+    const wide = { ...limits, halfOpen: 10_000, sources: 10_000, handshakesPerSecond: 10, handshakeBurst: 20 };
+    const admission = new Admission(wide, clock, (address) => address.startsWith('10.'));
+    const admitted = (net: string) =>
+      Array.from({ length: 250 }, (_, i) => admission.admit(`${net}.${i}`)).filter((place) => place !== undefined)
+        .length;
+    expect(admitted('192.0.2')).toBe(20);
+    expect(admitted('10.0.0')).toBe(20);
+    expect(admitted('10.0.1')).toBe(0);
+    clock.advanceMs(1_000);
+    expect(admitted('198.51.100')).toBe(10);
+    expect(admitted('10.0.2')).toBe(10);
+    expect(admitted('203.0.113')).toBe(0);
   });
 
   it('remembers a bounded number of sources and forgets the idle ones first', () => {

@@ -28,6 +28,11 @@ export class RawPeer<T extends Socket = Socket> {
     });
   }
 
+  /** Application data that has come so far. */
+  get octets(): number {
+    return this.#chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+  }
+
   /** What has come so far. */
   frames(): Received[] {
     const bytes = Buffer.concat(this.#chunks);
