@@ -94,7 +94,7 @@ describe.each([['fences', 'a new owner is opened to a peer that has not let go o
       device: 'reusew',
       agentEnv: {
         COUNTERSIGN_WEAKEN: safeguard,
-        NODE_OPTIONS: `--import ${join(import.meta.dirname, 'support/weaken.ts')}`,
+        NODE_OPTIONS: `--import ${join(import.meta.dirname, '../stage/reuse/weaken.ts')}`,
       },
     });
     beforeAll(() => scene.up());

@@ -8,7 +8,10 @@ import { sh, until } from '../stage/shell.ts';
 
 const PROGRAM = join(import.meta.dirname, '../stage/demo.ts');
 const LOCK = '/run/countersign-demo.pid';
-const ALL = 'identities first_request auth_map encrypted encrypted_control denied unproven revoked audit'.split(' ');
+const ALL =
+  'identities first_request auth_map encrypted encrypted_control denied unproven agent_killed agent_back ip_reuse partition revoked audit'.split(
+    ' ',
+  );
 
 interface Demo {
   readonly child: ChildProcess;

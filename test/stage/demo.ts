@@ -95,9 +95,11 @@ async function runSteps(stage: Stage, options: Options, interrupted: () => boole
   for (const step of options.steps) {
     progress(`${step.name}…`);
     const started = performance.now();
-    const result = await step.run(stage).catch((thrown: unknown): StepResult => {
-      return { ok: false, figures: { error: asError(thrown).message }, saw: [`NOT SO: ${asError(thrown).message}`] };
-    });
+    const result = await step
+      .run(stage, (what) => progress(`${step.name}: ${what}`))
+      .catch((thrown: unknown): StepResult => {
+        return { ok: false, figures: { error: asError(thrown).message }, saw: [`NOT SO: ${asError(thrown).message}`] };
+      });
     if (interrupted()) break;
     const ms = performance.now() - started;
     if (!result.ok) failed.push(step.name);

@@ -179,8 +179,8 @@ function processesOf(prefix: string, netnsInodes: ReadonlySet<number>): number[]
 /** As the agents' configuration names them. */
 function tunnelDevices(dir: string): string[] {
   if (!existsSync(dir)) return [];
-  return readdirSync(dir)
-    .filter((f) => f.startsWith('agent-') && f.endsWith('.yaml'))
+  return readdirSync(dir, { recursive: true, encoding: 'utf8' })
+    .filter((f) => /(^|\/)agent-[^/]*\.yaml$/.test(f))
     .flatMap((f) => [...readFileSync(join(dir, f), 'utf8').matchAll(/^ +device: (cs-[\w.-]+)/gm)].map((m) => m[1]!));
 }
 

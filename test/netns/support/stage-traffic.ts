@@ -1,56 +1,21 @@
 /** Traffic that a test lets run while it does its mischief, counted at both ends. */
 import type { ChildProcess } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { onTestFailed, onTestFinished } from 'vitest';
-import { BACKEND_HTTP_PORT, BACKEND_UDP_PORT } from '../../stage/demo-spec.ts';
-import { inNetns, until } from '../../stage/shell.ts';
+import { BACKEND_HTTP_PORT } from '../../stage/demo-spec.ts';
+import { until } from '../../stage/shell.ts';
 import type { Stage } from '../../stage/stage.ts';
+import { type SteadyTraffic, startSteadyTraffic } from '../../stage/steady-traffic.ts';
 import { curl, url } from '../../stage/tour/http.ts';
 
-export interface Counted {
-  readonly sent: number;
-  readonly lost: number;
-  /** Datagrams the receiver got that the sender does not send. */
-  readonly foreign: number;
-  /** Numbers of the lost ones, as ranges; for a failure's message. */
-  readonly gaps: string;
-}
-
-let runs = 0;
-
 /** A steady stream of datagrams from a workload to backend, until it is stopped. Resolves when the first one has been sent. */
-export async function startTraffic(
-  stage: Stage,
-  from: string,
-  perSecond: number,
-): Promise<{ stop(): Promise<Counted> }> {
-  const run = ++runs;
-  const [sink, source] = [`udp-counter-${run}`, `udp-${from}-${run}`];
-  const program = join(import.meta.dirname, 'stage-udp-counter.ts');
-  const argv = inNetns(stage.netns('backend'), process.execPath, program, String(BACKEND_UDP_PORT));
+export async function startTraffic(stage: Stage, from: string, perSecond: number): Promise<SteadyTraffic> {
   onTestFailed(() => tellWhatHappened(stage));
+  const traffic = await startSteadyTraffic(stage, from, perSecond);
   // Also when the test fails in between: the next one wants the same port.
-  onTestFinished(async () => {
-    await stage.stop(source);
-    await stage.stop(sink);
-  });
-  stage.spawn(sink, argv);
-  await saying(stage, sink, 'listening');
-  const { uid } = stage.workload(from);
-  const target = stage.workload('backend').address4;
-  const args = [String(uid), target, String(BACKEND_UDP_PORT), String(perSecond)];
-  stage.spawnIn(from, source, 'udp-sender.ts', ...args);
-  await saying(stage, source, 'sending');
-  return {
-    async stop() {
-      await stage.stop(source);
-      const { sent } = lastJson(stage, source) as { sent: number };
-      await stage.stop(sink);
-      const { distinct, foreign, gaps } = lastJson(stage, sink) as { distinct: number; foreign: number; gaps: unknown };
-      return { sent, lost: sent - distinct, foreign, gaps: JSON.stringify(gaps) };
-    },
-  };
+  onTestFinished(() => traffic.abandon());
+  return traffic;
 }
 
 export async function startBackend(stage: Stage): Promise<ChildProcess> {
@@ -73,14 +38,6 @@ export async function ask(
 
 export async function saying(stage: Stage, name: string, word: string): Promise<void> {
   await until(`${name} to say "${word}"`, 10_000, () => (stage.tail(name).includes(word) ? true : undefined));
-}
-
-function lastJson(stage: Stage, name: string): unknown {
-  const line = readFileSync(stage.log(name), 'utf8')
-    .split('\n')
-    .findLast((l) => l.startsWith('{'));
-  if (line === undefined) throw new Error(`${name} printed no figures: ${stage.tail(name)}`);
-  return JSON.parse(line);
 }
 
 /** For whoever reads the failure of a test: what the nodes told each other of late, and what they dropped. */

@@ -112,7 +112,7 @@ export class ReuseScene {
   /** No peer channel of this node passes until it is mended; everything else does. */
   cut(node: string): void {
     const rules = ['input', 'output'].map(
-      (hook) => `chain ${hook} { type filter hook ${hook} priority 0; tcp sport 4250 drop; tcp dport 4250 drop; }`,
+      (hook) => `chain ${hook} { type filter hook ${hook} priority 0; tcp sport 4250 drop; tcp dport 4250 drop; };`,
     );
     this.#nft(node, `table inet ${CUT} { ${rules.join(' ')} }`);
   }

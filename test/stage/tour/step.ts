@@ -14,7 +14,8 @@ export interface Step {
   readonly name: string;
   /** One sentence: what is being shown. */
   readonly shows: string;
-  readonly run: (stage: Stage) => Promise<StepResult>;
+  /** Says to `progress` what it is at, where it takes more than two seconds. */
+  readonly run: (stage: Stage, progress: (what: string) => void) => Promise<StepResult>;
 }
 
 /** Collects what a step demands; the step is ok when every demand holds, and says which did not. */

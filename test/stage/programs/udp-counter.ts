@@ -1,4 +1,4 @@
-// Takes numbered datagrams (test/stage/programs/udp-sender.ts) and counts them. Arguments: port.
+// Takes numbered datagrams (udp-sender.ts) and counts them. Arguments: port.
 // SIGTERM: when none has come for a while, prints {distinct, foreign, gaps} and ends. foreign: datagrams that are not
 // numbered ones; gaps: [first, last] number of each run that is missing before the highest one seen.
 import { createSocket } from 'node:dgram';
