@@ -5,7 +5,9 @@ import type { Attacher } from '../../../src/datapath/attach.ts';
 import { createAuthTable } from '../../../src/datapath/auth-table.ts';
 import { ConfigWriter } from '../../../src/datapath/config.ts';
 import { createEndpointTable, readEndpoints } from '../../../src/datapath/endpoints.ts';
+import { readFences } from '../../../src/datapath/fence-table.ts';
 import { HoldBudget } from '../../../src/datapath/hold-budget.ts';
+import { EP_FENCES, EP_OPEN } from '../../../src/datapath/layout.ts';
 import type { DatapathMaps } from '../../../src/datapath/maps.ts';
 import { parseAddress } from '../../../src/model/address.ts';
 import type { AddressEntry, EndpointAttachment } from '../../../src/model/datapath.ts';
@@ -191,6 +193,88 @@ describe.skipIf(!possible)('tables', () => {
       expect(log).toEqual(['attach to_workload 50', 'attach from_workload 50', 'cs_endpoints.put']);
       expect(() => next.put(endpoint({ endpoint: 4096 }))).toThrow(RangeError);
       expect(() => next.put(endpoint({ endpoint: 0 }))).toThrow(RangeError);
+    });
+  });
+
+  describe('fences', () => {
+    const nodes = (...ids: number[]) => ids.map(nodeId);
+    const flags = () => maps.cs_endpoints.get({ n: 50 })!.flags;
+    const table = () => createEndpointTable(maps, config, silentAttacher(log), () => {});
+
+    test('they stand in the map before the endpoint opens, and the endpoint says that it has some', () => {
+      const endpoints = table();
+      log.length = 0;
+      endpoints.fences.close(1, nodes(7, 8));
+      expect(log).toEqual(['cs_fences.putBatch']);
+      endpoints.put(endpoint());
+      expect(flags()).toBe(EP_OPEN | EP_FENCES);
+      expect(endpoints.fences.list()).toEqual([
+        { endpoint: 1, node: 7 },
+        { endpoint: 1, node: 8 },
+      ]);
+      expect(readFences(maps)).toHaveLength(2);
+    });
+
+    test('one node’s opens by itself; with the last one the endpoint forgets that it had any', () => {
+      const endpoints = table();
+      endpoints.fences.close(1, nodes(7, 8));
+      endpoints.put(endpoint());
+      const { revision } = config.current;
+      endpoints.fences.open(1, nodes(7, 9));
+      expect(readFences(maps)).toEqual([{ endpoint: 1, node: 8 }]);
+      expect(flags()).toBe(EP_OPEN | EP_FENCES);
+      log.length = 0;
+      endpoints.fences.open(1, nodes(8));
+      expect(log).toEqual(['cs_fences.deleteBatch', 'cs_endpoints.put']);
+      expect(flags()).toBe(EP_OPEN);
+      expect(config.current.revision).toBe(revision);
+    });
+
+    test('a closed endpoint stays closed, and one that is fenced while it is open has its flows judged anew', () => {
+      const endpoints = table();
+      endpoints.put(endpoint({ open: false }));
+      endpoints.fences.close(1, nodes(7));
+      expect(flags()).toBe(EP_FENCES);
+      endpoints.put(endpoint());
+      const { revision } = config.current;
+      log.length = 0;
+      endpoints.fences.close(1, nodes(8));
+      expect(log).toEqual(['cs_fences.putBatch', 'cs_endpoints.put', 'cs_config.put']);
+      expect(config.current.revision).toBe(revision + 1n);
+    });
+
+    test('they end with their endpoint, and not with another', () => {
+      const endpoints = table();
+      const other = endpoint({ endpoint: 2, ifindex: 51, addresses: [ip('10.0.1.3')] });
+      for (const each of [endpoint(), other]) {
+        endpoints.fences.close(each.endpoint, nodes(7));
+        endpoints.put(each);
+      }
+      endpoints.remove(1);
+      expect(readFences(maps)).toEqual([{ endpoint: 2, node: 7 }]);
+      // A successor on the interface, under a number of its own and with fences of its own.
+      endpoints.fences.close(3, nodes(8));
+      endpoints.put({ ...other, endpoint: 3 });
+      expect(readFences(maps)).toEqual([{ endpoint: 3, node: 8 }]);
+    });
+
+    test('the next agent finds what is still owed, and mends what the last one left half done', () => {
+      const before = table();
+      before.put(endpoint());
+      before.fences.close(1, nodes(7));
+      before.fences.close(9, nodes(7)); // its endpoint never came
+      maps.cs_endpoints.put({ n: 50 }, { ...maps.cs_endpoints.get({ n: 50 })!, flags: EP_OPEN }); // died before the flag
+      const next = table();
+      expect(next.fences.list()).toEqual([{ endpoint: 1, node: 7 }]);
+      expect(readFences(maps)).toEqual([{ endpoint: 1, node: 7 }]);
+      expect(flags()).toBe(EP_OPEN | EP_FENCES);
+      next.put(endpoint());
+      expect(flags()).toBe(EP_OPEN | EP_FENCES);
+    });
+
+    test('the own node is no peer', () => {
+      expect(() => table().fences.close(1, [LOCAL_NODE])).toThrow(RangeError);
+      expect(readFences(maps)).toEqual([]);
     });
   });
 

@@ -71,4 +71,28 @@ int mark_it(struct __sk_buff *skb)
 	return 7;
 }
 
+static long nothing(__u32 index, void *context)
+{
+	return 0;
+}
+
+static long spin(__u32 index, void *context)
+{
+	bpf_loop(1 << 21, nothing, context, 0);
+	return 0;
+}
+
+/* One run that takes long: as many spins as the mark says. t_hash tells where it is: 1 has begun, 2 has ended. */
+SEC("tc")
+int linger(struct __sk_buff *skb)
+{
+	__u32 begun = 1, ended = 2;
+	__u64 yes = 1;
+
+	bpf_map_update_elem(&t_hash, &begun, &yes, BPF_ANY);
+	bpf_loop(skb->mark, spin, &yes, 0);
+	bpf_map_update_elem(&t_hash, &ended, &yes, BPF_ANY);
+	return 0;
+}
+
 char _license[] SEC("license") = "GPL";

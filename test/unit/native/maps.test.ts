@@ -21,7 +21,7 @@ describe.skipIf(!privileged)('maps', () => {
 
   test('an object loads with its maps, programs and overridden sizes', () => {
     expect(Object.keys(object.maps).sort()).toEqual(['t_hash', 't_lpm', 't_percpu', 't_ring']);
-    expect(Object.keys(object.programs).sort()).toEqual(['emit', 'mark_it']);
+    expect(Object.keys(object.programs).sort()).toEqual(['emit', 'linger', 'mark_it']);
     expect(addon.mapInfo(fd('t_lpm'))).toMatchObject({ type: 11, keySize: 8, valueSize: 4, maxEntries: 32 });
   });
 
