@@ -19,6 +19,12 @@ enum cs_direction { CS_EGRESS = 0, CS_INGRESS = 1 }; /* as seen by the local end
 #define CS_CFG_ALLOW_UNBOUND (1u << 0) /* authentication.allowUnboundPath: pod traffic may cross the underlay in clear */
 #define CS_CFG_OBSERVE (1u << 1)       /* enforcement: observe. Drops become events, packets pass */
 #define CS_CFG_STOPPED (1u << 2)       /* break-glass: everything passes, what would drop is counted as observed; marks go on */
+/* A policy selects the node in that direction: its own traffic is judged there, by host identity 1. In the other it is only followed,
+ * so that answers are known. Neither: the node's own traffic is not looked at. Written with the policy_slot they are about. */
+#define CS_CFG_HOST_EGRESS (1u << 3)
+#define CS_CFG_HOST_INGRESS (1u << 4)
+#define CS_CFG_HOST(direction) (CS_CFG_HOST_EGRESS << (direction))
+#define CS_CFG_HOST_ANY (CS_CFG_HOST_EGRESS | CS_CFG_HOST_INGRESS)
 
 /* What passes without a policy. Off unless the configuration says otherwise. */
 #define CS_EXEMPT_DHCP (1u << 0)	/* a workload's DHCP and DHCPv6 client and its own host */
@@ -53,6 +59,15 @@ struct cs_endpoint {
 	__u32 flags;
 	__u8 mac[6];	/* of the workload's end of the veth; all zero: not checked */
 	__u16 pad;
+};
+
+/* ---- cs_host_exempt: hash, value u8 that says nothing. What no policy of the node's own cuts off, besides peer_port: TCP to this
+ * address and port; UDP of the node's own port, whatever the address (all zero then). The agent writes it before it begins. ---- */
+struct cs_host_exempt_key {
+	struct cs_addr addr;
+	__u16 port; /* host order */
+	__u8 proto; /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 pad;
 };
 
 /* ---- cs_endpoints_by_id: array, key u32 endpoint id, value u32 ifindex. Written by from_workload, read where only the stamp
@@ -167,10 +182,11 @@ struct cs_flow_key {
 	struct cs_addr remote;
 	__u16 lport; /* network order; ICMP echo: the identifier on the asking side, the request's type on the other */
 	__u16 rport;
-	__u32 ifindex; /* of the host side of the endpoint's veth */
+	__u32 ifindex; /* of the host side of the endpoint's veth; CS_HOST_IFINDEX: the node's own flows, whatever interface they take */
 	__u8 proto;
 	__u8 pad[3];
 };
+#define CS_HOST_IFINDEX (~0u)
 
 /* As Linux's connection tracking names them. */
 enum cs_flow_state {

@@ -36,7 +36,7 @@ static __always_inline __u8 auth_refusal(const struct cs_config *cfg, struct cs_
 	if (c->auth_type == CS_AUTH_NONE)
 		return 0;
 	/* A host, a node, the world: nobody holds an SVID for these, waiting would not help. */
-	if (!owner_has_svid(remote))
+	if (!owner_has_svid(remote) || c->local_identity == CS_ID_HOST)
 		return CS_DROP_AUTH_NOT_A_WORKLOAD;
 	if (c->auth_type != CS_AUTH_SPIFFE)
 		return CS_DROP_AUTH_ALWAYS_FAIL;

@@ -71,6 +71,12 @@ static __always_inline bool addr_is_link_local(const struct cs_addr *a)
 	return a->b[0] == 0xfe && (a->b[1] & 0xc0) == 0x80;
 }
 
+/* ff00::/8 or 224.0.0.0/4 */
+static __always_inline bool addr_is_multicast(const struct cs_addr *a)
+{
+	return addr_is_mapped(a) ? (a->b[12] & 0xf0) == 224 : a->b[0] == 0xff;
+}
+
 /* ff02::/16 or 224.0.0.0/24: never leaves the link */
 static __always_inline bool addr_is_link_local_multicast(const struct cs_addr *a)
 {

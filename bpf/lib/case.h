@@ -59,6 +59,17 @@ static __always_inline void case_key(struct cs_case *c, const struct cs_packet *
 	c->direction = direction;
 }
 
+/* The same packet's flow with its ends named the other way round: `identity` is the local one then. */
+static __always_inline void case_mirror(struct cs_case *c, __u32 identity)
+{
+	__u16 port = c->key.lport;
+
+	c->key.lport = c->key.rport;
+	c->key.rport = port;
+	c->begun = !c->begun;
+	c->local_identity = identity;
+}
+
 static __always_inline void case_open(struct cs_case *c, const struct cs_endpoint *ep, __u32 mark)
 {
 	c->endpoint = ep ? ep->endpoint : 0;

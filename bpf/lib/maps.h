@@ -22,6 +22,13 @@ struct {
 } cs_endpoints SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, struct cs_host_exempt_key);
+	__type(value, __u8);
+} cs_host_exempt SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, CS_MAX_ENDPOINTS);
 	__type(key, __u32);

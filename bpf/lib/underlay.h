@@ -49,6 +49,19 @@ static __always_inline bool is_carrier(__be16 type)
 	}
 }
 
+/* type: what the kernel or a tag says it is. Returns a drop reason if not even the addresses are known. */
+static __always_inline __u8 parse_addresses(struct __sk_buff *skb, __be16 type, __u32 off, struct cs_packet *p)
+{
+	__u32 length;
+
+	packet_linearise(skb, off + (type == bpf_htons(ETH_P_IP) ? sizeof(struct cs_ipv4) : sizeof(struct cs_ipv6)));
+	if (type == bpf_htons(ETH_P_IP))
+		return parse_ipv4(skb, off, p, &length);
+	if (type == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(skb, off, p, &length);
+	return CS_DROP_UNKNOWN_L3;
+}
+
 enum cs_frame {
 	CS_FRAME_OTHER, /* not IP: none of ours */
 	CS_FRAME_IP,	/* p->src and p->dst are known */
@@ -57,14 +70,11 @@ enum cs_frame {
 
 static __always_inline enum cs_frame parse_frame(struct __sk_buff *skb, struct cs_packet *p, __u8 *reason)
 {
-	__u32 off = ETH_HLEN, length;
+	__u32 off = ETH_HLEN;
 	__be16 type = behind_tags(skb, &off);
 
-	packet_linearise(skb, off + (type == bpf_htons(ETH_P_IP) ? sizeof(struct cs_ipv4) : sizeof(struct cs_ipv6)));
-	if (type == bpf_htons(ETH_P_IP))
-		*reason = parse_ipv4(skb, off, p, &length);
-	else if (type == bpf_htons(ETH_P_IPV6))
-		*reason = parse_ipv6(skb, off, p, &length);
+	if (type == bpf_htons(ETH_P_IP) || type == bpf_htons(ETH_P_IPV6))
+		*reason = parse_addresses(skb, type, off, p);
 	else if (is_tag(type))
 		*reason = CS_DROP_VLAN;
 	else if (is_carrier(type))

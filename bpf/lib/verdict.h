@@ -98,6 +98,52 @@ __noinline int remote_refusal(struct cs_case *c)
 	return reason ? reason : auth_refusal(cfg, c, &remote);
 }
 
+/* Only this host may be there: what a veth carries to or from the link is not routed. */
+static __always_inline bool is_host_side(const struct cs_case *c)
+{
+	const struct cs_addr *remote = &c->key.remote;
+
+	return c->remote_identity == CS_ID_HOST || addr_is_link_local(remote) || addr_is_multicast(remote) ||
+	       addr_is_limited_broadcast(remote);
+}
+
+/* A policy selects this node: what passes between it and its endpoint is its policy's to allow too, seen from its side. */
+__noinline int host_side_refusal(struct cs_case *c)
+{
+	const struct cs_config *cfg = config();
+	struct cs_owner endpoint = { .lease_ns = ~0ull, .kind = CS_OWNER_LOCAL };
+	__u8 reason, auth_type, observed_verdict, observed_auth_type;
+	__u32 rule, observed_rule;
+
+	if (!cfg || !c || !is_host_side(c) || !(cfg->flags & CS_CFG_HOST(!c->begun)))
+		return 0;
+	if (cfg->exempt & CS_EXEMPT_HOST_PROBES && c->begun == CS_INGRESS)
+		return 0;
+	endpoint.identity = c->local_identity;
+	endpoint.endpoint = c->endpoint;
+	rule = c->rule;
+	auth_type = c->auth_type;
+	observed_verdict = c->observed_verdict;
+	observed_auth_type = c->observed_auth_type;
+	observed_rule = c->observed_rule;
+	case_mirror(c, CS_ID_HOST);
+	reason = policy_refusal(c, &endpoint);
+	if (!reason && c->auth_type != CS_AUTH_NONE)
+		reason = CS_DROP_AUTH_NOT_A_WORKLOAD;
+	case_mirror(c, endpoint.identity);
+	c->proof = CS_PROOF_NOT_READ;
+	if (reason)
+		return reason;
+	c->rule = rule;
+	c->auth_type = auth_type;
+	if (c->observed_verdict != CS_POLICY_DENY) {
+		c->observed_verdict = observed_verdict;
+		c->observed_auth_type = observed_auth_type;
+		c->observed_rule = observed_rule;
+	}
+	return 0;
+}
+
 /* Remembers an allow. While packets of the flow wait, none may overtake them: no flow is made yet, and each comes this way. */
 static __always_inline void admit(struct __sk_buff *skb, const struct cs_config *cfg, struct cs_case *c)
 {
@@ -128,6 +174,8 @@ static __always_inline __u8 judge_in_full(struct __sk_buff *skb, const struct cs
 	if (c->state == CS_FLOW_NONE)
 		return CS_DROP_STRAY;
 	reason = remote_refusal(c);
+	if (!reason && cfg->flags & CS_CFG_HOST_ANY)
+		reason = host_side_refusal(c);
 	if (!reason)
 		admit(skb, cfg, c);
 	return reason;

@@ -17,7 +17,7 @@ import { type StartedPeerChannels, startPeerChannels } from '../channel/peer-cha
 import { type Datapath, openDatapath } from '../datapath/datapath.ts';
 import type { AuditEvent, AuditSink } from '../model/audit-event.ts';
 import type { DatapathSignal } from '../model/datapath.ts';
-import { LOCAL_NODE } from '../model/ids.ts';
+import { type IpAddress, LOCAL_NODE } from '../model/ids.ts';
 import { startWorkloadApi } from '../workload/workload-api.ts';
 import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
 import { readBootstrapBundle, readJoinToken, underlayIndex } from './bootstrap.ts';
@@ -297,6 +297,12 @@ function startDatapath(
     holdDeadlineMs: config.hold.deadline,
     signalIntervalMs: config.datapath.signalInterval,
     peerPort: parseDialAddress(config.peer.listen[0]!)?.port ?? NET.peerPort,
+    hostExempt: {
+      servers: [parseDialAddress(config.server.address)].flatMap((at) =>
+        at === undefined ? [] : [{ address: at.host as IpAddress, port: at.port }],
+      ),
+      udpPorts: config.encryption.enabled ? [config.encryption.wireguard.port] : [],
+    },
     allowUnboundPath: config.authentication.allowUnboundPath,
     observe: config.enforcement === 'observe',
     stopped,

@@ -4,8 +4,8 @@ import { native } from '../../native/index.ts';
 import { fieldError } from '../base/config-file.ts';
 import { asError, CountersignError } from '../base/errors.ts';
 import { decodePem } from '../pki/pem.ts';
+import { loadPolicies } from '../policy/load.ts';
 import type { AgentConfig } from './config.ts';
-import { loadSupported } from './policy-control.ts';
 
 /** @throws CountersignError bad-input that names the file */
 export function readBootstrapBundle(config: AgentConfig): readonly Buffer[] {
@@ -48,7 +48,7 @@ export function checkNamed(path: string, config: AgentConfig): void {
     throw fieldError(path, ['policies', 'directory'], `${directory} does not exist; create it or correct the path`);
   }
   // An agent does not start on policies it cannot read.
-  loadSupported(directory, l7);
+  loadPolicies(directory, { l7 });
 }
 
 /** @throws CountersignError bad-input */

@@ -2,7 +2,7 @@
  * The policies in force on this node: from the directory through the compiler to the kernel, and as decisions for others.
  * Other files flip the kernel's policy as a whole; other identities or endpoints only change what they concern.
  */
-import { CountersignError } from '../base/errors.ts';
+import type { CountersignError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { AuditSink } from '../model/audit-event.ts';
@@ -46,7 +46,7 @@ export class PolicyControl {
   constructor(options: PolicyControlOptions) {
     this.#options = options;
     const { directory, l7, nodeLabels } = options;
-    this.#loaded = loadSupported(directory, l7);
+    this.#loaded = loadPolicies(directory, { l7 });
     this.#compiled = compilePolicy(this.#loaded.policies, [], [], { nodeLabels });
     this.#tellWarnings();
     this.#watch = watchPolicies(
@@ -161,7 +161,6 @@ export class PolicyControl {
   }
 
   #take(loaded: LoadedPolicies): void {
-    refuseUnsupported(loaded.policies);
     this.#flip(loaded);
     this.#problem = undefined;
     this.#options.audit.emit({
@@ -193,26 +192,6 @@ export class PolicyControl {
     });
     this.#options.log.warn({ problem: problem.message }, 'the policy files have a problem; the policies in force stay');
   }
-}
-
-/** @throws CountersignError bad-input: not valid, or more than this build can enforce */
-export function loadSupported(directory: string, l7: PolicyControlOptions['l7']): LoadedPolicies {
-  const loaded = loadPolicies(directory, { l7 });
-  refuseUnsupported(loaded.policies);
-  return loaded;
-}
-
-/** A policy that was read and cannot be enforced here must not look as if it were. */
-function refuseUnsupported(policies: readonly Policy[]): void {
-  const problems = policies.flatMap((policy) =>
-    policy.specs.flatMap(({ subject, line }) =>
-      subject.kind === 'nodes'
-        ? `${policy.file}:${line}: nodeSelector: ${nameOf(policy)} selects nodes, and the traffic of nodes themselves is not ` +
-          'judged yet; take the policy out of the directory'
-        : [],
-    ),
-  );
-  if (problems.length > 0) throw new CountersignError('bad-input', problems.join('\n'));
 }
 
 function nameOf(policy: Policy): string {

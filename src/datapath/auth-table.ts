@@ -16,7 +16,9 @@ export function createAuthTable(maps: DatapathMaps, config: ConfigWriter): AuthT
     },
     putAll(entries) {
       maps.cs_auth.putBatch(
-        entries.map((entry) => [keyOf(entry), { expires_ns: entry.expiresAtNs, epoch: entry.epoch, flags: 0 }] as const),
+        entries.map(
+          (entry) => [keyOf(entry), { expires_ns: entry.expiresAtNs, epoch: entry.epoch, flags: 0 }] as const,
+        ),
       );
     },
     raiseEpoch() {
@@ -35,6 +37,10 @@ export function createAuthTable(maps: DatapathMaps, config: ConfigWriter): AuthT
       maps.cs_auth.putBatch(keys.map((key) => [keyOf(key), value] as const));
       // After the proofs are overwritten, as with a deletion.
       config.bumpRevision();
+    },
+    forgetRefusals() {
+      const refusals = maps.cs_auth.entries().filter(([, value]) => (value.flags & AUTH_REFUSED) !== 0);
+      if (refusals.length > 0) maps.cs_auth.deleteBatch(refusals.map(([key]) => key));
     },
     list: () => readAuthEntries(maps),
   };

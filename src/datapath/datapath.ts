@@ -32,7 +32,16 @@ import { createEndpointTable, readEndpoints } from './endpoints.ts';
 import { HoldBudget } from './hold-budget.ts';
 import { openHoldDevice } from './hold-device.ts';
 import { PacketHold } from './hold-queue.ts';
-import { CFG_ALLOW_UNBOUND, CFG_OBSERVE, CFG_STOPPED, EXEMPT_DHCP, EXEMPT_HOST_PROBES, IP_LOCAL } from './layout.ts';
+import {
+  CFG_ALLOW_UNBOUND,
+  CFG_HOST_EGRESS,
+  CFG_HOST_INGRESS,
+  CFG_OBSERVE,
+  CFG_STOPPED,
+  EXEMPT_DHCP,
+  EXEMPT_HOST_PROBES,
+  IP_LOCAL,
+} from './layout.ts';
 import { destroyPinned } from './lifecycle.ts';
 import { lockNode } from './lock.ts';
 import { type DatapathMaps, openMaps, pinnedMaps, programMaps } from './maps.ts';
@@ -42,6 +51,9 @@ import type { PrefixEntry } from './prefix-table.ts';
 import { createQuiesce } from './quiesce.ts';
 import { decodeSignal } from './signals.ts';
 import { noStep, type OnStep } from './steps.ts';
+
+const PROTOCOL_TCP = 6;
+const PROTOCOL_UDP = 17;
 
 export interface DatapathFlags {
   /** authentication.allowUnboundPath */
@@ -61,6 +73,13 @@ export interface Exemptions {
   readonly hostProbes: boolean;
 }
 
+export interface HostExemptions {
+  /** TCP, opened to these: the identity server. */
+  readonly servers: readonly { readonly address: IpAddress; readonly port: number }[];
+  /** UDP ports of this node's: the tunnel. */
+  readonly udpPorts: readonly number[];
+}
+
 export interface DatapathOptions extends DatapathFlags {
   /** Node name; part of the pin path. */
   readonly node: string;
@@ -74,6 +93,8 @@ export interface DatapathOptions extends DatapathFlags {
   readonly holdDeadlineMs: number;
   readonly signalIntervalMs: number;
   readonly peerPort: number;
+  /** What no policy of the node's own may cut off, besides peerPort. Default: nothing. */
+  readonly hostExempt?: HostExemptions;
   /** What other nodes vouch for goes only through the tunnel, even with allowUnboundPath. Default false. */
   readonly encrypt?: boolean;
   /** One of so many allowed verdicts becomes a signal. Default 0: none. */
@@ -158,6 +179,7 @@ function start(options: DatapathOptions, pins: Pins, object: LoadedObject, close
   const config = new ConfigWriter(maps);
   const counters = new DropCounters();
   const policy = new PolicyTable(maps, config);
+  writeHostExempt(maps, options.hostExempt);
   closers.push(() => policy.close());
 
   // Until the new hold device is there a miss drops; the old one went with its process.
@@ -167,7 +189,8 @@ function start(options: DatapathOptions, pins: Pins, object: LoadedObject, close
     hold_limit_total: options.holdLimitTotal,
     signal_interval_ns: BigInt(options.signalIntervalMs) * 1_000_000n,
     peer_port: options.peerPort,
-    flags: flagBits(options),
+    // A policy of the node's own stays in force until the next one is written.
+    flags: flagBits(options) | hostBits(config),
     exempt: exemptBits(options),
     verdict_sample: options.verdictSample ?? 0,
   });
@@ -224,7 +247,7 @@ function start(options: DatapathOptions, pins: Pins, object: LoadedObject, close
     held: () => ({ taken: maps.cs_hold_taken.get({ n: 0 })?.n ?? 0n }),
     setFlags(change) {
       flags = { ...flags, ...change };
-      config.set({ flags: flagBits(flags), exempt: exemptBits(flags) });
+      config.set({ flags: flagBits(flags) | hostBits(config), exempt: exemptBits(flags) });
       config.bumpRevision();
     },
     setVerdictSample: (oneOf) => config.set({ verdict_sample: oneOf }),
@@ -326,6 +349,24 @@ function flagBits(flags: DatapathFlags): number {
 
 function exemptBits({ exempt }: DatapathFlags): number {
   return (exempt?.dhcp === true ? EXEMPT_DHCP : 0) | (exempt?.hostProbes === true ? EXEMPT_HOST_PROBES : 0);
+}
+
+const hostBits = (config: ConfigWriter) => config.current.flags & (CFG_HOST_EGRESS | CFG_HOST_INGRESS);
+
+/** New ones first: nothing that stays exempt is cut off in between. */
+function writeHostExempt(
+  maps: DatapathMaps,
+  { servers, udpPorts }: HostExemptions = { servers: [], udpPorts: [] },
+): void {
+  const keys = [
+    ...servers.map(({ address, port }) => ({ addr: addressBytes(address), port, proto: PROTOCOL_TCP })),
+    ...udpPorts.map((port) => ({ addr: Buffer.alloc(16), port, proto: PROTOCOL_UDP })),
+  ];
+  const nameOf = (key: (typeof keys)[number]) => `${key.addr.toString('hex')} ${key.port} ${key.proto}`;
+  const wanted = new Set(keys.map(nameOf));
+  for (const key of keys) maps.cs_host_exempt.put(key, { n: 1 });
+  const stale = maps.cs_host_exempt.entries().flatMap(([key]) => (wanted.has(nameOf(key)) ? [] : [key]));
+  if (stale.length > 0) maps.cs_host_exempt.deleteBatch(stale);
 }
 
 function closeFds(object: LoadedObject): void {

@@ -8,6 +8,8 @@ const addr = byteArray(16);
 export const CFG_ALLOW_UNBOUND = 1 << 0;
 export const CFG_OBSERVE = 1 << 1;
 export const CFG_STOPPED = 1 << 2;
+export const CFG_HOST_EGRESS = 1 << 3;
+export const CFG_HOST_INGRESS = 1 << 4;
 
 export const EXEMPT_DHCP = 1 << 0;
 export const EXEMPT_HOST_PROBES = 1 << 1;
@@ -40,6 +42,8 @@ export const endpointStruct = struct('cs_endpoint', {
 });
 
 export const fenceKeyStruct = struct('cs_fence_key', { endpoint: u32, node: u32 });
+
+export const hostExemptKeyStruct = struct('cs_host_exempt_key', { addr, port: u16, proto: u8, pad: padding(1) });
 
 export const IP_LOCAL = 1 << 0;
 export const IP_RESERVED = 1 << 1;
@@ -194,6 +198,7 @@ export const allStructs = [
   configStruct,
   endpointStruct,
   fenceKeyStruct,
+  hostExemptKeyStruct,
   addressStruct,
   ipcacheStruct,
   prefixKeyStruct,

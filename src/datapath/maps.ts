@@ -12,6 +12,7 @@ export const pinnedMaps = {
   cs_endpoints: [layout.u32Key, layout.endpointStruct],
   cs_fences: [layout.fenceKeyStruct, layout.u8Value],
   cs_uses: [layout.u32Key, layout.u64Value],
+  cs_host_exempt: [layout.hostExemptKeyStruct, layout.u8Value],
   cs_ipcache: [layout.addressStruct, layout.ipcacheStruct],
   cs_prefixes: [layout.prefixKeyStruct, layout.prefixStruct],
   cs_classes: [layout.classKeyStruct, layout.classStruct],

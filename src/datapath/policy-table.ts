@@ -14,7 +14,15 @@ import type { SecurityIdentity } from '../model/ids.ts';
 import { authTypeOf } from './auth-table.ts';
 import { ClassTable } from './class-table.ts';
 import type { ConfigWriter } from './config.ts';
-import { EGRESS, INGRESS, POLICY_ALLOW, POLICY_DENY, policyKeyStruct } from './layout.ts';
+import {
+  CFG_HOST_EGRESS,
+  CFG_HOST_INGRESS,
+  EGRESS,
+  INGRESS,
+  POLICY_ALLOW,
+  POLICY_DENY,
+  policyKeyStruct,
+} from './layout.ts';
 import type { DatapathMaps } from './maps.ts';
 import { type PrefixChange, planPrefixChange } from './policy-change.ts';
 import { type PrefixEntry, PrefixTable } from './prefix-table.ts';
@@ -79,7 +87,7 @@ export class PolicyTable {
     }
     // First the slot, then the revision: a program reads them in the other order, so none can keep a verdict
     // of the old half under the new revision.
-    this.#config.set({ policy_slot: slot });
+    this.#config.set({ policy_slot: slot, flags: withHost(this.#config.current.flags, tables.host) });
     this.#config.bumpRevision();
     this.#prefixes.put(change.put);
     this.#prefixes.delete(change.stale);
@@ -161,6 +169,11 @@ export class PolicyTable {
     this.#maps.cs_policy.deleteWhere((keys, at) => keys[at + slotOffset] === slot);
     this.#classes.clear(slot);
   }
+}
+
+function withHost(flags: number, { egress, ingress }: PolicyTables['host']): number {
+  const others = flags & ~(CFG_HOST_EGRESS | CFG_HOST_INGRESS);
+  return others | (egress ? CFG_HOST_EGRESS : 0) | (ingress ? CFG_HOST_INGRESS : 0);
 }
 
 /** The entries in force, as the kernel has them. */

@@ -35,6 +35,8 @@ export interface AuthTable {
   delete(keys: readonly AuthKey[]): number;
   /** Instead of a proof its opposite: until then packets of the pair drop at once (AUTH_REFUSED) and none is held. Flows are judged anew. */
   refuse(keys: readonly AuthKey[], untilNs: bigint): void;
+  /** Takes away every refusal there is. */
+  forgetRefusals(): void;
   /** Proofs only. */
   list(): AuthEntry[];
 }
@@ -193,6 +195,8 @@ export interface PolicyTables {
   readonly classes: readonly PolicyClassRow[];
   readonly entries: readonly PolicyEntry[];
   readonly cidrs: readonly CidrIdentity[];
+  /** By direction: some policy selects the node itself, and its own traffic is judged. */
+  readonly host: Readonly<Record<Direction, boolean>>;
 }
 
 /**

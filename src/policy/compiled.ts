@@ -55,8 +55,8 @@ export interface CompiledPolicy {
   readonly entryCount: number;
   /** Index 0 is unused, so that 0 can mean "no rule". */
   readonly rules: readonly PolicyRule[];
-  /** Some policy selects this node itself. */
-  readonly selectsHost: boolean;
+  /** By direction: some policy selects this node itself. */
+  readonly selectsHost: Readonly<Record<Direction, boolean>>;
   /**
    * `from` opens a flow to `to`; either may be reserved (host, world, remote-node) or a CIDR identity. Protocols and ports
    * as in the kernel: the port of ICMP is the message's type, of a protocol without ports it is 0.

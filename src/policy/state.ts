@@ -1,4 +1,5 @@
 /** Compiled policies with the identities and endpoints they were compiled for: what tables, answers and changes are made from. */
+import type { Direction } from '../model/datapath.ts';
 import type { IdentityRow, Labels } from '../model/identity.ts';
 import { IDENTITY_HOST, IDENTITY_REMOTE_NODE, IDENTITY_WORLD, type SecurityIdentity } from '../model/ids.ts';
 import { Behaviours } from './behaviour.ts';
@@ -13,7 +14,7 @@ import { Matcher } from './matching.ts';
 import { type NumberedSpec, numberRules } from './numbered.ts';
 import { ruleOf } from './outcomes.ts';
 import { type Profile, Profiles, workloadParty } from './profiles.ts';
-import { type Rulebook, WAYS, type Way, writeRulebook } from './rulebook.ts';
+import { EGRESS, INGRESS, type Rulebook, WAYS, type Way, writeRulebook } from './rulebook.ts';
 import type { Policy } from './rules.ts';
 
 /** What follows from the policies alone. */
@@ -28,7 +29,7 @@ export interface Plan {
   readonly matcher: Matcher;
   readonly behaviours: Behaviours;
   readonly hooks: HookMaker;
-  readonly selectsHost: boolean;
+  readonly selectsHost: Readonly<Record<Direction, boolean>>;
 }
 
 export interface State {
@@ -81,7 +82,7 @@ export function planOf(policies: readonly Policy[], labels: Labels | undefined):
     matcher,
     behaviours,
     hooks: new HookMaker(book, rules, matcher, behaviours),
-    selectsHost: WAYS.some((way) => host.groups[way].length > 0),
+    selectsHost: { egress: host.groups[EGRESS].length > 0, ingress: host.groups[INGRESS].length > 0 },
   };
 }
 

@@ -26,6 +26,7 @@ export function tablesOf(state: State): PolicyTables {
     classes: [...state.profiles.keys()].map((identity) => rows.row(identity)),
     entries: state.hooks.flatMap((hooks) => [...hooks.values()].flatMap((hook) => entriesOf(state.plan, hook))),
     cidrs: state.plan.cidrs.identities,
+    host: state.plan.selectsHost,
   };
 }
 

@@ -34,7 +34,7 @@ function tables(entries: readonly PolicyEntry[]): PolicyTables {
     const both = { egress: identity, ingress: identity };
     return { identity, local: both, remote: both, portBits: { egress: 1, ingress: 1 } };
   });
-  return { classes, entries, cidrs: [] };
+  return { classes, entries, cidrs: [], host: { egress: false, ingress: false } };
 }
 
 function pairPolicy(authType: PolicyEntry['authType'], observed?: PolicyEntry['observed']): PolicyTables {

@@ -47,6 +47,7 @@ const policy: PolicyTables = {
     rule: 1,
   })),
   cidrs: [],
+  host: { egress: false, ingress: false },
 };
 
 describe('packets that stand for several', () => {

@@ -38,6 +38,7 @@ export function policyOf(...ports: readonly number[]): PolicyTables {
       { ...any, port, local: b, remote: a, direction: 'ingress' as const },
     ]),
     cidrs: [],
+    host: { egress: false, ingress: false },
   };
 }
 

@@ -56,6 +56,7 @@ describe.skipIf(!possible)('the policy table', () => {
     classes: [row(2, 10)],
     entries: [entry(1)],
     cidrs: [],
+    host: { egress: false, ingress: false },
     ...change,
   });
   const slot = () => maps.cs_config.get({ n: 0 })!.policy_slot;

@@ -67,7 +67,7 @@ export function withDelta(tables: PolicyTables, delta: PolicyDelta): PolicyTable
   for (const row of delta.putClasses) classes.set(row.identity, row);
   for (const identity of delta.deleteClasses) classes.delete(identity);
   for (const e of delta.deleteEntries) entries.delete(key(e));
-  return { entries: [...entries.values()], classes: [...classes.values()], cidrs: tables.cidrs };
+  return { entries: [...entries.values()], classes: [...classes.values()], cidrs: tables.cidrs, host: tables.host };
 }
 
 function prefixMask(bits: number): number {
