@@ -41,7 +41,7 @@ export class TestCluster {
     byName: (name) => this.infos.find((info) => info.name === name),
     byId: (id) => this.infos.find((info) => info.id === id),
     bySpiffeId: (id) => this.infos.find((info) => info.spiffeId === id),
-    byAddress: () => undefined,
+    candidates: () => [],
     nodes: () => this.infos,
   };
 
