@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { type MapInfo, native, type ProgramInfo, type TcDirection } from '../../native/index.ts';
 import { NET } from '../base/registry/net.ts';
-import type { EndpointAttachment } from '../model/datapath.ts';
+import type { EndpointAttachment, Fence } from '../model/datapath.ts';
 import {
   type AttachMode,
   type Attachment,
@@ -14,6 +14,7 @@ import {
 } from './attach.ts';
 import { listFilters } from './clsact.ts';
 import { readEndpoints } from './endpoints.ts';
+import { readFences } from './fence-table.ts';
 import { CFG_ALLOW_UNBOUND, CFG_OBSERVE, CFG_STOPPED } from './layout.ts';
 import { isLocked } from './lock.ts';
 import { isPinned, withPinnedMaps } from './pinned.ts';
@@ -94,6 +95,7 @@ export interface Inspection {
         readonly allowUnboundPath: boolean;
         readonly holdIfindex: number;
         readonly endpoints: readonly EndpointAttachment[];
+        readonly fences: readonly Fence[];
       }
     | undefined;
   readonly places: readonly Place[];
@@ -183,6 +185,7 @@ function readState(bpffs: string, node: string): Inspection['state'] {
       allowUnboundPath: (config.flags & CFG_ALLOW_UNBOUND) !== 0,
       holdIfindex: config.hold_ifindex,
       endpoints: readEndpoints(maps),
+      fences: readFences(maps),
     };
   });
 }

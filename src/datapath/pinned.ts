@@ -8,6 +8,7 @@ import type {
   AuthEntry,
   DropCount,
   EndpointAttachment,
+  Fence,
   PolicyClassRow,
   PolicyEntry,
 } from '../model/datapath.ts';
@@ -16,6 +17,7 @@ import { readAuthEntries } from './auth-table.ts';
 import { readClasses } from './class-table.ts';
 import { readDrops, readObserved } from './counters.ts';
 import { readEndpoints } from './endpoints.ts';
+import { readFences } from './fence-table.ts';
 import { CFG_ALLOW_UNBOUND, CFG_OBSERVE, CFG_STOPPED } from './layout.ts';
 import { type DatapathMaps, openMaps, pinnedMaps } from './maps.ts';
 import { pinPaths } from './pins.ts';
@@ -32,6 +34,7 @@ export interface PinnedState {
   readonly auth: readonly AuthEntry[];
   readonly addresses: readonly AddressEntry[];
   readonly endpoints: readonly EndpointAttachment[];
+  readonly fences: readonly Fence[];
   readonly policy: readonly PolicyEntry[];
   readonly classes: readonly PolicyClassRow[];
   /** The kernel's own; what the agent dropped from the hold queue only the agent knows. */
@@ -52,6 +55,7 @@ export function readPinned(bpffs: string, node: string): PinnedState {
       auth: readAuthEntries(maps),
       addresses: readAddresses(maps),
       endpoints: readEndpoints(maps),
+      fences: readFences(maps),
       policy: readPolicy(maps, config.policy_slot),
       classes: readClasses(maps, config.policy_slot),
       drops: readDrops(maps),

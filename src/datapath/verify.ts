@@ -15,6 +15,7 @@ export type FindingCode =
   | 'observe'
   | 'absent' /* an interface of the settings does not exist */
   | 'agent-down'
+  | 'fenced' /* an endpoint and a node may not meet yet */
   | 'nearly-full';
 
 export interface Finding {
@@ -77,6 +78,7 @@ export function verifyNode(seen: Inspection, tags: ReadonlyMap<string, string>):
       fix: 'set enforcement: enforce',
     });
   }
+  notes.push(...fenced(seen.state));
   verifyAbsent(seen, problems, notes);
   for (const place of seen.places) problems.push(...verifyPlace(seen, place, tags));
   problems.push(...verifyPins(seen, tags));
@@ -90,6 +92,20 @@ export function verifyNode(seen: Inspection, tags: ReadonlyMap<string, string>):
     }
   }
   return { ok: problems.length === 0, problems, notes };
+}
+
+function fenced({ endpoints, fences }: NonNullable<Inspection['state']>): Finding[] {
+  return endpoints.flatMap(({ endpoint }) => {
+    const nodes = fences.filter((fence) => fence.endpoint === endpoint).map(({ node }) => node);
+    if (nodes.length === 0) return [];
+    return [
+      {
+        code: 'fenced',
+        text: `endpoint number ${endpoint} and node ${nodes.join(', ')} may not meet yet: an earlier owner of its address may still be believed there`,
+        fix: 'nothing, if the node answers soon; a node that is gone for good is removed at the identity server',
+      },
+    ];
+  });
 }
 
 function verifyAbsent(seen: Inspection, problems: Finding[], notes: Finding[]): void {
