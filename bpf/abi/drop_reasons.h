@@ -44,6 +44,7 @@ enum cs_drop_reason {
 	CS_DROP_HOLD_REFUSED = 194,	 /* the authentication it waited for failed */
 	CS_DROP_HOLD_DEADLINE = 195,	 /* the authentication it waited for did not end in time */
 	CS_DROP_HOLD_LOST = 196,	 /* it was lost with the hold device: the agent ended while it waited, or the device was full */
+	CS_DROP_HOLD_STALE = 197,	 /* it waited for an earlier owner of the address it was sent to */
 };
 
 #endif

@@ -52,6 +52,7 @@ import { createQuiesce } from './quiesce.ts';
 import { decodeSignal } from './signals.ts';
 import { noStep, type OnStep } from './steps.ts';
 
+const ROUND_MS = 50;
 const PROTOCOL_TCP = 6;
 const PROTOCOL_UDP = 17;
 
@@ -272,7 +273,18 @@ function startHold(
   closers.push(() => tun.close());
   // How long each was nobody knows.
   const budget = new HoldBudget(maps, (packets) => counters.add('HOLD_LOST', 'egress', 0, packets));
+  // While the event loop stands still, packets lie in the device unseen. Between two of these timers it has read what there was, so
+  // what is read after the later one came after the earlier.
+  let earlierNs = options.clock.bootNs();
+  let laterNs = earlierNs;
+  const rounds = setInterval(() => {
+    earlierNs = laterNs;
+    laterNs = options.clock.bootNs();
+  }, ROUND_MS);
+  rounds.unref();
+  closers.push(() => clearInterval(rounds));
   const hold: PacketHold = new PacketHold({
+    heldSinceNs: () => earlierNs,
     limitPerIdentity: options.holdLimitPerIdentity,
     limitTotal: options.holdLimitTotal,
     deadlineMs: options.holdDeadlineMs,

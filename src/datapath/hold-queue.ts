@@ -21,6 +21,8 @@ export interface HoldQueueOptions {
   readonly limitTotal: number;
   readonly deadlineMs: number;
   readonly clock: Clock;
+  /** CLOCK_BOOTTIME: a packet that comes to `accept` now was put into the device no earlier. Default: now. */
+  heldSinceNs?(): bigint;
   /** Calls back once after `ms`; returns the way to cancel. Default: setTimeout, not keeping the process alive. */
   readonly timer?: (ms: number, fire: () => void) => () => void;
   /** Identity of an own endpoint's address; undefined: not (or no longer) one of ours. */
@@ -48,10 +50,13 @@ type Fate =
       readonly local: IpAddress;
       readonly remote: IpAddress;
       readonly identity: SecurityIdentity;
+      readonly sinceNs: bigint;
     };
 
 interface Settled {
   readonly outcome: 'release' | DropReason;
+  /** Of a release: what was held before goes to nobody. */
+  readonly sinceNs: bigint;
   readonly untilNs: bigint;
 }
 
@@ -87,7 +92,7 @@ export class PacketHold implements HoldQueue {
           identity: fate.identity,
           packets: [],
         };
-        pair.packets.push({ bytes: packet, sinceNs: this.#options.clock.bootNs() });
+        pair.packets.push({ bytes: packet, sinceNs: fate.sinceNs });
         this.#pairs.set(name, pair);
         this.#count(fate.identity, 1);
         this.#arm();
@@ -107,27 +112,37 @@ export class PacketHold implements HoldQueue {
     if (identity === undefined && isLinkMulticast(remote)) return { kind: 'drop', reason: 'MEMBERSHIP', identity };
     // Either the endpoint went while its packet was on the way, or somebody routed a packet into the device.
     if (identity === undefined) return { kind: 'drop', reason: 'NO_ENDPOINT', identity };
-    const settled = this.#outcomeOf(pairName(local, remote));
-    if (settled === 'release') return { kind: 'pass', identity };
-    if (settled !== undefined) return { kind: 'drop', reason: settled, identity };
+    const sinceNs = this.#options.heldSinceNs?.() ?? this.#options.clock.bootNs();
+    const settled = this.#settledOf(pairName(local, remote));
+    if (settled?.outcome === 'release') {
+      return sinceNs < settled.sinceNs ? { kind: 'drop', reason: 'HOLD_STALE', identity } : { kind: 'pass', identity };
+    }
+    if (settled !== undefined) return { kind: 'drop', reason: settled.outcome, identity };
     if (
       this.#total >= this.#options.limitTotal ||
       (this.#waiting.get(identity) ?? 0) >= this.#options.limitPerIdentity
     ) {
       return { kind: 'drop', reason: 'HOLD_FULL', identity };
     }
-    return { kind: 'wait', local, remote, identity };
+    return { kind: 'wait', local, remote, identity, sinceNs };
   }
 
-  release(local: IpAddress, remote: IpAddress): number {
+  release(local: IpAddress, remote: IpAddress, sinceNs = 0n): number {
     const pair = this.#take(local, remote);
-    this.#settle(local, remote, 'release');
+    this.#settle(local, remote, 'release', sinceNs);
     if (pair === undefined) return 0;
+    const fresh = pair.packets.filter((packet) => packet.sinceNs >= sinceNs);
     this.#writeBack(
       pair.identity,
-      pair.packets.map(({ bytes }) => bytes),
+      fresh.map(({ bytes }) => bytes),
     );
-    return pair.packets.length;
+    const stale = pair.packets.filter((packet) => packet.sinceNs < sinceNs);
+    this.#dropPair({ ...pair, packets: stale }, 'HOLD_STALE');
+    return fresh.length;
+  }
+
+  forget(remote: IpAddress): void {
+    for (const name of this.#settled.keys()) if (name.endsWith(` ${remote}`)) this.#settled.delete(name);
   }
 
   refuse(local: IpAddress, remote: IpAddress, reason: DropReason): number {
@@ -200,20 +215,20 @@ export class PacketHold implements HoldQueue {
     });
   }
 
-  #settle(local: IpAddress, remote: IpAddress, outcome: 'release' | DropReason): void {
+  #settle(local: IpAddress, remote: IpAddress, outcome: 'release' | DropReason, sinceNs = 0n): void {
     const untilNs = this.#options.clock.bootNs() + (outcome === 'release' ? releasedForNs : refusedForNs);
-    this.#settled.set(pairName(local, remote), { outcome, untilNs });
+    this.#settled.set(pairName(local, remote), { outcome, sinceNs, untilNs });
     this.#arm();
   }
 
-  #outcomeOf(name: string): 'release' | DropReason | undefined {
+  #settledOf(name: string): Settled | undefined {
     const settled = this.#settled.get(name);
     if (settled === undefined) return undefined;
     if (settled.untilNs <= this.#options.clock.bootNs()) {
       this.#settled.delete(name);
       return undefined;
     }
-    return settled.outcome;
+    return settled;
   }
 
   #take(local: IpAddress, remote: IpAddress): Waiting | undefined {
@@ -233,6 +248,7 @@ export class PacketHold implements HoldQueue {
   }
 
   #dropPair(pair: Waiting, reason: DropReason): number {
+    if (pair.packets.length === 0) return 0;
     for (const { bytes } of pair.packets) this.#options.dropped(reason, bytes.length);
     this.#options.left(pair.identity, pair.packets.length);
     return pair.packets.length;

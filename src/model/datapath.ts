@@ -108,10 +108,15 @@ export interface DatapathSignal {
 
 /** Packets that wait in the hold queue, by the pair of addresses they travel between. */
 export interface HoldQueue {
-  /** Lets all packets of the pair go on, in order, through the full check again. Returns how many. */
-  release(local: IpAddress, remote: IpAddress): number;
+  /**
+   * Lets the packets of the pair go on, in order, through the full check again. Returns how many. `sinceNs`, CLOCK_BOOTTIME: what was
+   * held before it was meant for an earlier owner of the remote address and is dropped (HOLD_STALE).
+   */
+  release(local: IpAddress, remote: IpAddress, sinceNs?: bigint): number;
   /** Drops them, counted under the reason. Returns how many. */
   refuse(local: IpAddress, remote: IpAddress, reason: DropReason): number;
+  /** Nobody owns the remote address any more: what was released or refused for it says nothing about its next owner. */
+  forget(remote: IpAddress): void;
   /** Packets now in the queue, by pair. */
   waiting(): { local: IpAddress; remote: IpAddress; packets: number; sinceNs: bigint }[];
 }

@@ -23,7 +23,7 @@ test('the table has at least 300 rows, and none twice', () => {
 });
 
 test('every reason that a program gives has a row', () => {
-  const agents = ['HOLD_FAILED', 'HOLD_REFUSED', 'HOLD_DEADLINE', 'HOLD_LOST'];
+  const agents = ['HOLD_FAILED', 'HOLD_REFUSED', 'HOLD_DEADLINE', 'HOLD_LOST', 'HOLD_STALE'];
   const given = new Set(Object.values(groups).flatMap((rows) => rows.map((row) => row.verdict.split(' ')[1])));
   expect(Object.keys(dropReasons).filter((reason) => !given.has(reason))).toEqual(agents);
 });

@@ -78,6 +78,7 @@ function world(limits: { limitTotal?: number; limitPerIdentity?: number } = {}) 
       nowNs = until;
     },
     armed: () => due !== undefined,
+    now: () => nowNs,
   };
 }
 
@@ -117,6 +118,28 @@ describe('hold queue', () => {
     expect(w.dropped).toEqual(['HOLD_REFUSED', 'HOLD_REFUSED']);
     expect(w.left.get(300)).toBe(2);
     expect(w.written).toEqual([]);
+  });
+
+  test('drops what was held before the remote address had its owner of now, also what turns up later', () => {
+    w.hold.accept(packet(frontend, backend, 'for the earlier owner'));
+    w.advance(100);
+    const since = w.now();
+    w.hold.accept(packet(frontend, backend, 'for this one'));
+    expect(w.hold.release(frontend, backend, since)).toBe(1);
+    expect(w.written.map(String)).toEqual([expect.stringContaining('for this one')]);
+    expect(w.dropped).toEqual(['HOLD_STALE']);
+    w.hold.release(frontend, backend, w.now() + 1n);
+    w.hold.accept(packet(frontend, backend, 'late'));
+    expect(w.dropped).toEqual(['HOLD_STALE', 'HOLD_STALE']);
+    expect(w.left.get(300)).toBe(3);
+  });
+
+  test('what was released to one owner of an address is not released to the next', () => {
+    w.hold.release(frontend, backend);
+    w.hold.forget(backend);
+    w.hold.accept(packet(frontend, backend));
+    expect(w.written).toEqual([]);
+    expect(w.hold.waiting()).toHaveLength(1);
   });
 
   test('a packet still in the device when its pair was settled shares the outcome, but not for long', () => {
