@@ -17,7 +17,7 @@ import { type StartedPeerChannels, startPeerChannels } from '../channel/peer-cha
 import { type Datapath, openDatapath } from '../datapath/datapath.ts';
 import type { AuditEvent, AuditSink } from '../model/audit-event.ts';
 import type { DatapathSignal } from '../model/datapath.ts';
-import { type IpAddress, LOCAL_NODE } from '../model/ids.ts';
+import { type IpAddress, LOCAL_NODE, type NodeId } from '../model/ids.ts';
 import { startWorkloadApi } from '../workload/workload-api.ts';
 import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
 import { readBootstrapBundle, readJoinToken, underlayIndex } from './bootstrap.ts';
@@ -136,6 +136,9 @@ async function start(
   const path = await openPath({ config, datapath, self, audit, log });
   closers.push(() => path.close());
 
+  // What an agent of before saw of its peers: an older incarnation of one stays barred, whatever the server says.
+  const seen = incarnationsSeen(datapath);
+
   // Vouches in the pinned maps are in force only together with their binding in the tunnel: a new path has none.
   if (!path.continues) forgetVouches(datapath);
 
@@ -161,6 +164,8 @@ async function start(
     bundles: server.bundles,
     revocations: server.revocations,
     trustDomain: config.trustDomain,
+    seenIncarnation: (node) => seen.get(node),
+    staticAddresses: new Map(config.peer.static.map(({ node, addresses }) => [node, addresses])),
     listen: config.peer.listen.map((text) => {
       const { host, port } = parseDialAddress(text)!;
       return { address: host, port };
@@ -313,6 +318,14 @@ function startDatapath(
     onSignal,
     log,
   });
+}
+
+function incarnationsSeen(datapath: Datapath): ReadonlyMap<NodeId, bigint> {
+  const seen = new Map<NodeId, bigint>();
+  for (const { node, incarnation, reserved } of datapath.addresses.list()) {
+    if (!reserved && incarnation > (seen.get(node) ?? 0n)) seen.set(node, incarnation);
+  }
+  return seen;
 }
 
 function forgetVouches(datapath: Datapath): void {

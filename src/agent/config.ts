@@ -94,7 +94,19 @@ export const agentConfigSchema = z
     }),
     dataDir: absolutePath,
     bpffs: absolutePath.default('/sys/fs/bpf'),
-    peer: z.strictObject({ listen: z.array(socketAddress).min(1).max(8) }),
+    peer: z.strictObject({
+      listen: z.array(socketAddress).min(1).max(8),
+      /** Where nodes are dialed besides what the identity server says, and before that. Never who they are or what they may vouch for. */
+      static: z
+        .array(
+          z.strictObject({
+            node: parsed<NodeName>(parseNodeName),
+            addresses: z.array(socketAddress).min(1).max(8),
+          }),
+        )
+        .max(10_000)
+        .default([]),
+    }),
     sockets: z
       .strictObject({
         admin: absolutePath.default('/run/countersign/agent-admin.sock'),
@@ -167,6 +179,14 @@ export const agentConfigSchema = z
       if (/^(?:0\.0\.0\.0|\[::\]):/.test(text)) {
         issue(['peer', 'listen', i], `${text} is a wildcard; name the address at which the other nodes reach this one`);
       }
+    });
+    const dialed = new Map<string, number>();
+    config.peer.static.forEach(({ node }, i) => {
+      const first = dialed.get(node);
+      if (first !== undefined) {
+        issue(['peer', 'static', i, 'node'], `${node} is already that of peer.static[${first}]; list each node once`);
+      }
+      dialed.set(node, first ?? i);
     });
     config.endpoints.forEach((e, i) => {
       const once = (kind: keyof typeof seen, value: string, path: (string | number)[]) => {

@@ -31,6 +31,19 @@ describe('an agent configuration', () => {
     ['a wildcard as the peer address', ['10.77.0.1:4250', '0.0.0.0:4250'], /peer\.listen\[0\].*wildcard/],
     ['a wildcard in IPv6', ['10.77.0.1:4250', '[::]:4250'], /peer\.listen\[0\].*wildcard/],
     [
+      'a node with two lists of addresses to dial',
+      [
+        'peer:\n',
+        'peer:\n  static:\n    - {node: node-b, addresses: ["192.0.2.2:4250"]}\n    - {node: node-b, addresses: ["192.0.2.3:4250"]}\n',
+      ],
+      /peer\.static\[1\]\.node: node-b is already that of peer\.static\[0\]; list each node once/,
+    ],
+    [
+      'a name as an address to dial',
+      ['peer:\n', 'peer:\n  static:\n    - {node: node-b, addresses: ["node-b:4250"]}\n'],
+      /peer\.static\[0\]\.addresses\[0\].*not an address with a port/,
+    ],
+    [
       'an address named twice',
       ['[10.77.1.10, ', '[10.77.1.10, 10.77.1.10, '],
       /agent\.yaml:\d+: endpoints\[0\]\.addresses: names an address twice/,

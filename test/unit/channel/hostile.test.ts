@@ -166,6 +166,14 @@ describe('by its certificate', () => {
     await vi.waitFor(() => expect(peer.farewell()).toBe('PEER_CERTIFICATE_REJECTED'));
   });
 
+  it('of a lower incarnation than one that outlived the last agent: refused', async () => {
+    const again = await cluster.start('again', { seenIncarnation: (node) => (node === evil.id ? 4n : undefined) });
+    const peer = rawTls(again.port, authority.issue({ spiffeId: evil.spiffeId, incarnation: '3' }));
+    await vi.waitFor(() => expect(again.refusals()).toEqual(['PEER_INCARNATION_BARRED']));
+    peer.socket.destroy();
+    await greetedTls(again.port, authority.issue({ spiffeId: evil.spiffeId, incarnation: '4' }));
+  });
+
   it('revoked: refused, and told why', async () => {
     victim.revoked = ({ node }) => node === evil.spiffeId;
     const peer = rawTls(victim.port, evilSvid);

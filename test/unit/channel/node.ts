@@ -9,7 +9,7 @@ import type { PeerChannel } from '../../../src/channel/peer-channel.ts';
 import { type StartedPeerChannels, startPeerChannels } from '../../../src/channel/peer-channels.ts';
 import type { AuditEvent } from '../../../src/model/audit-event.ts';
 import type { NodeInfo, NodeTable, RevocationSubject, Svid, TrustBundle } from '../../../src/model/identity.ts';
-import { nodeId } from '../../../src/model/ids.ts';
+import { type NodeId, nodeId } from '../../../src/model/ids.ts';
 import { nodeSpiffeId, parseNodeName } from '../../../src/model/spiffe-id.ts';
 import type { TestAuthority } from './certificates.ts';
 
@@ -102,6 +102,7 @@ export interface NodeOptions {
   readonly limits?: Partial<ChannelLimits>;
   readonly groups?: string;
   readonly staticAddresses?: StaticAddresses;
+  readonly seenIncarnation?: (node: NodeId) => bigint | undefined;
   /** Its addresses are not put into the table. */
   readonly unlisted?: boolean;
   readonly onFrame?: (channel: PeerChannel, type: FrameType, body: Buffer) => void;
@@ -166,6 +167,7 @@ export class TestNode {
       },
       ...(this.#options.groups === undefined ? {} : { groups: this.#options.groups }),
       staticAddresses: this.#options.staticAddresses ?? new Map(),
+      ...(this.#options.seenIncarnation === undefined ? {} : { seenIncarnation: this.#options.seenIncarnation }),
     });
     if (this.#options.unlisted !== true) {
       this.info = this.#cluster.change(this.info.name, { peerAddresses: [this.address] });
