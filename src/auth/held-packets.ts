@@ -16,6 +16,7 @@ import type { Backoff } from './backoff.ts';
 import type { PairAuthenticator } from './pair-authenticator.ts';
 import type { AuthSettings, PolicyDecisions } from './ports.ts';
 import { nsOfMs } from './units.ts';
+import type { KnownVouch } from './vouch-book.ts';
 import type { VouchClient } from './vouch-client.ts';
 import type { VouchHost } from './vouch-host.ts';
 
@@ -38,6 +39,12 @@ export interface HeldPacketsOptions {
 }
 
 type Step = Result<void, ReasonCode>;
+
+/** Who hosts the other side's address, by its own word. */
+interface Found {
+  readonly node: NodeInfo;
+  readonly vouch: KnownVouch;
+}
 
 /** MISS frames are said and heeded at most once for each key in this time. */
 const MISS_INTERVAL_MS = 1_000;
@@ -91,29 +98,24 @@ export class HeldPackets {
 
   /** Both kinds of miss at egress: the packet waits. */
   async #atSender(signal: DatapathSignal): Promise<Step> {
-    const { host, vouches, pairs } = this.#options;
+    const { host, pairs } = this.#options;
     const neighbour = host.at(signal.remoteAddress);
     if (neighbour !== undefined) {
       if (!neighbour.open) return this.#failed(signal, 'VOUCH_NOT_HOSTED');
       return this.#prove(signal, neighbour.identity, undefined);
     }
-    const reached = await this.#reach(signal);
-    if (!reached.ok) return this.#failed(signal, reached.error);
-    const { node, channel } = reached.value;
-    let vouch = vouches.known(node.id, signal.remoteAddress);
-    if (vouch === undefined || !host.isKnownTo(node.id, signal.localAddress)) {
-      const asked = await vouches.ask(channel, signal.remoteAddress, [signal.localAddress]);
-      if (!asked.ok) return this.#failed(signal, asked.error);
-      vouch = asked.value;
-    }
+    const found = await this.#find(signal);
+    if (!found.ok) return this.#failed(signal, found.error);
+    const { node, vouch } = found.value;
     this.#options.backoff.succeeded(addressKey(signal));
     const step = await this.#prove(signal, vouch.identity, node);
     if (step.ok || step.error !== 'AUTH_NOT_VOUCHED') return step;
     // The peer has lost what it was told: tell it again, once.
-    const again = await vouches.ask(channel, signal.remoteAddress, [signal.localAddress]);
+    const again = await this.#ask(signal, node);
     if (!again.ok) return this.#failed(signal, again.error);
-    pairs.forgive({ ...pairOf(signal, again.value.identity), remoteNode: node.id, authType: 'spiffe' });
-    return this.#prove(signal, again.value.identity, node);
+    const { identity } = again.value.vouch;
+    pairs.forgive({ ...pairOf(signal, identity), remoteNode: node.id, authType: 'spiffe' });
+    return this.#prove(signal, identity, node);
   }
 
   async #prove(signal: DatapathSignal, remote: SecurityIdentity, node: NodeInfo | undefined): Promise<Step> {
@@ -135,30 +137,53 @@ export class HeldPackets {
   /** The packet is gone; the sender's node is told, or asked who its address is. */
   async #atReceiver(signal: DatapathSignal): Promise<Step> {
     if (this.#options.host.at(signal.remoteAddress) !== undefined) return ok(undefined);
-    const reached = await this.#reach(signal);
-    if (!reached.ok) return this.#failed(signal, reached.error);
-    const { node, channel } = reached.value;
     if (signal.kind === 'vouch-miss') {
-      const asked = await this.#options.vouches.ask(channel, signal.remoteAddress, [signal.localAddress]);
-      return asked.ok ? ok(undefined) : this.#failed(signal, asked.error);
+      const found = await this.#find(signal);
+      return found.ok ? ok(undefined) : this.#failed(signal, found.error);
     }
+    const node = this.#options.nodes.byId(signal.remoteNode);
+    if (node === undefined) return this.#failed(signal, 'VOUCH_NO_NODE');
+    const reached = await this.#reach(node);
+    if (!reached.ok) return this.#failed(signal, reached.error);
     const { localIdentity, remoteIdentity } = signal;
     if (this.#isTooSoon(`say|${localIdentity}|${remoteIdentity}|${node.id}`)) return ok(undefined);
-    channel.send(FrameType.FRAME_TYPE_MISS, Miss.encode({ localIdentity, remoteIdentity }).finish());
+    reached.value.send(FrameType.FRAME_TYPE_MISS, Miss.encode({ localIdentity, remoteIdentity }).finish());
     return ok(undefined);
   }
 
-  /** The node, by the kernel's entry or else by a hint, and the channel to it. */
-  async #reach(signal: DatapathSignal): Promise<Result<{ node: NodeInfo; channel: PeerChannel }, ReasonCode>> {
-    const { nodes, channels, selfSpiffeId } = this.#options;
-    const node =
-      signal.remoteNode === LOCAL_NODE ? nodes.byAddress(signal.remoteAddress) : nodes.byId(signal.remoteNode);
-    if (node === undefined) return err('VOUCH_NO_NODE');
-    if (node.spiffeId === selfSpiffeId) return err('VOUCH_NOT_HOSTED');
+  /**
+   * The node that vouches for the other side: the one of the kernel's entry, or else the first of those that may host the address to
+   * say so. All are asked at once: a dead one costs no time. OtherNodesLeaseWins is kept where their answers are taken.
+   */
+  async #find(signal: DatapathSignal): Promise<Result<Found, ReasonCode>> {
+    const { nodes, selfSpiffeId, vouches, host } = this.#options;
+    const { remoteNode, remoteAddress, localAddress } = signal;
+    const entry = nodes.byId(remoteNode);
+    const all = remoteNode === LOCAL_NODE ? nodes.candidates(remoteAddress) : entry === undefined ? [] : [entry];
+    const others = all.filter((node) => node.spiffeId !== selfSpiffeId);
+    if (others.length === 0) return err(all.length === 0 ? 'VOUCH_NO_NODE' : 'VOUCH_NOT_HOSTED');
+    if (signal.direction === 'egress') {
+      for (const node of others) {
+        const vouch = vouches.known(node.id, remoteAddress);
+        if (vouch !== undefined && host.isKnownTo(node.id, localAddress)) return ok({ node, vouch });
+      }
+    }
+    return firstOk(others.map((node) => this.#ask(signal, node)));
+  }
+
+  async #ask(signal: DatapathSignal, node: NodeInfo): Promise<Result<Found, ReasonCode>> {
+    const reached = await this.#reach(node);
+    if (!reached.ok) return reached;
+    const asked = await this.#options.vouches.ask(reached.value, signal.remoteAddress, [signal.localAddress]);
+    return asked.ok ? ok({ node, vouch: asked.value }) : asked;
+  }
+
+  async #reach(node: NodeInfo): Promise<Result<PeerChannel, ReasonCode>> {
+    const { channels } = this.#options;
     const open = channels.get(node);
-    if (open !== undefined) return ok({ node, channel: open });
+    if (open !== undefined) return ok(open);
     try {
-      return ok({ node, channel: await channels.open(node) });
+      return ok(await channels.open(node));
     } catch (thrown) {
       return err(reasonOf(thrown));
     }
@@ -210,6 +235,14 @@ export function addressKey(signal: Pick<DatapathSignal, 'localAddress' | 'remote
 
 function pairOf(signal: DatapathSignal, remote: SecurityIdentity): Pick<AuthKey, 'local' | 'remote'> {
   return { local: signal.localIdentity, remote };
+}
+
+/** The first that is ok, or else why the first of them is not. */
+function firstOk<T>(attempts: readonly Promise<Result<T, ReasonCode>>[]): Promise<Result<T, ReasonCode>> {
+  return new Promise((resolve, reject) => {
+    for (const attempt of attempts) attempt.then((result) => (result.ok ? resolve(result) : undefined), reject);
+    void Promise.allSettled(attempts).then(async () => resolve(await attempts[0]!), reject);
+  });
 }
 
 /** PeerChannels.open rejects with an error that carries a reason code. */

@@ -138,7 +138,7 @@ export class VouchClient {
     const old = held.filter((entry) => entry.incarnation < incarnation);
     await Promise.all(old.map((entry) => this.tables.drop(entry.address, node)));
     if (channel.closed || this.#sessions.get(channel) !== session) return;
-    channel.send(FrameType.FRAME_TYPE_RESET_ACK, ResetAck.encode({ incarnation }).finish());
+    channel.send(FrameType.FRAME_TYPE_RESET_ACK, ResetAck.encode({ incarnation, kept: [], more: false }).finish());
     session.incarnation = incarnation;
     session.setReady();
     this.#renew(node);

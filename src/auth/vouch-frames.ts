@@ -99,6 +99,7 @@ export class VouchFrames {
         spiffeId: owner.spiffeId,
         generation: owner.generation,
         leaseMs,
+        succeeds: false,
       })),
     });
     channel.send(FrameType.FRAME_TYPE_VOUCH_REPLY, reply.finish());

@@ -152,6 +152,11 @@ export class VouchHost {
     return this.#open.has(identity);
   }
 
+  /** Of open endpoints. */
+  openIdentities(): Iterable<SecurityIdentity> {
+    return this.#open.keys();
+  }
+
   /** Does the peer hold a lease on the address's present owner, with at least a third of it left? */
   isKnownTo(peer: NodeId, address: IpAddress): boolean {
     const owner = this.#owners.get(address);
@@ -177,7 +182,10 @@ export class VouchHost {
   /** RESET is the first thing a peer hears. Nothing is vouched on the channel before it is acked. */
   channelOpened(channel: PeerChannel): void {
     this.#sessions.set(channel, { resetAcked: false, pending: new Map() });
-    channel.send(FrameType.FRAME_TYPE_RESET, Reset.encode({ incarnation: this.#options.incarnation }).finish());
+    channel.send(
+      FrameType.FRAME_TYPE_RESET,
+      Reset.encode({ incarnation: this.#options.incarnation, keeps: [], more: false }).finish(),
+    );
   }
 
   channelClosed(channel: PeerChannel): void {

@@ -47,8 +47,8 @@ export interface NodeTable {
   byName(name: NodeName): NodeInfo | undefined;
   byId(id: NodeId): NodeInfo | undefined;
   bySpiffeId(spiffeId: SpiffeId): NodeInfo | undefined;
-  /** A hint where an address lives, from the prefixes. A hint never admits a packet. */
-  byAddress(address: IpAddress): NodeInfo | undefined;
+  /** Hints where an address may live, from the prefixes: the most specific first, 8 at most. A hint never admits a packet. */
+  candidates(address: IpAddress): readonly NodeInfo[];
   nodes(): readonly NodeInfo[];
 }
 

@@ -148,10 +148,6 @@ export class Nodes implements NodeTable {
     return [...new Set(this.#byPrefix.covering(address))].slice(0, MAX_NODES_PER_ADDRESS);
   }
 
-  byAddress(address: IpAddress): NodeInfo | undefined {
-    return this.candidates(address)[0];
-  }
-
   nodes(): readonly NodeInfo[] {
     return [...this.#byName.values()];
   }

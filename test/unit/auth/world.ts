@@ -400,7 +400,8 @@ export class World {
     byName: (name: NodeName) => this.nodes.find((n) => n.name === name)?.info,
     byId: (id: NodeId) => this.nodes.find((n) => n.info.id === id)?.info,
     bySpiffeId: (id: SpiffeId) => this.nodes.find((n) => n.info.spiffeId === id)?.info,
-    byAddress: (ip: IpAddress) => this.nodes.find((n) => n.info.prefixes.some((p) => prefixContains(p, ip)))?.info,
+    candidates: (ip: IpAddress) =>
+      this.nodes.filter((n) => n.info.prefixes.some((p) => prefixContains(p, ip))).map((n) => n.info),
     nodes: () => this.nodes.map((n) => n.info),
   };
 
