@@ -294,6 +294,7 @@ export class SimNode {
           this.kernelRefused.set(keyText(key), untilNs);
         }
       },
+      forgetRefusals: () => this.kernelRefused.clear(),
       list: () => [...this.kernelAuth.values()],
     };
   }
