@@ -1,7 +1,7 @@
 /**
  * Auth entries with what they rest on, beside the kernel's table: so that a revocation, a lost vouch or a changed policy deletes exactly
  * the entries it concerns, at once. Entries found in the table at the start (an earlier life of the agent) rest on proofs that
- * nobody remembers: they live on to their end, and any revocation takes them all.
+ * nobody remembers: they live on until they are proven anew, or not in time, and any revocation takes those that are left.
  */
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { AuthEntry, AuthKey, AuthTable } from '../model/datapath.ts';
@@ -22,6 +22,11 @@ export interface AuthRecord extends AuthEntry {
   readonly correlation: string;
 }
 
+/** Nobody remembers what it rests on: an earlier life of the agent wrote it, and it has not been proven anew yet. */
+export function isAdopted(record: AuthRecord): boolean {
+  return record.remoteProof === undefined;
+}
+
 export type WhyGone = { readonly kind: 'auth.revoked' | 'auth.expired'; readonly reason: ReasonCode };
 
 export interface AuthEntriesOptions {
@@ -34,6 +39,7 @@ export class AuthEntries {
   readonly #options: AuthEntriesOptions;
   readonly #ofNode = new Map<NodeId, Map<number | string, AuthRecord>>();
   #size = 0;
+  #adopted = 0;
   /** Which certificates entries rest on, by digest, and how many do. Which ones is looked for when one is revoked. */
   readonly #certificates = new Map<string, { readonly subject: RevocationSubject; entries: number }>();
 
@@ -42,6 +48,8 @@ export class AuthEntries {
   }
 
   adopt(nowNs: bigint): void {
+    // Nobody remembers why they were refused either: their next packet is held again.
+    this.#options.table.forgetRefusals();
     for (const entry of this.#options.table.list()) {
       // Field by field: there may be hundreds of thousands, and a spread object takes half as much again.
       const { local, remote, remoteNode, authType, expiresAtNs, epoch } = entry;
@@ -90,12 +98,25 @@ export class AuthEntries {
     return [...(this.#ofNode.get(node)?.values() ?? [])];
   }
 
-  /** The kernel's table first: once this returns, packets pass. */
-  write(record: AuthRecord): void {
-    const { local, remote, remoteNode, authType, expiresAtNs, epoch } = record;
-    this.#options.table.put({ local, remote, remoteNode, authType, expiresAtNs, epoch });
-    this.#unlink(record);
-    this.#add(record);
+  /** The kernel's table first: once this returns, packets pass. Many in one call of the kernel. */
+  write(records: readonly AuthRecord[]): void {
+    const [first] = records;
+    if (first === undefined) return;
+    if (records.length === 1) this.#options.table.put(entryOf(first));
+    else this.#options.table.putAll(records.map(entryOf));
+    for (const record of records) {
+      this.#unlink(record);
+      this.#add(record);
+    }
+  }
+
+  /** Those of the node that nobody has proven since the agent started. */
+  adoptedOf(node: NodeId): AuthRecord[] {
+    return this.#adopted === 0 ? [] : this.ofNode(node).filter(isAdopted);
+  }
+
+  get adopted(): number {
+    return this.#adopted;
   }
 
   /**
@@ -129,6 +150,7 @@ export class AuthEntries {
     const records = this.#ofNode.get(record.remoteNode) ?? new Map<number | string, AuthRecord>();
     this.#ofNode.set(record.remoteNode, records.set(pairKey(record), record));
     this.#size += 1;
+    if (isAdopted(record)) this.#adopted += 1;
     for (const [digest, subject] of certificatesOf(record)) {
       const resting = this.#certificates.get(digest);
       if (resting === undefined) this.#certificates.set(digest, { subject, entries: 1 });
@@ -145,12 +167,18 @@ export class AuthEntries {
     records.delete(pairKey(key));
     if (records.size === 0) this.#ofNode.delete(key.remoteNode);
     this.#size -= 1;
+    if (isAdopted(record)) this.#adopted -= 1;
     for (const [digest] of certificatesOf(record)) {
       const resting = this.#certificates.get(digest)!;
       resting.entries -= 1;
       if (resting.entries === 0) this.#certificates.delete(digest);
     }
   }
+}
+
+/** Field by field: there may be hundreds of thousands, and a spread object takes half as much again. */
+function entryOf({ local, remote, remoteNode, authType, expiresAtNs, epoch }: AuthRecord): AuthEntry {
+  return { local, remote, remoteNode, authType, expiresAtNs, epoch };
 }
 
 export function authKeyText(key: AuthKey): string {

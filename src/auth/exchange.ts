@@ -20,59 +20,15 @@ import {
   ProveRequest,
   ProveResult,
 } from '../../proto/gen/countersign/peer/v1/peer.ts';
-import type { Clock } from '../base/clock.ts';
-import { err, ok, type Result } from '../base/errors.ts';
+import { err, ok } from '../base/errors.ts';
 import { type ReasonCode, reasonCodes } from '../base/registry/reason-codes.ts';
-import type { Timers } from '../base/timers.ts';
 import type { PeerChannel } from '../channel/peer-channel.ts';
-import { AUTH_TYPE_CODE, type AuthType } from '../model/datapath.ts';
+import { AUTH_TYPE_CODE } from '../model/datapath.ts';
 import { type SecurityIdentity, securityIdentity } from '../model/ids.ts';
 import type { AuthRecord } from './auth-entries.ts';
-import type { OwnProof } from './own-proof.ts';
-import type { AuthSettings } from './ports.ts';
-import { createAuthenticator, createEmptyAuthenticator } from './rfc9261/authenticator.ts';
-import { type AuthenticatorKeys, deriveAuthenticatorKeys } from './rfc9261/keys.ts';
-import { RequestLedger } from './rfc9261/ledger.ts';
-import { nsOfMs } from './units.ts';
-import { checkStanding, type Proof, type ProofFacts, verifyProof } from './verify-proof.ts';
+import type { ChannelProofs } from './channel-proofs.ts';
+import { type ExchangeHost, lifeLeftMs, type Outcome, type Pair, type ProvenPair } from './exchange-host.ts';
 
-export interface Pair {
-  readonly local: SecurityIdentity;
-  readonly remote: SecurityIdentity;
-}
-
-/** Both sides' proofs of one pair, on this channel, ready to be written. */
-export interface ProvenPair extends Pair {
-  readonly own: OwnProof;
-  readonly remoteProof: Proof;
-  readonly initiated: boolean;
-  readonly correlation: string;
-  /** Unix ms: the peer's entry lives no longer. */
-  readonly peerUntilMs: number | undefined;
-}
-
-/** What an exchange needs of its node. */
-export interface ExchangeHost {
-  readonly facts: ProofFacts;
-  /** The datapath's epoch now. */
-  epoch(): number;
-  own(identity: SecurityIdentity): Result<OwnProof, ReasonCode>;
-  /** Does an open endpoint of this node have the identity? */
-  hosts(identity: SecurityIdentity): boolean;
-  authTypesOf(a: SecurityIdentity, b: SecurityIdentity): readonly AuthType[];
-  /** undefined: no vouch for it is on its way into the tables. */
-  settled(remote: SecurityIdentity): Promise<unknown> | undefined;
-  /** Writes the kernel's entry. */
-  write(pair: ProvenPair): AuthRecord;
-  erase(record: AuthRecord, reason: ReasonCode): void;
-  /** A responder's exchange ended: its own held packets may go, or not. */
-  answered(pair: Pair, correlation: string, outcome: Result<AuthRecord, ReasonCode>): void;
-  readonly settings: Pick<AuthSettings, 'authTimeoutMs' | 'queueSize'>;
-  readonly clock: Clock;
-  readonly timers: Timers;
-}
-
-type Outcome = Result<AuthRecord, ReasonCode>;
 type Finish = (outcome: Outcome) => void;
 
 interface Initiated {
@@ -84,6 +40,8 @@ interface Initiated {
   proofSentMs: number;
   readonly finish: Finish;
   readonly cancelTimeout: () => void;
+  /** Begun again, because a proof that stood here did not stand there. */
+  readonly again: boolean;
 }
 
 interface Responded {
@@ -99,43 +57,29 @@ interface Responded {
 }
 
 const NONE = Buffer.alloc(0);
-/** A cached proof serves new entries for this part of its life, so that a renewal begins with a fresh one. */
-const FRESH_PART = 0.7;
 
 export class Exchanges {
   readonly #channel: PeerChannel;
   readonly #host: ExchangeHost;
-  readonly #keys: AuthenticatorKeys;
-  readonly #ledger: RequestLedger;
-  readonly #proofs = new Map<SecurityIdentity, Proof>();
+  readonly #proofs: ChannelProofs;
   readonly #initiated = new Map<bigint, Initiated>();
   readonly #responded = new Map<bigint, Responded>();
   /** Odd for the TLS client, even for the server: one number names one exchange, whoever began it. */
   #nextId: bigint;
   #lastTheirs = 0n;
 
-  /** @throws when the channel is closed. */
-  constructor(channel: PeerChannel, host: ExchangeHost) {
+  constructor(channel: PeerChannel, host: ExchangeHost, proofs: ChannelProofs) {
     this.#channel = channel;
     this.#host = host;
-    this.#keys = deriveAuthenticatorKeys(channel);
-    this.#ledger = new RequestLedger(this.#keys, host.clock, {
-      open: 2 * host.settings.queueSize,
-      deadlineMs: host.settings.authTimeoutMs,
-    });
+    this.#proofs = proofs;
     this.#nextId = channel.role === 'client' ? 1n : 2n;
   }
 
   /** Proves the pair to the peer and the peer's to this node. Resolves when both entries are written, or with why not. */
   prove(pair: Pair): Promise<Outcome> {
     const { promise, resolve } = Promise.withResolvers<Outcome>();
-    this.#begin(pair, resolve);
+    this.#begin(pair, resolve, false);
     return promise;
-  }
-
-  /** Proofs made before are verified anew from here on: a bundle changed, or something was revoked. */
-  forgetProofs() {
-    this.#proofs.clear();
   }
 
   closed() {
@@ -143,24 +87,25 @@ export class Exchanges {
     for (const id of [...this.#responded.keys()]) this.#endResponded(id, err('PEER_CHANNEL_CLOSED'));
   }
 
-  #begin(pair: Pair, finish: Finish) {
+  #begin(pair: Pair, finish: Finish, again: boolean) {
     for (const exchange of this.#responded.values()) {
       if (isSame(exchange.pair, pair)) return void exchange.riders.push(finish);
     }
     const own = this.#host.own(pair.local);
     if (!own.ok) return finish(own);
     const epoch = this.#host.epoch();
-    const request = this.#standingProof(pair.remote) === undefined ? this.#ledger.issue() : undefined;
-    if (request !== undefined && !request.ok) return finish(request);
+    const request = this.#proofs.ask(pair.remote);
+    if (!request.ok) return finish(request);
     const id = this.#nextId;
     this.#nextId += 2n;
     this.#initiated.set(id, {
       pair,
-      request: request?.value,
+      request: request.value,
       epoch,
       state: 'asked',
       proofSentMs: 0,
       finish,
+      again,
       cancelTimeout: this.#deadline(() => this.#giveUp(id, 'AUTH_TIMEOUT')),
     });
     this.#send(
@@ -170,7 +115,7 @@ export class Exchanges {
         localIdentity: pair.local,
         remoteIdentity: pair.remote,
         authType: AUTH_TYPE_CODE.spiffe,
-        authenticatorRequest: request?.value ?? NONE,
+        authenticatorRequest: request.value ?? NONE,
         flow: undefined,
         localCertificate: Buffer.from(own.value.digest, 'hex'),
       }),
@@ -187,7 +132,7 @@ export class Exchanges {
     const pair = { local: securityIdentity(message.remoteIdentity), remote: securityIdentity(message.localIdentity) };
     const theirRequest = message.authenticatorRequest;
     if (theirRequest.length > 0) {
-      const admitted = this.#ledger.admit(theirRequest);
+      const admitted = this.#proofs.admit(theirRequest);
       if (!admitted.ok) return this.#sayNo(id, admitted.error);
     }
     if (message.authType !== AUTH_TYPE_CODE.spiffe) return this.#sayNo(id, 'AUTH_BAD_REQUEST');
@@ -201,16 +146,18 @@ export class Exchanges {
       this.#takeInitiated(ownId);
       riders.push(exchange.finish);
     }
+    const certificate = message.localCertificate;
+    if (certificate.length > 0) this.#proofs.expect(pair.remote, certificate.toString('hex'));
     const epoch = this.#host.epoch();
-    const request = this.#standingProof(pair.remote) === undefined ? this.#ledger.issue() : undefined;
-    if (request !== undefined && !request.ok) {
+    const request = this.#proofs.ask(pair.remote);
+    if (!request.ok) {
       for (const finish of riders) finish(request);
       return this.#sayNo(id, request.error);
     }
     this.#responded.set(id, {
       pair,
       theirRequest: Buffer.from(theirRequest),
-      request: request?.value,
+      request: request.value,
       epoch,
       state: 'challenged',
       record: undefined,
@@ -219,7 +166,7 @@ export class Exchanges {
     });
     this.#send(
       FrameType.FRAME_TYPE_PROVE_CHALLENGE,
-      ProveChallenge.encode({ exchange: id, authenticatorRequest: request?.value ?? NONE }),
+      ProveChallenge.encode({ exchange: id, authenticatorRequest: request.value ?? NONE }),
     );
   }
 
@@ -230,7 +177,9 @@ export class Exchanges {
     if (exchange?.state !== 'asked') return;
     let authenticator: Buffer = NONE;
     if (message.authenticatorRequest.length > 0) {
-      const answer = this.#answer(exchange.pair.local, message.authenticatorRequest, true);
+      const admitted = this.#proofs.admit(message.authenticatorRequest);
+      if (!admitted.ok) return this.#giveUp(message.exchange, admitted.error);
+      const answer = this.#proofs.answer(exchange.pair.local, message.authenticatorRequest);
       if (!answer.ok) return this.#giveUp(message.exchange, answer.error);
       authenticator = answer.value.authenticator;
       if (answer.value.refusal !== undefined) {
@@ -263,6 +212,12 @@ export class Exchanges {
     if (answered !== undefined) return this.#confirmed(message.exchange, answered, reason);
     const exchange = this.#initiated.get(message.exchange);
     if (exchange === undefined || exchange.state === 'verifying') return;
+    if (reason === 'AUTH_EXPIRED' && exchange.request === undefined && !exchange.again) {
+      // What was proven to this node is no longer what the peer proves itself with: asked anew, once.
+      this.#takeInitiated(message.exchange);
+      this.#proofs.forget(exchange.pair.remote);
+      return this.#begin(exchange.pair, exchange.finish, true);
+    }
     if (reason !== undefined) return this.#endInitiated(message.exchange, err(reason));
     if (exchange.state !== 'proved') return this.#channel.close('PEER_FRAME_UNEXPECTED');
     exchange.state = 'verifying';
@@ -273,7 +228,7 @@ export class Exchanges {
 
   #judge(id: bigint, exchange: Responded, authenticator: Buffer) {
     const { pair } = exchange;
-    const proof = this.#proofOf(pair.remote, exchange.request, exchange.epoch, authenticator);
+    const proof = this.#proofs.take(pair.remote, exchange.request, exchange.epoch, authenticator);
     if (!proof.ok) return this.#refuse(id, proof.error);
     // From here on the initiator has proved itself: it may learn what this node does and does not have.
     if (!this.#host.authTypesOf(pair.local, pair.remote).includes('spiffe'))
@@ -281,14 +236,16 @@ export class Exchanges {
     if (!this.#host.hosts(pair.local)) return this.#refuse(id, 'AUTH_NOT_VOUCHED');
     let shown: Buffer = NONE;
     if (exchange.theirRequest.length > 0) {
-      const answer = this.#answer(pair.local, exchange.theirRequest, false);
+      const answer = this.#proofs.answer(pair.local, exchange.theirRequest);
       if (!answer.ok) return this.#refuse(id, answer.error);
       shown = answer.value.authenticator;
       if (answer.value.refusal !== undefined) return this.#refuse(id, answer.value.refusal, shown);
     }
     const own = this.#host.own(pair.local);
     if (!own.ok) return this.#refuse(id, own.error);
-    const record = this.#host.write({
+    // The initiator relies on what was shown to it before: it must be what this node would show now.
+    if (exchange.theirRequest.length === 0 && !this.#proofs.isShown(own.value)) return this.#refuse(id, 'AUTH_EXPIRED');
+    const record = this.#write({
       ...pair,
       own: own.value,
       remoteProof: proof.value,
@@ -303,12 +260,12 @@ export class Exchanges {
 
   #conclude(id: bigint, exchange: Initiated, message: ProveResult) {
     const { pair } = exchange;
-    const proof = this.#proofOf(pair.remote, exchange.request, exchange.epoch, message.authenticator);
+    const proof = this.#proofs.take(pair.remote, exchange.request, exchange.epoch, message.authenticator);
     if (!proof.ok) return this.#giveUp(id, proof.error);
     const own = this.#host.own(pair.local);
     if (!own.ok) return this.#giveUp(id, own.error);
     if (!this.#host.hosts(pair.local)) return this.#giveUp(id, 'AUTH_NOT_VOUCHED');
-    const record = this.#host.write({
+    const record = this.#write({
       ...pair,
       own: own.value,
       remoteProof: proof.value,
@@ -328,51 +285,8 @@ export class Exchanges {
     this.#endResponded(id, ok(exchange.record));
   }
 
-  /** The proof that stands on this channel, or the one that this authenticator is. */
-  #proofOf(
-    identity: SecurityIdentity,
-    request: Buffer | undefined,
-    epoch: number,
-    authenticator: Buffer,
-  ): Result<Proof, ReasonCode> {
-    const { facts } = this.#host;
-    if (request === undefined) {
-      const cached = this.#proofs.get(identity);
-      if (cached === undefined) return err('AUTH_EXPIRED');
-      const refusal = checkStanding(facts, cached);
-      return refusal === undefined ? ok(cached) : err(refusal);
-    }
-    const { id: node, spiffeId: nodeSpiffeId } = this.#channel.peer;
-    const outcome = this.#ledger.answer(request, authenticator);
-    const proof = verifyProof(facts, { identity, node, nodeSpiffeId, epoch }, outcome);
-    if (proof.ok) this.#proofs.set(identity, proof.value);
-    return proof;
-  }
-
-  /** Fit to rest a new entry on: it stands, it is of this epoch, and most of its life is still to come. */
-  #standingProof(identity: SecurityIdentity): Proof | undefined {
-    const proof = this.#proofs.get(identity);
-    if (proof === undefined) return undefined;
-    const freshUntilMs = proof.provenAtMs + FRESH_PART * (proof.validUntilMs - proof.provenAtMs);
-    const isFit = proof.epoch === this.#host.epoch() && this.#host.clock.nowMs() < freshUntilMs;
-    return isFit && checkStanding(this.#host.facts, proof) === undefined ? proof : undefined;
-  }
-
-  /** An authenticator for our identity; an empty one, with the reason, if there is nothing to prove it with. */
-  #answer(
-    identity: SecurityIdentity,
-    request: Buffer,
-    admit: boolean,
-  ): Result<{ authenticator: Buffer; refusal: ReasonCode | undefined }, ReasonCode> {
-    if (admit) {
-      const admitted = this.#ledger.admit(request);
-      if (!admitted.ok) return admitted;
-    }
-    const own = this.#host.own(identity);
-    const made = own.ok ? createAuthenticator(this.#keys, request, own.value.svid) : own;
-    if (made.ok) return ok({ authenticator: made.value, refusal: undefined });
-    const empty = createEmptyAuthenticator(this.#keys, request);
-    return empty.ok ? ok({ authenticator: empty.value, refusal: made.error }) : empty;
+  #write(pair: ProvenPair): AuthRecord {
+    return this.#host.write([pair])[0]!;
   }
 
   #whenSettled(remote: SecurityIdentity, next: () => void) {
@@ -397,7 +311,7 @@ export class Exchanges {
     if (exchange === undefined) return undefined;
     this.#initiated.delete(id);
     exchange.cancelTimeout();
-    if (exchange.request !== undefined) this.#ledger.cancel(exchange.request);
+    if (exchange.request !== undefined) this.#proofs.cancel(exchange.request);
     return exchange;
   }
 
@@ -411,8 +325,8 @@ export class Exchanges {
     if (exchange === undefined) return;
     this.#responded.delete(id);
     exchange.cancelTimeout();
-    if (exchange.request !== undefined) this.#ledger.cancel(exchange.request);
-    if (!outcome.ok && exchange.record !== undefined) this.#host.erase(exchange.record, outcome.error);
+    if (exchange.request !== undefined) this.#proofs.cancel(exchange.request);
+    if (!outcome.ok && exchange.record !== undefined) this.#host.erase([exchange.record], outcome.error);
     this.#host.answered(exchange.pair, this.#correlation(id), outcome);
     for (const finish of exchange.riders) finish(outcome);
   }
@@ -434,8 +348,7 @@ export class Exchanges {
 
   #sendResult(id: bigint, result: { record: AuthRecord; authenticator: Buffer }) {
     const { record, authenticator } = result;
-    const leftNs = record.expiresAtNs - this.#host.clock.bootNs();
-    const validMs = leftNs > 0n ? leftNs / nsOfMs(1) : 0n;
+    const validMs = lifeLeftMs(record, this.#host.clock);
     this.#send(
       FrameType.FRAME_TYPE_PROVE_RESULT,
       ProveResult.encode({ exchange: id, ok: true, reason: '', validMs, authenticator }),
@@ -456,7 +369,7 @@ function isSame(a: Pair, b: Pair): boolean {
 }
 
 /** undefined: ok. A code that this build does not know is a refusal all the same. */
-function reasonOf(message: ProveResult): ReasonCode | undefined {
+export function reasonOf(message: { readonly ok: boolean; readonly reason: string }): ReasonCode | undefined {
   if (message.ok) return undefined;
   return Object.hasOwn(reasonCodes, message.reason) ? (message.reason as ReasonCode) : 'AUTH_REFUSED';
 }

@@ -1,7 +1,11 @@
 /** What the auth manager can say about itself: for `countersign auth list`, `peers` and `explain`. Plain data, ready for JSON. */
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
-import type { AuthRecord } from './auth-entries.ts';
-import type { Failure } from './backoff.ts';
+import { type IpAddress, LOCAL_NODE, type NodeId, type SecurityIdentity } from '../model/ids.ts';
+import { type AuthRecord, isAdopted } from './auth-entries.ts';
+import type { Backoff, Failure } from './backoff.ts';
+import type { OwnProofs } from './own-proof.ts';
+import type { PolicyDecisions } from './ports.ts';
+import type { Proofs } from './proofs.ts';
 import type { KnownVouch } from './vouch-book.ts';
 
 export interface AuthEntryView {
@@ -19,6 +23,8 @@ export interface AuthEntryView {
   readonly epoch: number;
   readonly initiated: boolean;
   readonly correlation: string;
+  /** Written before the agent's restart and not proven anew yet. */
+  readonly adopted: boolean;
 }
 
 export interface VouchView {
@@ -44,6 +50,7 @@ export interface FailureView {
   readonly localAddress?: string;
   readonly remoteAddress?: string;
   readonly remoteNode?: number;
+  readonly remoteNodeName?: string | undefined;
 }
 
 export interface PairExplanation {
@@ -55,6 +62,13 @@ export interface PairExplanation {
   readonly toHostedHere: boolean;
   /** Vouches for `to` or `from` by other nodes. */
   readonly vouches: readonly VouchView[];
+  /** For each node that vouches: do authenticators of both stand on its channel? */
+  readonly authenticators: readonly {
+    readonly node: number;
+    readonly nodeName: string | undefined;
+    readonly remote: number;
+    readonly onChannel: boolean;
+  }[];
   readonly entries: readonly AuthEntryView[];
   /** Why there is no proof of an own workload, if there is none. */
   readonly ownProof: { readonly identity: number; readonly refusal: ReasonCode | undefined }[];
@@ -62,6 +76,72 @@ export interface PairExplanation {
     | { readonly atMs: number; readonly handshakeMs: number; readonly correlation: string }
     | undefined;
   readonly failures: readonly FailureView[];
+}
+
+export interface Explaining {
+  readonly proofs: Proofs;
+  readonly owns: OwnProofs;
+  /** By key of the pair, and by pair of addresses. */
+  readonly pairBackoff: Backoff;
+  readonly addressBackoff: Backoff;
+  hosts(identity: SecurityIdentity): boolean;
+  /** Whose the address of this node is. */
+  identityAt(address: IpAddress): SecurityIdentity | undefined;
+  policy(): PolicyDecisions;
+  vouches(): readonly VouchView[];
+  nodeName(node: NodeId): string | undefined;
+  readonly nowNs: bigint;
+}
+
+/** Everything known of a pair, in both orders. */
+export function explainPair(from: SecurityIdentity, to: SecurityIdentity, parts: Explaining): PairExplanation {
+  const { proofs, owns, hosts, nowNs } = parts;
+  const concerns = (local: number, remote: number) =>
+    (local === from && remote === to) || (local === to && remote === from);
+  const hosted = [...new Set([from, to])].filter((identity) => hosts(identity));
+  const entries = proofs.pairs.entries.list().filter((record) => concerns(record.local, record.remote));
+  const pairFailures = [...parts.pairBackoff.all()].flatMap(([key, failure]) => {
+    const [local, remote, node] = key.split('/').map(Number) as [number, number, NodeId];
+    if (!concerns(local, remote)) return [];
+    return [{ ...viewOfFailure(failure, nowNs), remoteNode: node, remoteNodeName: parts.nodeName(node) }];
+  });
+  const addressFailures = [...parts.addressBackoff.all()].flatMap(([key, failure]) => {
+    const [localAddress, remoteAddress] = key.split('|') as [IpAddress, IpAddress];
+    const local = parts.identityAt(localAddress);
+    if (local === undefined || !hosted.includes(local)) return [];
+    return [{ ...viewOfFailure(failure, nowNs), localAddress, remoteAddress }];
+  });
+  const proven = (local: SecurityIdentity, remote: SecurityIdentity, remoteNode: NodeId) =>
+    remoteNode === LOCAL_NODE || proofs.onChannels.isProven({ local, remote, remoteNode, authType: 'spiffe' });
+  const vouches = parts.vouches().filter((vouch) => vouch.identity === from || vouch.identity === to);
+  const other = (identity: number) => (identity === from ? to : from);
+  return {
+    from,
+    to,
+    required: parts.policy().authTypesOf(from, to),
+    fromHostedHere: hosted.includes(from),
+    toHostedHere: hosted.includes(to),
+    vouches,
+    authenticators: vouches.flatMap(({ identity, node, nodeName }) =>
+      hosts(other(identity) as SecurityIdentity)
+        ? [
+            {
+              node,
+              nodeName,
+              remote: identity,
+              onChannel: proven(other(identity) as SecurityIdentity, identity as SecurityIdentity, node as NodeId),
+            },
+          ]
+        : [],
+    ),
+    entries: entries.map((record) => viewOfEntry(record, parts.nodeName(record.remoteNode), nowNs)),
+    ownProof: hosted.map((identity) => {
+      const own = owns.of(identity);
+      return { identity, refusal: own.ok ? undefined : own.error };
+    }),
+    lastSuccess: proofs.pairs.successesOf(concerns).sort((a, b) => b.atMs - a.atMs)[0],
+    failures: [...pairFailures, ...addressFailures].sort((a, b) => b.atMs - a.atMs),
+  };
 }
 
 export function viewOfEntry(record: AuthRecord, nodeName: string | undefined, nowNs: bigint): AuthEntryView {
@@ -78,6 +158,7 @@ export function viewOfEntry(record: AuthRecord, nodeName: string | undefined, no
     epoch: record.epoch,
     initiated: record.initiated,
     correlation: record.correlation,
+    adopted: isAdopted(record),
   };
 }
 

@@ -15,7 +15,7 @@ import type {
   SvidSource,
   TrustBundles,
 } from '../model/identity.ts';
-import type { IpAddress, SecurityIdentity } from '../model/ids.ts';
+import type { IpAddress, NodeId, SecurityIdentity } from '../model/ids.ts';
 import type { AuthRecord } from './auth-entries.ts';
 import type { AuthEntryView, PairExplanation, VouchView } from './explain.ts';
 import type { AuthSettings, PolicyDecisions, TunnelBinding } from './ports.ts';
@@ -43,6 +43,8 @@ export interface AuthManagerOptions {
   endpointOpened(endpoint: HostedEndpoint): void;
   /** Is a remote address worth renewing its lease? Left out: every known one is. */
   inUse?(address: IpAddress): boolean;
+  /** When a packet last passed between here and the node, CLOCK_BOOTTIME. Left out: everything counts as used. */
+  lastUse?(node: NodeId): bigint | undefined;
   readonly audit: AuditSink;
   readonly clock: Clock;
   readonly timers: Timers;

@@ -7,22 +7,22 @@ import { err, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { PeerChannel } from '../channel/peer-channel.ts';
 import type { AuthKey, DatapathSignal } from '../model/datapath.ts';
-import { type IpAddress, LOCAL_NODE, type NodeId, type SecurityIdentity } from '../model/ids.ts';
+import { LOCAL_NODE, type NodeId, type SecurityIdentity } from '../model/ids.ts';
 import type { AuthRecord } from './auth-entries.ts';
 import { Backoff } from './backoff.ts';
 import {
   type AuthEntryView,
+  explainPair,
   type PairExplanation,
   type VouchView,
   viewOfEntry,
-  viewOfFailure,
   viewOfVouch,
 } from './explain.ts';
 import { HeldPackets } from './held-packets.ts';
 import type { AuthManager, AuthManagerOptions } from './manager-api.ts';
 import { OwnProofs } from './own-proof.ts';
-import { PairAuthenticator } from './pair-authenticator.ts';
 import { DEFAULT_AUTH_SETTINGS } from './ports.ts';
+import { Proofs } from './proofs.ts';
 import { Redial } from './redial.ts';
 import type { ProofFacts } from './verify-proof.ts';
 import { VouchClient } from './vouch-client.ts';
@@ -44,7 +44,7 @@ class Manager implements AuthManager {
   readonly #options: AuthManagerOptions;
   readonly #host: VouchHost;
   readonly #vouches: VouchClient;
-  readonly #pairs: PairAuthenticator;
+  readonly #proofs: Proofs;
   readonly #held: HeldPackets;
   readonly #owns: OwnProofs;
   readonly #pairBackoff: Backoff;
@@ -82,6 +82,7 @@ class Manager implements AuthManager {
       opened: (endpoint) => {
         options.endpointOpened(endpoint);
         for (const channel of channels.list()) this.#vouches.offer(channel, endpoint.addresses);
+        this.#proofs.ahead.changed(LOCAL_NODE, { locals: new Set([endpoint.identity]) });
       },
       audit,
       clock,
@@ -97,7 +98,8 @@ class Manager implements AuthManager {
       ...(options.inUse === undefined ? {} : { inUse: (address) => options.inUse!(address) }),
       ownOpen: () => this.#host.list().flatMap(({ endpoint }) => (endpoint.open ? endpoint.addresses : [])),
       isKnownTo: (peer, address) => this.#host.isKnownTo(peer, address),
-      lost: (node, identity) => this.#pairs.lostVouch(node, identity),
+      lost: (node, identity) => this.#proofs.upkeep.lostVouch(node, identity),
+      taken: (node, identity) => this.#proofs.ahead.changed(node, { remotes: new Set([identity]) }),
       audit,
       clock,
       timers,
@@ -108,7 +110,7 @@ class Manager implements AuthManager {
       client: this.#vouches,
       incarnation: options.self.incarnation,
       leaseMs: settings.leaseMs,
-      granted: () => {},
+      granted: (node, identities) => this.#proofs.ahead.changed(node, { locals: identities }),
       log,
     });
     const facts: ProofFacts = {
@@ -120,19 +122,19 @@ class Manager implements AuthManager {
       nowMs: () => clock.nowMs(),
       maxAgeMs: settings.maxAuthAgeMs,
     };
-    this.#pairs = new PairAuthenticator({
+    this.#proofs = new Proofs({
       self: options.self,
       table: options.authTable,
       facts,
       owns: this.#owns,
+      nodes,
+      channels,
       hosts: (identity) => this.#host.hosts(identity),
-      policy: () => options.policy(),
+      hosted: () => this.#host.openIdentities(),
+      vouchedBy: (node) => new Set(this.#vouches.tables.book.ofNode(node).map((vouch) => vouch.identity)),
       settled: (node, identity) => this.#vouches.tables.settled(node, identity),
-      channelTo: (id) => {
-        const node = nodes.byId(id);
-        return node === undefined ? undefined : channels.get(node);
-      },
-      nodeName: (id) => nodes.byId(id)?.name,
+      policy: () => options.policy(),
+      lastUse: options.lastUse,
       backoff: this.#pairBackoff,
       settings,
       random,
@@ -148,7 +150,7 @@ class Manager implements AuthManager {
       identities,
       vouches: this.#vouches,
       host: this.#host,
-      pairs: this.#pairs,
+      pairs: this.#proofs.pairs,
       policy: () => options.policy(),
       backoff: this.#addressBackoff,
       settings,
@@ -165,14 +167,14 @@ class Manager implements AuthManager {
   opened(channel: PeerChannel): void {
     this.#redial.opened(channel.peer);
     this.#vouches.channelOpened(channel);
-    this.#pairs.channelOpened(channel);
+    this.#proofs.channelOpened(channel);
     this.#host.channelOpened(channel);
     this.#addressBackoff.relent();
   }
 
   closed(channel: PeerChannel): void {
     this.#vouches.channelClosed(channel);
-    this.#pairs.channelClosed(channel);
+    this.#proofs.channelClosed(channel);
     this.#host.channelClosed(channel);
     this.#redial.closed(channel.peer);
   }
@@ -181,7 +183,7 @@ class Manager implements AuthManager {
   frame(channel: PeerChannel, type: FrameType, body: Buffer): void {
     if (this.#vouchFrames.frame(channel, type, body)) return;
     if (type === FrameType.FRAME_TYPE_MISS) this.#held.onMiss(channel, body);
-    else this.#pairs.frame(channel, type, body);
+    else this.#proofs.onChannels.frame(channel, type, body);
   }
 
   addEndpoint(endpoint: OwnEndpoint, continues?: bigint): HostedEndpoint {
@@ -190,25 +192,25 @@ class Manager implements AuthManager {
 
   closeEndpoint(endpoint: number): void {
     const closed = this.#host.close(endpoint);
-    if (closed !== undefined) this.#pairs.recheck(new Set([closed]));
+    if (closed !== undefined) this.#proofs.upkeep.closed(closed);
   }
 
   policyChanged(of?: ReadonlySet<SecurityIdentity>): void {
-    this.#pairs.policyChanged(of);
     this.#relent();
+    this.#proofs.policyChanged(of);
   }
 
   identitiesChanged(of?: ReadonlySet<SecurityIdentity>): void {
     this.#vouches.recheck();
-    this.#pairs.recheck(of);
     this.#relent();
+    this.#proofs.identitiesChanged(of);
   }
 
   nodesChanged(): void {
     const now = new Set(this.#options.nodes.nodes().map((node) => node.id));
     for (const id of this.#nodeIds) {
       if (now.has(id)) continue;
-      this.#pairs.nodeRemoved(id);
+      this.#proofs.nodeRemoved(id);
       this.#vouches.nodeRemoved(id);
       this.#host.forgetNode(id);
     }
@@ -218,22 +220,24 @@ class Manager implements AuthManager {
   }
 
   bundlesChanged(): void {
-    this.#pairs.bundlesChanged();
     this.#relent();
+    this.#proofs.bundlesChanged();
   }
 
   svidsChanged(): void {
     this.#relent();
+    this.#proofs.ahead.allChanged();
   }
 
   revoked(): number {
-    return this.#pairs.revoked();
+    return this.#proofs.revoked();
   }
 
   flush(keys?: readonly AuthKey[]): number {
-    const records = keys === undefined ? this.#pairs.entries.list() : keys.map((key) => this.#pairs.entries.get(key));
+    const records =
+      keys === undefined ? this.#proofs.pairs.entries.list() : keys.map((key) => this.#proofs.pairs.entries.get(key));
     const present = records.filter((record) => record !== undefined);
-    return this.#pairs.entries.remove(present, { kind: 'auth.revoked', reason: 'REVOKED_BY_ADMIN' });
+    return this.#proofs.pairs.entries.remove(present, { kind: 'auth.revoked', reason: 'REVOKED_BY_ADMIN' });
   }
 
   async authenticate(key: AuthKey): Promise<Result<AuthRecord, ReasonCode>> {
@@ -242,16 +246,18 @@ class Manager implements AuthManager {
       if (node === undefined) return err('VOUCH_NO_NODE');
       if (this.#options.channels.get(node) === undefined) await this.#redial.open(node);
     }
-    return this.#pairs.authenticate(key, this.#options.clock.bootNs());
+    return this.#proofs.pairs.authenticate(key, this.#options.clock.bootNs());
   }
 
   get proven(): number {
-    return this.#pairs.entries.size;
+    return this.#proofs.pairs.entries.size;
   }
 
   list(): AuthEntryView[] {
     const now = this.#options.clock.bootNs();
-    return this.#pairs.entries.list().map((record) => viewOfEntry(record, this.#nodeName(record.remoteNode), now));
+    return this.#proofs.pairs.entries
+      .list()
+      .map((record) => viewOfEntry(record, this.#nodeName(record.remoteNode), now));
   }
 
   vouches(): VouchView[] {
@@ -264,41 +270,22 @@ class Manager implements AuthManager {
   }
 
   explain(from: SecurityIdentity, to: SecurityIdentity): PairExplanation {
-    const now = this.#options.clock.bootNs();
-    const concerns = (local: number, remote: number) =>
-      (local === from && remote === to) || (local === to && remote === from);
-    const hosted = [from, to].filter((identity) => this.#host.hosts(identity));
-    const entries = this.#pairs.entries.list().filter((record) => concerns(record.local, record.remote));
-    const pairFailures = [...this.#pairBackoff.all()].flatMap(([key, failure]) => {
-      const [local, remote, node] = key.split('/').map(Number) as [number, number, number];
-      return concerns(local, remote) ? [{ ...viewOfFailure(failure, now), remoteNode: node }] : [];
+    return explainPair(from, to, {
+      proofs: this.#proofs,
+      owns: this.#owns,
+      pairBackoff: this.#pairBackoff,
+      addressBackoff: this.#addressBackoff,
+      hosts: (identity) => this.#host.hosts(identity),
+      identityAt: (address) => this.#host.at(address)?.identity,
+      policy: () => this.#options.policy(),
+      vouches: () => this.vouches(),
+      nodeName: (id) => this.#nodeName(id),
+      nowNs: this.#options.clock.bootNs(),
     });
-    const addressFailures = [...this.#addressBackoff.all()].flatMap(([key, failure]) => {
-      const [localAddress, remoteAddress] = key.split('|') as [IpAddress, IpAddress];
-      const local = this.#host.at(localAddress)?.identity;
-      if (local === undefined || !hosted.includes(local)) return [];
-      return [{ ...viewOfFailure(failure, now), localAddress, remoteAddress }];
-    });
-    const successes = this.#pairs.successesOf(concerns);
-    return {
-      from,
-      to,
-      required: this.#options.policy().authTypesOf(from, to),
-      fromHostedHere: hosted.includes(from),
-      toHostedHere: hosted.includes(to),
-      vouches: this.vouches().filter((vouch) => vouch.identity === from || vouch.identity === to),
-      entries: entries.map((record) => viewOfEntry(record, this.#nodeName(record.remoteNode), now)),
-      ownProof: hosted.map((identity) => {
-        const own = this.#owns.of(identity);
-        return { identity, refusal: own.ok ? undefined : own.error };
-      }),
-      lastSuccess: successes.sort((a, b) => b.atMs - a.atMs)[0],
-      failures: [...pairFailures, ...addressFailures].sort((a, b) => b.atMs - a.atMs),
-    };
   }
 
   #relent(): void {
-    this.#pairs.forgive();
+    this.#proofs.pairs.forgive();
     this.#addressBackoff.relent();
   }
 

@@ -43,6 +43,14 @@ export interface AuthSettings {
   readonly backoffMaxMs: number;
   /** Authentications and vouch requests under way, each. */
   readonly queueSize: number;
+  readonly preAuthentication: PreAuthSettings;
+}
+
+export interface PreAuthSettings {
+  /** Pairs that policy requires are proven as soon as both sides are known, before a packet asks. */
+  readonly enabled: boolean;
+  /** Exchanges of this kind per second; PAIRS_PER_EXCHANGE pairs that need no proof of their own count as one. */
+  readonly rate: number;
 }
 
 export const DEFAULT_AUTH_SETTINGS: AuthSettings = {
@@ -54,4 +62,5 @@ export const DEFAULT_AUTH_SETTINGS: AuthSettings = {
   backoffMinMs: 1_000,
   backoffMaxMs: 30_000,
   queueSize: 1024,
+  preAuthentication: { enabled: false, rate: 200 },
 };
