@@ -152,6 +152,13 @@ static __always_inline __u64 flow_idle_limit(__u8 state)
 	return flow_idle_limits[state & (CS_STATES - 1)];
 }
 
+/* No TCP segment with ACK alone and no UDP datagram takes a flow of theirs out of this state: as flow_steps has it, without the
+ * memory it lies in. */
+static __always_inline bool flow_rests(__u8 state, bool forth)
+{
+	return state == CS_FLOW_ESTABLISHED || state == CS_FLOW_UDP_REPLIED || (state == CS_FLOW_UDP_UNREPLIED && forth);
+}
+
 /* What opens finds such a flow over, and begins another. */
 static __always_inline bool flow_is_over(__u8 state)
 {

@@ -125,6 +125,48 @@ const mutants: readonly Mutant[] = [
     to: 'flow_is_over(flow->state)',
   },
   {
+    name: 'the short way does not ask where a packet came from',
+    file: 'established.h',
+    from: 'direction == CS_INGRESS && flow->origin != skb->mark >> 16',
+    to: '0',
+  },
+  {
+    name: 'the short way takes what is only observed',
+    file: 'established.h',
+    from: 'flow->flags & CS_FLOW_OBSERVED ||',
+    to: '',
+  },
+  {
+    name: 'the short way takes fragments',
+    file: 'established.h',
+    from: 'ip->fragment & bpf_htons(CS_IPV4_MORE_FRAGMENTS | CS_IPV4_FRAGMENT_OFFSET)',
+    to: '0',
+  },
+  {
+    name: 'the short way does not see a flow end',
+    file: 'established.h',
+    from: '(CS_TCP_FIN | CS_TCP_SYN | CS_TCP_RST | CS_TCP_ACK)',
+    to: 'CS_TCP_ACK',
+  },
+  {
+    name: 'the short way believes a UDP length that the packet has not',
+    file: 'established.h',
+    from: 'header >= CS_UDP_HEADER && header <= length;',
+    to: 'header >= CS_UDP_HEADER;',
+  },
+  {
+    name: 'the short way does not write when a flow was last used',
+    file: 'established.h',
+    from: '(__s64)(tick - flow->last_ns) > (__s64)CS_FLOW_TOUCH ||',
+    to: '',
+  },
+  {
+    name: 'the short way takes flows in any state',
+    file: 'state.h',
+    from: 'return state == CS_FLOW_ESTABLISHED || state == CS_FLOW_UDP_REPLIED || (state == CS_FLOW_UDP_UNREPLIED && forth);',
+    to: 'return true;',
+  },
+  {
     name: 'an endpoint inherits the flows of its interface',
     file: 'verdict.h',
     from: 'if (flow && flow->endpoint != c->endpoint)',
