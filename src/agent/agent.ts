@@ -193,6 +193,7 @@ async function start(
     revocations: server.revocations,
     policy: () => policy,
     tunnel: path.binding,
+    lastUse: (node) => datapath.lastUse(node),
     endpointOpened: (endpoint) => endpoints.opened(endpoint.endpoint),
     audit,
     clock,
@@ -202,6 +203,7 @@ async function start(
       leaseMs: config.authentication.lease,
       maxAuthAgeMs: config.authentication.maxAuthAge,
       queueSize: config.authentication.queueSize,
+      preAuthentication: config.authentication.preAuthentication,
     },
   });
   const interfaces = watchInterfaces({ changed: (names) => endpoints.reconcileInterfaces(names), log });
@@ -248,9 +250,12 @@ async function start(
     nodes: server.nodes,
     identities: server.identities,
     requiredPeers: () => policy.requiredPeers(),
-    clock,
+    lastUseOf: (node) => manager.lastUseOf(node),
+    limit: config.authentication.preAuthentication.channels,
     log,
   });
+  standing.apply();
+  manager.reconnect();
   const timer = setInterval(() => {
     endpoints.reconcile();
     standing.apply();

@@ -126,6 +126,16 @@ export const agentConfigSchema = z
         lease: durationOf('30s', 1000, '1s'),
         maxAuthAge: durationOf('1h', 10_000, '10s'),
         queueSize: z.number().int().min(16).max(65_536).default(1024),
+        /** Pairs that policy requires are proven as soon as both sides are known, before a packet asks. */
+        preAuthentication: z
+          .strictObject({
+            enabled: z.boolean().default(true),
+            /** Proofs of this kind per second. */
+            rate: z.number().int().min(1).max(10_000).default(200),
+            /** Channels kept open for it and for the first packets of pairs that policy requires. */
+            channels: z.number().int().min(1).max(4096).default(256),
+          })
+          .prefault({}),
       })
       .prefault({}),
     encryption: z

@@ -1,13 +1,13 @@
 /**
  * Channels that policy says will be needed: to every node that may prove an identity which an endpoint here must authenticate
- * with. Opened before the first packet, so that it waits for a proof and not for TLS and a tunnel's handshake as well.
+ * with. Opened before the first packet, so that it waits for a proof and not for TLS and a tunnel's handshake as well. Bounded: the
+ * nodes that were used last come first.
  */
-import type { Clock } from '../base/clock.ts';
 import { asError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { PeerChannels } from '../channel/peer-channel.ts';
 import type { IdentityTable, NodeInfo, NodeTable } from '../model/identity.ts';
-import type { SecurityIdentity, SpiffeId } from '../model/ids.ts';
+import type { NodeId, SecurityIdentity } from '../model/ids.ts';
 
 export interface StandingChannelsOptions {
   readonly self: Pick<NodeInfo, 'name' | 'spiffeId'>;
@@ -16,34 +16,48 @@ export interface StandingChannelsOptions {
   readonly identities: IdentityTable;
   /** Identities that an endpoint here must authenticate with. */
   requiredPeers(): readonly SecurityIdentity[];
-  readonly clock: Clock;
+  /** CLOCK_BOOTTIME; 0: not since the agent started. */
+  lastUseOf(node: NodeId): bigint;
+  /** So many at most. */
+  readonly limit: number;
   readonly log: Logger;
 }
 
-const RETRY_MS = 5_000;
-
 export class StandingChannels {
   readonly #options: StandingChannelsOptions;
-  readonly #triedMs = new Map<SpiffeId, number>();
+  #wanted: ReadonlySet<NodeId> = new Set();
 
   constructor(options: StandingChannelsOptions) {
     this.#options = options;
   }
 
-  /** Opens what is missing, each node at most once in a while. Of two nodes the one with the lower name dials. */
+  /** Is the channel to the node to stay open although nothing passes? As of the last `apply`. */
+  isWanted(node: NodeId): boolean {
+    return this.#wanted.has(node);
+  }
+
+  /** Opens what is missing; how often a node is tried is up to the channels. Of two nodes the one with the lower name dials. */
   apply(): void {
-    const { self, channels, nodes, identities, clock, log } = this.#options;
-    const wanted = new Set(this.#options.requiredPeers().flatMap((id) => identities.byIdentity(id)?.nodes ?? []));
-    for (const spiffeId of wanted) {
-      const node = nodes.bySpiffeId(spiffeId);
-      if (node === undefined || spiffeId === self.spiffeId || node.name < self.name) continue;
-      if (channels.get(node) !== undefined) continue;
-      const now = clock.nowMs();
-      if (now - (this.#triedMs.get(spiffeId) ?? 0) < RETRY_MS) continue;
-      this.#triedMs.set(spiffeId, now);
+    const { self, channels, log } = this.#options;
+    const wanted = this.#choose();
+    this.#wanted = new Set(wanted.map((node) => node.id));
+    for (const node of wanted) {
+      if (node.name < self.name || channels.get(node) !== undefined) continue;
       channels
         .open(node)
         .catch((thrown: unknown) => log.debug({ node: node.name, problem: asError(thrown).message }, 'no channel yet'));
     }
+  }
+
+  #choose(): NodeInfo[] {
+    const { self, nodes, identities, requiredPeers, lastUseOf, limit } = this.#options;
+    const ids = new Set(requiredPeers().flatMap((identity) => identities.byIdentity(identity)?.nodes ?? []));
+    ids.delete(self.spiffeId);
+    const wanted = [...ids].flatMap((spiffeId) => nodes.bySpiffeId(spiffeId) ?? []);
+    if (wanted.length <= limit) return wanted;
+    const uses = new Map(wanted.map((node) => [node, lastUseOf(node.id)]));
+    // By name where nothing passed yet: both sides of a channel, and every call, choose alike.
+    wanted.sort((a, b) => Number(uses.get(b)! - uses.get(a)!) || (a.name < b.name ? -1 : 1));
+    return wanted.slice(0, limit);
   }
 }

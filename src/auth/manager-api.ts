@@ -72,6 +72,10 @@ export interface AuthManager extends PeerChannelEvents {
   flush(keys?: readonly AuthKey[]): number;
   /** Proves the pair now, as a packet would make it. */
   authenticate(key: AuthKey): Promise<Result<AuthRecord, ReasonCode>>;
+  /** What an earlier life of the agent left in the tables is confirmed by its owners: opens the channels to them. */
+  reconnect(): void;
+  /** When anything of the node was last used: a packet passed, or a proof was asked for. CLOCK_BOOTTIME; 0: not since the start. */
+  lastUseOf(node: NodeId): bigint;
   /** How many pairs are. */
   readonly proven: number;
   list(): AuthEntryView[];

@@ -64,7 +64,7 @@ class Manager implements AuthManager {
     this.#redial = new Redial({
       channels,
       nodes,
-      isNeeded: (node) => this.#vouches.tables.book.ofNode(node).length > 0,
+      isNeeded: (node) => this.#isOwed(node),
       settings,
       timers,
       random,
@@ -249,6 +249,15 @@ class Manager implements AuthManager {
     return this.#proofs.pairs.authenticate(key, this.#options.clock.bootNs());
   }
 
+  reconnect(): void {
+    const { nodes } = this.#options;
+    for (const node of nodes.nodes()) if (this.#isOwed(node.id)) this.#redial.closed(node);
+  }
+
+  lastUseOf(node: NodeId): bigint {
+    return this.#proofs.lastUseOf(node);
+  }
+
   get proven(): number {
     return this.#proofs.pairs.entries.size;
   }
@@ -287,6 +296,11 @@ class Manager implements AuthManager {
   #relent(): void {
     this.#proofs.pairs.forgive();
     this.#addressBackoff.relent();
+  }
+
+  /** Does anything that this node holds rest on the other node's word? */
+  #isOwed(node: NodeId): boolean {
+    return this.#vouches.tables.book.ofNode(node).length > 0 || this.#proofs.pairs.entries.adoptedOf(node).length > 0;
   }
 
   #nodeName(id: NodeId): string | undefined {

@@ -148,24 +148,41 @@ export class PreAuthentication {
     const scopes = this.#scopes.get(node) ?? [];
     this.#scopes.delete(node);
     const { keys, isMore, retryAtNs } = this.#candidates(node, scopes);
-    const alone: AuthKey[] = [];
-    const riding: AuthKey[] = [];
-    const locals = new Set<SecurityIdentity>();
-    const remotes = new Set<SecurityIdentity>();
-    for (const key of keys) {
-      const isNew = !locals.has(key.local) || !remotes.has(key.remote);
-      if (node === LOCAL_NODE || (isNew && !this.#options.isProven(key))) alone.push(key);
-      else riding.push(key);
-      locals.add(key.local);
-      remotes.add(key.remote);
+    for (const alone of node === LOCAL_NODE ? [keys] : this.#leading(keys)) {
+      for (let at = 0; at < alone.length; at += EXCHANGES_AT_ONCE) {
+        await this.#proveAlone(alone.slice(at, at + EXCHANGES_AT_ONCE));
+      }
     }
-    for (let at = 0; at < alone.length; at += EXCHANGES_AT_ONCE) {
-      await this.#proveAlone(alone.slice(at, at + EXCHANGES_AT_ONCE));
-    }
-    for (let at = 0; at < riding.length; at += MAX_PAIRS)
+    const { pairs } = this.#options;
+    const riding = node === LOCAL_NODE ? [] : keys.filter((key) => !isProvenEntry(pairs, key) && this.#isDue(key));
+    for (let at = 0; at < riding.length; at += MAX_PAIRS) {
       await this.#proveTogether(riding.slice(at, at + MAX_PAIRS), node);
+    }
     if (isMore) this.changed(node);
     else if (retryAtNs !== undefined) this.#tryAgain(node, retryAtNs);
+  }
+
+  /**
+   * The pairs whose exchanges prove every identity once: first those of two that are not proven on the channel yet, then those of one. No
+   * two of a group share what is to be proven, so that they can be under way together.
+   */
+  #leading(keys: readonly AuthKey[]): AuthKey[][] {
+    const locals = new Set<SecurityIdentity>();
+    const remotes = new Set<SecurityIdentity>();
+    const unproven = keys.filter((key) => !this.#options.isProven(key));
+    const take = (isFit: (news: number) => boolean) =>
+      unproven.filter((key) => {
+        const news = Number(!locals.has(key.local)) + Number(!remotes.has(key.remote));
+        if (!isFit(news)) return false;
+        locals.add(key.local);
+        remotes.add(key.remote);
+        return true;
+      });
+    return [take((news) => news === 2), take((news) => news === 1)];
+  }
+
+  #isDue(key: AuthKey): boolean {
+    return !this.#options.backoff.isWaiting(authKeyText(key), this.#options.clock.bootNs());
   }
 
   async #proveAlone(keys: readonly AuthKey[]): Promise<void> {
@@ -226,8 +243,7 @@ export class PreAuthentication {
     let retryAtNs: bigint | undefined;
     const consider = (local: SecurityIdentity, remote: SecurityIdentity) => {
       const key: AuthKey = { local, remote, remoteNode: node, authType: 'spiffe' };
-      const entry = pairs.entries.get(key);
-      if (entry !== undefined && !isAdopted(entry)) return;
+      if (isProvenEntry(pairs, key)) return;
       if (!requires(local, remote) || pairs.isPending(key) || pairs.isWaiting(key)) return;
       const text = authKeyText(key);
       if (backoff.isWaiting(text, nowNs)) {
@@ -267,4 +283,9 @@ export class PreAuthentication {
     if (waitMs <= 0) return;
     await new Promise<void>((resolve) => timers.set(waitMs, resolve));
   }
+}
+
+function isProvenEntry(pairs: PairAuthenticator, key: AuthKey): boolean {
+  const entry = pairs.entries.get(key);
+  return entry !== undefined && !isAdopted(entry);
 }
