@@ -11,10 +11,10 @@ import { Lab } from '../netns/support/lab.ts';
 import { until } from '../stage/shell.ts';
 import type { Bench, BenchResult } from './support.ts';
 
-const IPERF = { rounds: 15, seconds: 1 };
+const IPERF = { rounds: 61, megabytes: 128 };
 /** Short turns: what else the machine does lasts longer than one. A round trip takes some 20 µs. */
 const REQUESTS = { rounds: 901, milliseconds: 10 };
-/** Both ends of a round trip on one core: where the scheduler puts them makes more difference than all else. */
+/** Both ends on one core: where the scheduler puts them makes more difference than all else. */
 const ONE_CORE = ['taskset', '-c', '1'];
 const IPERF_PORT = 5201;
 const RR_PORT = 5300;
@@ -63,8 +63,8 @@ function iperfRounds(lab: Lab, progress: (line: string) => void): Series {
   for (let round = 0; round < IPERF.rounds; round++) {
     for (const variant of round % 2 === 0 ? variants : variants.toReversed()) {
       const [client, server] = pairs[variant];
-      const command = `iperf3 -J -c ${lab.address4(server)} -p ${IPERF_PORT} -t ${IPERF.seconds}`;
-      const report = JSON.parse(lab.spaces.exec(client, command)) as IperfReport;
+      const command = `iperf3 -J -c ${lab.address4(server)} -p ${IPERF_PORT} -n ${IPERF.megabytes}M`;
+      const report = JSON.parse(lab.spaces.exec(client, `${ONE_CORE.join(' ')} ${command}`)) as IperfReport;
       seen[variant].push(report.end.sum_received.bits_per_second / 1e9);
     }
     progress(`  round ${round + 1} of ${IPERF.rounds}: ${(seen.programs.at(-1)! / seen.none.at(-1)!).toFixed(3)}`);
@@ -108,14 +108,14 @@ async function measureAll(lab: Lab, rr: string, emit: (r: BenchResult) => void, 
   await lab.policy(POLICY);
   const before = await lab.drops();
   for (const [, server] of Object.values(pairs)) {
-    lab.spawn(server, 'iperf3', '-s', '-p', String(IPERF_PORT));
+    lab.spawn(server, ...ONE_CORE, 'iperf3', '-s', '-p', String(IPERF_PORT));
     lab.spawn(server, ...ONE_CORE, rr, 'listen', String(RR_PORT));
     await until(`the servers of ${server}`, 10_000, () => {
       const sockets = lab.spaces.exec(server, 'ss -ltn');
       return sockets.includes(`:${IPERF_PORT} `) && sockets.includes(`:${RR_PORT} `) ? true : undefined;
     });
   }
-  progress(`throughput.tcp: ${IPERF.rounds} rounds of ${IPERF.seconds} s each`);
+  progress(`throughput.tcp: ${IPERF.rounds} rounds of ${IPERF.megabytes} MB each`);
   const tcp = { name: 'throughput.tcp', unit: 'Gbit/s', digits: 2, seen: iperfRounds(lab, progress) };
   for (const result of results(tcp)) emit(result);
   progress(`throughput.requests: ${REQUESTS.rounds} rounds of ${REQUESTS.milliseconds} ms each`);
