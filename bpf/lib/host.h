@@ -96,7 +96,8 @@ __noinline int host_follow(struct cs_case *c)
 	if (!cfg || !c)
 		return 0;
 	owner_of(&c->key.remote, &remote);
-	c->remote_identity = remote.identity;
+	/* Never nobody: that is how flows of others are told. */
+	c->remote_identity = remote.identity ? remote.identity : CS_ID_WORLD;
 	c->remote_node = remote.node;
 	c->origin = c->direction == CS_INGRESS ? c->mark >> 16 : origin_expected(cfg, &remote);
 	return 0;

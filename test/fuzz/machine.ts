@@ -125,6 +125,7 @@ export class Machine {
     if (is.endpoints !== state.endpoints || is.fences !== state.fences) this.#endpoints(state);
     if (is.addresses !== state.addresses) this.#addresses(state);
     if (is.prefixes !== state.prefixes) this.#prefixes(state);
+    if (is.hostExempt !== state.hostExempt) this.#hostExempt(state);
     if (is.proofs !== state.proofs) this.#proofs(state);
     const newPolicy = is.policy !== state.policy || is.classes !== state.classes;
     if (newPolicy) this.#policy(state);
@@ -189,6 +190,13 @@ export class Machine {
         { identity: p.identity ?? 0, flags: flags(p) },
       ]),
     );
+  }
+
+  #hostExempt({ hostExempt: { servers, udpPorts } }: State): void {
+    this.#replace('cs_host_exempt', layout.hostExemptKeyStruct, layout.u8Value, [
+      ...servers.map((s) => [{ addr: Buffer.from(s.address, 'hex'), port: s.port, proto: 6 }, { n: 1 }] as const),
+      ...udpPorts.map((port) => [{ addr: Buffer.alloc(16), port, proto: 17 }, { n: 1 }] as const),
+    ]);
   }
 
   #proofs(state: State): void {
@@ -267,7 +275,9 @@ export class Machine {
       flags:
         (c.allowUnbound ? layout.CFG_ALLOW_UNBOUND : 0) |
         (c.observe ? layout.CFG_OBSERVE : 0) |
-        (c.stopped ? layout.CFG_STOPPED : 0),
+        (c.stopped ? layout.CFG_STOPPED : 0) |
+        (c.hostEgress ? layout.CFG_HOST_EGRESS : 0) |
+        (c.hostIngress ? layout.CFG_HOST_INGRESS : 0),
       exempt: (c.exemptDhcp ? layout.EXEMPT_DHCP : 0) | (c.exemptHostProbes ? layout.EXEMPT_HOST_PROBES : 0),
       verdict_sample: 0,
       peer_port: c.peerPort,

@@ -37,15 +37,17 @@ export class Talk {
       ['to_workload', 36],
       ['from_hold', 8],
       ['to_tunnel', 3],
-      ['from_tunnel', 1],
-      ['to_netdev', 5],
-      ['from_netdev', 5],
+      ['from_tunnel', 2],
+      ['to_netdev', 12],
+      ['from_netdev', 12],
     ]);
     const out = program === 'from_workload' || program === 'from_hold' || program.startsWith('to_t');
     const leaves = out || program === 'to_netdev';
     const c = this.#conversation();
     const onPath = program.endsWith('netdev');
-    const local: Name = r.oneIn(onPath ? 2 : 25) ? r.pick(['B', 'R', 'N', 'H', 'W', 'A', 'S', 'M'] as const) : 'A';
+    const local: Name = r.oneIn(onPath ? 2 : 25)
+      ? r.pick(['B', 'R', 'N', 'H', 'H', 'H', 'W', 'A', 'S', 'M'] as const)
+      : 'A';
     const [from, to] = leaves ? [local, c.peer] : [c.peer, local];
     const addresses = [this.#address(from, c.family), this.#address(to, c.family)] as const;
     const special = r.below(100);

@@ -53,6 +53,10 @@ export function randomWorld(r: Random): State {
   return {
     ...smallWorld(),
     config: randomConfig(r),
+    hostExempt: {
+      servers: r.percent(50) ? [{ address: r.pick([...ADDRESSES.W, ...ADDRESSES.H]), port: r.pick(PORTS) }] : [],
+      udpPorts: r.percent(50) ? [r.pick(PORTS)] : [],
+    },
     endpoints: randomEndpoints(r),
     fences: randomFences(r),
     addresses: randomAddresses(r),
@@ -84,6 +88,8 @@ export function randomConfig(r: Random, revision = 1): Config {
     exemptDhcp: r.percent(25),
     exemptHostProbes: r.percent(25),
     peerPort: 4250,
+    hostEgress: r.percent(30),
+    hostIngress: r.percent(30),
   };
 }
 

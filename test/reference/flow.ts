@@ -126,9 +126,19 @@ export function associate(
 ): Associated {
   const packet = readIp(etherType, ip);
   if ('unreadable' in packet) return { state, unreadable: packet.unreadable };
+  return associated(packet, ifindex, direction, state);
+}
+
+/** Likewise of a packet that was read. */
+export function associated(
+  packet: Packet,
+  ifindex: number,
+  direction: Direction,
+  state: State,
+): { readonly state: State; readonly packet: Packet } {
   const { fragment } = packet;
   if (fragment === undefined || packet.refusal !== undefined) return { state, packet };
-  const refused = (refusal: Reason): Associated => ({ state, packet: { ...packet, refusal } });
+  const refused = (refusal: Reason) => ({ state, packet: { ...packet, refusal } });
   const key = datagramKey(packet, fragment.id, ifindex, direction);
   const datagram = datagramOf(state, key);
   if (fragment.offset === 0) {

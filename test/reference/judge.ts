@@ -3,10 +3,11 @@
 import { isDhcp } from './exempt.ts';
 import { associate, sideOf, takenOver, withDatagram } from './flow.ts';
 import { dequeue, enqueue } from './hold.ts';
+import { type HostFound, isForHost, isFromHost, judgeHost, judgesHost } from './host.ts';
 import { arpRefusal, neighbourArrives, neighbourLeaves } from './neighbour.ts';
 import * as owners from './owner.ts';
 import { ETHERTYPE, type Packet, readIp } from './packet.ts';
-import { type Endpoint, type Program, type Reason, remember, type State } from './state.ts';
+import { type Direction, type Endpoint, type Program, type Reason, remember, type State } from './state.ts';
 import { arrives, departs, readFrame } from './underlay.ts';
 import { judgeInFull, passesAnyway } from './verdict.ts';
 
@@ -40,7 +41,7 @@ export function judge(program: Program, bytes: Buffer, meta: Meta, state: State)
     case 'to_tunnel':
       return entersTunnel(bytes, meta, state);
     case 'from_tunnel':
-      return passed(state, marked(meta.mark, owners.MARK.tunnel));
+      return leavesTunnel(bytes, meta, state);
     case 'to_netdev':
       return entersUnderlay(bytes, meta, state);
     case 'from_netdev':
@@ -150,6 +151,15 @@ function entersTunnel(ip: Buffer, meta: Meta, state: State): Verdict {
   return decided(state, meta.mark, owners.stampRefusal(state, meta.mark, owners.ownerOf(state, packet.source)));
 }
 
+function leavesTunnel(ip: Buffer, meta: Meta, state: State): Verdict {
+  const mark = marked(meta.mark, owners.MARK.tunnel);
+  if (!judgesHost(state)) return passed(state, mark);
+  const isIp = meta.etherType === ETHERTYPE.ipv4 || meta.etherType === ETHERTYPE.ipv6;
+  const packet = isIp ? readIp(meta.etherType, ip) : { unreadable: 'UNKNOWN_L3' as const };
+  if ('unreadable' in packet) return refusedOnPath(state, mark, packet.unreadable);
+  return isForHost(state, packet) ? ofHost(state, packet, 'ingress', mark) : passed(state, mark);
+}
+
 /** Nobody outside can set a mark. */
 function leavesUnderlay(frame: Buffer, meta: Meta, state: State): Verdict {
   const unmarked = marked(meta.mark, owners.MARK.none);
@@ -157,14 +167,22 @@ function leavesUnderlay(frame: Buffer, meta: Meta, state: State): Verdict {
   if (packet === undefined) return passed(state, unmarked);
   if ('unreadable' in packet) return refusedOnPath(state, unmarked, packet.unreadable);
   const { kind, refusal } = arrives(state, packet);
-  return decided(state, marked(meta.mark, kind), refusal);
+  const mark = marked(meta.mark, kind);
+  if (refusal === undefined && judgesHost(state) && isForHost(state, packet)) {
+    return ofHost(state, packet, 'ingress', mark);
+  }
+  return decided(state, mark, refusal);
 }
 
 function entersUnderlay(frame: Buffer, meta: Meta, state: State): Verdict {
   const packet = readFrame(meta.etherType, frame.subarray(ETHERNET));
   if (packet === undefined) return passed(state, meta.mark);
   if ('unreadable' in packet) return refusedOnPath(state, meta.mark, packet.unreadable);
-  return decided(state, meta.mark, departs(state, packet, meta.mark));
+  const refusal = departs(state, packet, meta.mark);
+  if (refusal === undefined && judgesHost(state) && isFromHost(state, packet)) {
+    return ofHost(state, packet, 'egress', meta.mark);
+  }
+  return decided(state, meta.mark, refusal);
 }
 
 // ---- how it ends ---------------------------------------------------------------------------------------------------
@@ -184,7 +202,11 @@ function refusedOnPath(state: State, mark: number, reason: Reason): Verdict {
 const decided = (state: State, mark: number, refusal: Reason | undefined): Verdict =>
   refusal === undefined ? passed(state, mark) : refusedOnPath(state, mark, refusal);
 
-function ended(found: ReturnType<typeof judgeInFull>, mark: number): Verdict {
+function ofHost(state: State, packet: Packet, direction: Direction, mark: number): Verdict {
+  return ended(judgeHost(state, packet, direction, mark), mark);
+}
+
+function ended(found: HostFound, mark: number): Verdict {
   const verdict = decided(found.state, mark, found.refusal);
   return found.observed === undefined ? verdict : { ...verdict, observed: found.observed };
 }

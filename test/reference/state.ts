@@ -35,6 +35,9 @@ export interface Config {
   readonly exemptDhcp: boolean;
   readonly exemptHostProbes: boolean;
   readonly peerPort: number;
+  /** A policy selects the node itself in that direction. */
+  readonly hostEgress: boolean;
+  readonly hostIngress: boolean;
 }
 
 export interface Endpoint {
@@ -127,6 +130,8 @@ export interface Flow {
   readonly endpoint: number;
   /** It passes only because something observes: judged and counted with each packet. */
   readonly observed: boolean;
+  /** A workload's behind the node's address: none of the node's policies was asked. */
+  readonly transit?: boolean;
   /** Of a TCP or SCTP connection, or whether a datagram was answered. */
   readonly state: string;
 }
@@ -146,10 +151,19 @@ export interface Waiting {
   readonly lastMiss: number;
 }
 
+/** What no policy of the node's own cuts off, besides the peers' port. */
+export interface HostExempt {
+  /** TCP. */
+  readonly servers: readonly { readonly address: Address; readonly port: number }[];
+  /** UDP, of the node's own. */
+  readonly udpPorts: readonly number[];
+}
+
 /** The programs' own memory comes last. */
 export interface State {
   readonly now: number;
   readonly config: Config;
+  readonly hostExempt: HostExempt;
   /** By interface. */
   readonly endpoints: ReadonlyMap<number, Endpoint>;
   readonly fences: readonly Fence[];

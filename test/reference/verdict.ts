@@ -2,6 +2,7 @@
 import { isHostProbe } from './exempt.ts';
 import { flowOf, inForce, living, nameOf, type Side, sideOf, stateAfter, withFlow } from './flow.ts';
 import { queueOf } from './hold.ts';
+import { askHostSide } from './host.ts';
 import * as owners from './owner.ts';
 import { type Packet, PROTOCOL } from './packet.ts';
 import { askPolicy, askProof, type Decision } from './policy.ts';
@@ -100,8 +101,17 @@ export function judgeInFull(state: State, side: Side, mark: number, endpoint: En
   const proven = askProof(state, endpoint.identity, remote, enforced.auth, state.now);
   if ('refusal' in proven) return wouldBe(proven.refusal, enforced.auth, remote.leaseEnds, proven.mendable);
 
+  const host = askHostSide(state, side, begun, endpoint, remote);
+  const validUntil = Math.min(remote.leaseEnds, proven.until);
+  if (host?.enforced.refusal !== undefined) return wouldBe(host.enforced.refusal, enforced.auth, validUntil);
+  // A node holds no SVID.
+  if (host !== undefined && host.enforced.auth !== 'none') {
+    return wouldBe('AUTH_NOT_A_WORKLOAD', host.enforced.auth, validUntil);
+  }
+
   if (out && queueOf(state, side, endpoint) !== undefined) return { state, mendable: false, behind: true };
-  const would = wouldRefuse(state, endpoint, remote, enforced.auth, observed);
+  const observer = host?.observed.refusal === undefined ? observed : host.observed;
+  const would = wouldRefuse(state, endpoint, remote, enforced.auth, observer);
   const kept = withFlow(state, side, {
     ...made,
     validUntil: Math.min(remote.leaseEnds, proven.until, would.until),
@@ -114,7 +124,7 @@ export function judgeInFull(state: State, side: Side, mark: number, endpoint: En
 }
 
 /** The agents prove identities to each other on this port: no workload knocks there, whatever policy says. */
-const isControlPlane = (state: State, begun: string, side: Side, remote: owners.Owner, port: number): boolean =>
+export const isControlPlane = (state: State, begun: string, side: Side, remote: owners.Owner, port: number): boolean =>
   begun === 'egress' && remote.kind === 'reserved' && side.protocol === PROTOCOL.tcp && port === state.config.peerPort;
 
 /** What the policies that only observe would say. Where they ask for the same proof, that was answered. */
@@ -133,7 +143,13 @@ function wouldRefuse(
 }
 
 /** ICMP errors pass with a flow whose verdict is in force, and with nothing else (RFC 792, RFC 4443). */
-function relatedRefusal(state: State, side: Side, mark: number, endpoint: Endpoint, error: Packet): Reason | undefined {
+export function relatedRefusal(
+  state: State,
+  side: Side,
+  mark: number,
+  endpoint: Endpoint,
+  error: Packet,
+): Reason | undefined {
   const out = side.direction === 'egress';
   // Coming in, it quotes what the endpoint sent; going out, what the endpoint received.
   const direction = out ? 'ingress' : 'egress';

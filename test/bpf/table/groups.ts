@@ -3,6 +3,7 @@ import { auth } from './auth.ts';
 import { fragments } from './fragments.ts';
 import { frames } from './frames.ts';
 import { holding } from './holding.ts';
+import { host } from './host.ts';
 import { icmp } from './icmp.ts';
 import { ipv4 } from './ipv4.ts';
 import { ipv6 } from './ipv6.ts';
@@ -29,6 +30,7 @@ export const groups = {
   auth,
   leases,
   holding,
+  host,
   paths,
   observing,
 };

@@ -65,7 +65,10 @@ export function smallWorld(): State {
       exemptDhcp: false,
       exemptHostProbes: false,
       peerPort: 4250,
+      hostEgress: false,
+      hostIngress: false,
     },
+    hostExempt: { servers: [], udpPorts: [51871] },
     endpoints: new Map([
       [IFINDEX, { ifindex: IFINDEX, id: A.endpoint, identity: A.identity, open: true }],
       [B.ifindex, { ifindex: B.ifindex, id: B.endpoint, identity: B.identity, open: true }],
@@ -202,6 +205,12 @@ export function change(state: State, text: string, family: Addresses): State {
       return configured({ holds: false });
     case 'exempt':
       return configured(subject === 'dhcp' ? { exemptDhcp: true } : { exemptHostProbes: true });
+    case 'host':
+      return configured({ hostEgress: subject !== 'in', hostIngress: subject !== 'out' });
+    case 'server': {
+      const servers = [...state.hostExempt.servers, { address: address(), port: Number(rest[0]) }];
+      return { ...state, hostExempt: { ...state.hostExempt, servers } };
+    }
     case 'epoch':
       return configured({ epoch: Number(subject) });
     case 'limit':
