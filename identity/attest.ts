@@ -115,6 +115,7 @@ async function admit(
     nodeId: node.nodeId,
     incarnation: BigInt(node.incarnation),
     bundle: ca.bundle().authorities,
+    session: BigInt(node.sessionConfirmed),
   };
 }
 

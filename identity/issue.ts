@@ -4,11 +4,12 @@
  */
 import { status } from '@grpc/grpc-js';
 import type { CertificateAuthority } from '../ca/api.ts';
-import type { Csr, IssueResult } from '../proto/gen/countersign/server/v1/server.ts';
+import type { Csr, IssueResult, RenewRequest } from '../proto/gen/countersign/server/v1/server.ts';
 import type { Clock } from '../src/base/clock.ts';
 import { err, ok, type Result } from '../src/base/errors.ts';
 import { type ReasonCode, reasonCodes } from '../src/base/registry/reason-codes.ts';
 import type { AuditSink } from '../src/model/audit-event.ts';
+import type { NodeName } from '../src/model/ids.ts';
 import { notBeforeOf } from './attest.ts';
 import type { Nodes } from './nodes.ts';
 import { Refusal } from './refusal.ts';
@@ -79,10 +80,23 @@ async function issueOne(
   return ok(chain);
 }
 
-/** A fresh node SVID of the same incarnation. */
-export async function renew(options: IssueOptions, node: NodeRecord, csr: Buffer): Promise<Buffer[]> {
+/** Whether an agent holds the node's name now, and holding it until its agent is there. */
+export interface NameHolder {
+  isLive(name: NodeName): boolean;
+  expect(name: NodeName): void;
+}
+
+/** A fresh node SVID of the same incarnation, or of the next one: of a node that begins a new life. */
+export async function renew(
+  options: IssueOptions,
+  names: NameHolder,
+  caller: NodeRecord,
+  { csr, newIncarnation, session }: RenewRequest,
+): Promise<Buffer[]> {
   const { ca, nodes, audit } = options;
-  const spiffeId = nodes.spiffeIdOf(node.name);
+  const spiffeId = nodes.spiffeIdOf(caller.name);
+  if (newIncarnation) admitNewLife(options, names, caller.name, session);
+  const node = newIncarnation ? nodes.newIncarnation(caller.name) : caller;
   const incarnation = BigInt(node.incarnation);
   const issued = await ca.issueNodeSvid({ csr, name: node.name, incarnation, requester: spiffeId });
   if (!issued.ok) {
@@ -90,12 +104,24 @@ export async function renew(options: IssueOptions, node: NodeRecord, csr: Buffer
     throw new Refusal(issued.error, status.INVALID_ARGUMENT);
   }
   const { chain, serial, notAfterMs } = issued.value;
-  nodes.setNotAfter(node.name, notAfterMs);
+  // Peers bar the earlier incarnation from now on.
+  if (newIncarnation) nodes.admit(node, notAfterMs);
+  else nodes.setNotAfter(node.name, notAfterMs);
   audit.emit({
-    kind: 'svid.issued',
+    kind: newIncarnation ? 'node.attested' : 'svid.issued',
     actor: spiffeId,
     source: { node: node.name, spiffeId },
-    detail: { serial, notAfterMs },
+    detail: { serial, notAfterMs, ...(newIncarnation ? { attestor: 'node_svid', incarnation: node.incarnation } : {}) },
   });
   return chain;
+}
+
+/** Only the last holder of the name, and only while nobody holds it. @throws Refusal */
+function admitNewLife({ nodes, audit }: IssueOptions, names: NameHolder, name: NodeName, session: bigint): void {
+  if (names.isLive(name)) throw new Refusal('ATTEST_NODE_EXISTS', status.ALREADY_EXISTS);
+  if (!nodes.isLastSession(name, session)) {
+    audit.emit({ kind: 'node.attest_refused', reason: 'ATTEST_NODE_CLONED', source: { node: name } });
+    throw new Refusal('ATTEST_NODE_CLONED', status.PERMISSION_DENIED);
+  }
+  names.expect(name);
 }

@@ -60,25 +60,66 @@ export class Nodes {
     const { store } = this.#options;
     return store.transaction(() => {
       const known = store.node(name);
+      const incarnation = (known?.incarnation ?? 0) + 1;
       const node: NodeRecord = {
         name,
         nodeId: known?.nodeId ?? store.next('node_id'),
-        incarnation: (known?.incarnation ?? 0) + 1,
+        incarnation,
         attestedAtMs: nowMs,
         notAfterMs: 0,
         evicted: false,
         peerAddresses,
+        // The holder of an earlier certificate has no way back but a proof of its own.
+        usedIncarnation: incarnation,
+        // Numbers of streams are never used again: an earlier holder's cannot be the right one.
+        sessionIssued: known?.sessionIssued ?? 0,
+        sessionConfirmed: known?.sessionIssued ?? 0,
       };
       store.putNode(node);
       return node;
     });
   }
 
+  /**
+   * Rule ResetAssumesAll begins here: the next incarnation of a node that was rebooted or set back, on disk before the
+   * certificate is made. If the answer is lost, the node asks again with the certificate it has, and gets one more.
+   */
+  newIncarnation(name: NodeName): NodeRecord {
+    const { store } = this.#options;
+    return store.transaction(() => {
+      const known = store.node(name)!;
+      const node = { ...known, incarnation: known.incarnation + 1 };
+      store.putNode(node);
+      return node;
+    });
+  }
+
+  /** The number of a Sync stream that begins now. */
+  beginSession(name: NodeName): number {
+    const node = this.node(name)!;
+    const session = node.sessionIssued + 1;
+    this.#options.store.putNode({ ...node, sessionIssued: session });
+    return session;
+  }
+
+  /** The node has it on disk: whoever shows an earlier one from now on is another holder of its certificate. */
+  confirmSession(name: NodeName, session: number): void {
+    const node = this.node(name);
+    if (node !== undefined) this.#options.store.putNode({ ...node, sessionConfirmed: session });
+  }
+
+  /** Is this the number of the last stream, as its node has it on disk, or of one that it had no time to confirm? */
+  isLastSession(name: NodeName, session: bigint): boolean {
+    const node = this.node(name);
+    return node !== undefined && [node.sessionConfirmed, node.sessionIssued].some((known) => BigInt(known) === session);
+  }
+
   /** The node got a certificate: it is one of the cluster from now on. */
   admit(node: NodeRecord, notAfterMs: number): void {
-    const admitted = { ...node, notAfterMs };
+    const admitted = { ...(this.node(node.name) ?? node), notAfterMs };
     this.#options.store.putNode(admitted);
-    this.#options.feed.publish({ nodes: [admitted] });
+    // It may have been taken back while its certificate was made.
+    if (!admitted.evicted) this.#options.feed.publish({ nodes: [admitted] });
   }
 
   setNotAfter(name: NodeName, notAfterMs: number): void {
@@ -100,8 +141,11 @@ export class Nodes {
     if (node !== undefined) this.#options.store.putNode({ ...node, evicted: true });
   }
 
-  /** Whose certificate is this, and does the node still stand by it? Asked at every call, not once per connection. */
-  verify(svid: VerifiedSvid, nowMs: number): Result<NodeRecord, ReasonCode> {
+  /**
+   * Whose certificate is this, and does the node still stand by it? Asked at every call, not once per connection.
+   * @param renewing the call may be that of a node which was given a newer incarnation and did not get to know.
+   */
+  verify(svid: VerifiedSvid, nowMs: number, renewing = false): Result<NodeRecord, ReasonCode> {
     const { spiffeId, leaf, validUntilMs } = svid;
     const { ca } = this.#options;
     if (nowMs > validUntilMs) return err('CERT_EXPIRED');
@@ -113,10 +157,15 @@ export class Nodes {
     const node = this.node(name);
     if (node === undefined || !this.isConfigured(name)) return err('PEER_UNKNOWN_NODE');
     if (node.evicted) return err('ATTEST_NODE_BANNED');
-    if (leaf.nodeIncarnation !== BigInt(node.incarnation)) return err('PEER_INCARNATION_BARRED');
+    const isNewest = leaf.nodeIncarnation === BigInt(node.incarnation);
+    const isInUse = leaf.nodeIncarnation === BigInt(node.usedIncarnation);
+    if (!isNewest && !(renewing && isInUse)) return err('PEER_INCARNATION_BARRED');
     const subject = { spiffeId, serial: leaf.serial, node: spiffeId, notBeforeMs: leaf.notBeforeMs };
     if (ca.isRevoked(subject)) return err('AUTH_REVOKED');
-    return ok(node);
+    if (!isNewest || isInUse) return ok(node);
+    const shown = { ...node, usedIncarnation: node.incarnation };
+    this.#options.store.putNode(shown);
+    return ok(shown);
   }
 
   spiffeIdOf(name: NodeName) {

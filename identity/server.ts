@@ -71,7 +71,7 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     loadEntriesFile(registry, config.entriesFile);
     closers.push(watchEntriesFile(registry, config.entriesFile, log));
   }
-  const hub = new SyncHub({ feed, registry, nodes, ca, signer, clock, log });
+  const hub = new SyncHub({ feed, registry, nodes, ca, signer, clock, log, audit });
   closers.push(() => hub.close());
 
   const service = createService({

@@ -70,17 +70,20 @@ function handlers(options: ServiceOptions): IdentityServerServer {
     return caller;
   };
   /** The node that calls, if its certificate still lets it in. */
-  const nodeOf = (caller: Caller): NodeRecord => {
+  const nodeOf = (caller: Caller, renewing = false): NodeRecord => {
     if (caller.svid === undefined) throw new Refusal('CERT_CHAIN_EMPTY', status.UNAUTHENTICATED);
-    const node = nodes.verify(caller.svid, clock.nowMs());
+    const node = nodes.verify(caller.svid, clock.nowMs(), renewing);
     if (!node.ok) throw new Refusal(node.error, status.PERMISSION_DENIED);
     return node.value;
   };
   const unary =
-    <Request, Response>(work: (node: NodeRecord, request: Request) => Promise<Response> | Response) =>
+    <Request, Response>(
+      work: (node: NodeRecord, request: Request) => Promise<Response> | Response,
+      renewing: (request: Request) => boolean = () => false,
+    ) =>
     (call: ServerUnaryCall<Request, Response>, done: sendUnaryData<Response>) => {
       Promise.resolve()
-        .then(() => work(nodeOf(callerOf(call)), call.request))
+        .then(() => work(nodeOf(callerOf(call), renewing(call.request)), call.request))
         .then(
           (response) => done(null, response),
           (thrown: unknown) => done(toServiceError(thrown, log)),
@@ -99,7 +102,10 @@ function handlers(options: ServiceOptions): IdentityServerServer {
       }
     },
     issue: unary(async (node, request) => ({ results: await issue(options.issue, node, request.csrs) })),
-    renew: unary(async (node, request) => ({ certificateChain: await renew(options.issue, node, request.csr) })),
+    renew: unary(
+      async (node, request) => ({ certificateChain: await renew(options.issue, hub, node, request) }),
+      ({ newIncarnation }) => newIncarnation,
+    ),
     putCheckpoint: unary((node, request) => {
       putCheckpoint(options.checkpoints, node, request.checkpoint);
       return { cosignature: Buffer.alloc(0) };

@@ -8,12 +8,14 @@ import { CountersignError } from '../src/base/errors.ts';
 import type { Labels, NamedPort } from '../src/model/identity.ts';
 import type { NodeName, SpiffeId } from '../src/model/ids.ts';
 
-const SCHEMA_VERSION = 2;
+const SCHEMA_VERSION = 3;
 const schema = `
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS nodes (
   name TEXT PRIMARY KEY, node_id INTEGER NOT NULL UNIQUE, incarnation INTEGER NOT NULL,
-  attested_at_ms INTEGER NOT NULL, not_after_ms INTEGER NOT NULL, evicted INTEGER NOT NULL, peer_addresses TEXT NOT NULL
+  attested_at_ms INTEGER NOT NULL, not_after_ms INTEGER NOT NULL, evicted INTEGER NOT NULL, peer_addresses TEXT NOT NULL,
+  used_incarnation INTEGER NOT NULL DEFAULT 0, session_issued INTEGER NOT NULL DEFAULT 0,
+  session_confirmed INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE IF NOT EXISTS tokens (
   hash BLOB PRIMARY KEY, node TEXT NOT NULL, expires_at_ms INTEGER NOT NULL
@@ -40,6 +42,12 @@ export interface NodeRecord {
   /** Taken back: only a fresh token lets it in again. */
   readonly evicted: boolean;
   readonly peerAddresses: readonly string[];
+  /** The highest incarnation whose certificate the node has shown: until it shows the next one, it may ask for that again. */
+  readonly usedIncarnation: number;
+  /** Number of the last Sync stream, */
+  readonly sessionIssued: number;
+  /** and of the last one that its node has on disk. */
+  readonly sessionConfirmed: number;
 }
 
 export interface EntryRecord {
@@ -103,6 +111,14 @@ export class Store {
     }
     // Version 1 had no ports.
     if (version === 1) this.#db.exec("ALTER TABLE entries ADD COLUMN ports TEXT NOT NULL DEFAULT '[]'");
+    // Version 2 had no sessions; the certificates it issued are in use.
+    if (version === 1 || version === 2) {
+      this.#db.exec(`
+        ALTER TABLE nodes ADD COLUMN used_incarnation INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE nodes ADD COLUMN session_issued INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE nodes ADD COLUMN session_confirmed INTEGER NOT NULL DEFAULT 0;
+        UPDATE nodes SET used_incarnation = incarnation;`);
+    }
     this.#db.exec(`${schema} PRAGMA user_version = ${SCHEMA_VERSION};`);
   }
 
@@ -136,7 +152,7 @@ export class Store {
 
   putNode(node: NodeRecord): void {
     this.#run(
-      'INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?)',
+      'INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
       node.name,
       node.nodeId,
       node.incarnation,
@@ -144,6 +160,9 @@ export class Store {
       node.notAfterMs,
       node.evicted ? 1 : 0,
       JSON.stringify(node.peerAddresses),
+      node.usedIncarnation,
+      node.sessionIssued,
+      node.sessionConfirmed,
     );
   }
 
@@ -286,5 +305,8 @@ function nodeOf(row: Row): NodeRecord {
     notAfterMs: row.not_after_ms as number,
     evicted: row.evicted === 1,
     peerAddresses: JSON.parse(row.peer_addresses as string) as string[],
+    usedIncarnation: row.used_incarnation as number,
+    sessionIssued: row.session_issued as number,
+    sessionConfirmed: row.session_confirmed as number,
   };
 }

@@ -10,9 +10,11 @@ import {
   type Revocation as RevocationMessage,
   type SyncRequest,
   SyncResponse,
+  type SyncStart,
 } from '../proto/gen/countersign/server/v1/server.ts';
 import type { Clock } from '../src/base/clock.ts';
 import type { Logger } from '../src/base/log.ts';
+import type { AuditSink } from '../src/model/audit-event.ts';
 import type { Revocation } from '../src/model/identity.ts';
 import type { NodeName } from '../src/model/ids.ts';
 import type { Change, Feed, RegisteredEntry } from './feed.ts';
@@ -36,6 +38,7 @@ export interface SyncOptions {
   readonly signer: Signer;
   readonly clock: Clock;
   readonly log: Logger;
+  readonly audit: AuditSink;
 }
 
 type SyncStream = ServerDuplexStream<SyncRequest, SyncResponse>;
@@ -44,6 +47,8 @@ interface Session {
   readonly node: NodeName;
   readonly stream: SyncStream;
   readonly sinceMs: number;
+  /** See NodeRecord.sessionIssued. */
+  readonly number: number;
   acked: number;
   sent: number;
 }
@@ -100,8 +105,8 @@ export class SyncHub {
     stream.on('data', ({ kind }: SyncRequest) => {
       try {
         const node = caller();
-        if (kind?.$case === 'start' && session === undefined)
-          session = this.#begin(node, stream, kind.value.peerAddresses);
+        if (kind?.$case === 'start' && session === undefined) session = this.#begin(node, stream, kind.value);
+        else if (kind?.$case === 'session' && session !== undefined) this.#confirm(session, kind.value.session);
         else if (kind?.$case === 'ack' && session !== undefined) this.#ack(session, kind.value.version);
         else throw new Refusal('PEER_FRAME_UNEXPECTED', status.INVALID_ARGUMENT);
       } catch (thrown) {
@@ -150,20 +155,31 @@ export class SyncHub {
     this.#wake();
   }
 
-  #begin(node: NodeRecord, stream: SyncStream, peerAddresses: readonly string[]): Session {
+  #begin(node: NodeRecord, stream: SyncStream, start: SyncStart): Session {
+    const { nodes, audit } = this.#options;
     if (this.#sessions.has(node.name)) throw new Refusal('ATTEST_NODE_EXISTS', status.ALREADY_EXISTS);
-    this.#options.nodes.setPeerAddresses(node.name, parsePeerAddresses(peerAddresses));
+    if (!nodes.isLastSession(node.name, start.session)) {
+      audit.emit({ kind: 'node.attest_refused', reason: 'ATTEST_NODE_CLONED', source: { node: node.name } });
+      throw new Refusal('ATTEST_NODE_CLONED', status.PERMISSION_DENIED);
+    }
+    nodes.setPeerAddresses(node.name, parsePeerAddresses(start.peerAddresses));
     const session: Session = {
       node: node.name,
       stream,
       sinceMs: this.#options.clock.nowMs(),
+      number: nodes.beginSession(node.name),
       acked: 0,
       sent: this.#options.feed.version,
     };
     this.#sessions.set(node.name, session);
     this.#expected.delete(node.name);
-    stream.write(this.#snapshot(node.name));
+    stream.write({ ...this.#snapshot(node.name), session: BigInt(session.number) });
     return session;
+  }
+
+  #confirm(session: Session, number: bigint): void {
+    if (number !== BigInt(session.number)) throw new Refusal('PEER_FRAME_UNEXPECTED', status.INVALID_ARGUMENT);
+    this.#options.nodes.confirmSession(session.node, session.number);
   }
 
   #ack(session: Session, version: bigint): void {

@@ -11,6 +11,7 @@ import { type NodeName, nodeId, type SpiffeId } from '../../model/ids.ts';
 import { createCsr } from '../../pki/csr.ts';
 import { generateKey } from '../../pki/keys.ts';
 import { checkIssued } from './issued.ts';
+import type { Life } from './life.ts';
 import type { NodeState } from './node-state.ts';
 import { Connection, ServerError } from './transport.ts';
 
@@ -24,6 +25,7 @@ export interface AttestOptions {
   readonly token: string;
   readonly peerAddresses: readonly string[];
   readonly clock: Clock;
+  readonly life: Life;
 }
 
 /** @throws ServerError: refused, or not reached. */
@@ -59,8 +61,16 @@ export async function attest(options: AttestOptions): Promise<NodeState> {
       );
     }
     const { leaf, svid } = issued.value;
-    const { incarnation } = result;
-    return { svid, notBeforeMs: leaf.notBeforeMs, nodeId: nodeId(result.nodeId), incarnation, bundle: result.bundle };
+    const { incarnation, session } = result;
+    return {
+      svid,
+      notBeforeMs: leaf.notBeforeMs,
+      nodeId: nodeId(result.nodeId),
+      incarnation,
+      bundle: result.bundle,
+      session,
+      life: options.life,
+    };
   } finally {
     connection.close();
   }

@@ -8,14 +8,12 @@ import type {
   IssueResponse,
   PutCheckpointRequest,
   PutCheckpointResponse,
-  RenewRequest,
-  RenewResponse,
   SyncResponse,
 } from '../../../proto/gen/countersign/server/v1/server.ts';
 import type { Clock } from '../../base/clock.ts';
 import { asError, CountersignError, err, ok, type Result } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
-import type { ReasonCode } from '../../base/registry/reason-codes.ts';
+import { type ReasonCode, reasonCodes } from '../../base/registry/reason-codes.ts';
 import { systemTimers } from '../../base/timers.ts';
 import type { AuditSink } from '../../model/audit-event.ts';
 import type { RegistrationEntry } from '../../model/entry.ts';
@@ -30,12 +28,11 @@ import type {
 } from '../../model/identity.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../../model/ids.ts';
 import { nodeSpiffeId } from '../../model/spiffe-id.ts';
-import { createCsr } from '../../pki/csr.ts';
-import { generateKey } from '../../pki/keys.ts';
 import { attest } from './attest.ts';
 import { ChangeQueue, type SyncListener } from './changes.ts';
-import { checkIssued } from './issued.ts';
+import { LifeWatch } from './life.ts';
 import { loadNodeState, type NodeState, saveNodeState } from './node-state.ts';
+import { renewNodeSvid } from './renewal.ts';
 import { openSync } from './sync-stream.ts';
 import { SyncedState } from './synced-state.ts';
 import { Connection, reasonIn, ServerError } from './transport.ts';
@@ -51,6 +48,8 @@ const TAKEOVER_MS = 15_000;
 /** A stream that lived this long was no failure: the next try is not put off. */
 const STABLE_MS = 5_000;
 const RENEW_RETRY_MS = 5_000;
+/** Refusals that no waiting mends: the server knows a later holder of this node's name. */
+const BARRED: ReadonlySet<ReasonCode | undefined> = new Set(['ATTEST_NODE_CLONED', 'PEER_INCARNATION_BARRED']);
 
 export interface ServerClientOptions {
   /** "IP:port" or "[IPv6]:port". */
@@ -66,6 +65,8 @@ export interface ServerClientOptions {
   /** Where peers reach this node: "IP:port" or "[IPv6]:port". */
   readonly peerAddresses: readonly string[];
   readonly clock: Clock;
+  /** Of this boot of the machine. Left out: the kernel's. */
+  readonly bootId?: string;
   readonly log: Logger;
   /** Told of what the server sent and this node refused. */
   readonly audit: AuditSink;
@@ -102,6 +103,11 @@ export interface ServerClient {
   onChange(listener: SyncListener): void;
   /** Called after each renewal: the next TLS handshake shows the new SVID. */
   onNodeSvid(listener: () => void): void;
+  /**
+   * Called once, when this process can no longer be the node: another holder of its certificate is there, or the machine's life
+   * is not the one it began in. Nothing may be vouched for any more; the way back is a new start.
+   */
+  onBarred(listener: (reason: ReasonCode) => void): void;
   /** One result for each request, in order. @throws ServerError if the server cannot be asked. */
   issue(requests: readonly { entryId: string; csr: Buffer }[]): Promise<Result<Buffer[], ReasonCode>[]>;
   putCheckpoint(text: Buffer): Promise<void>;
@@ -138,6 +144,9 @@ class Client implements ServerClient {
   readonly #changes: ChangeQueue;
   readonly #svidListeners = new Set<() => void>();
   readonly #closing = new AbortController();
+  readonly #life: LifeWatch;
+  #barred: ReasonCode | undefined;
+  #barredListener: (reason: ReasonCode) => void = () => {};
   #state: NodeState | undefined;
   #connection: Connection | undefined;
   #stream: ReturnType<typeof openSync> | undefined;
@@ -154,6 +163,7 @@ class Client implements ServerClient {
     this.#options = options;
     this.#self = nodeSpiffeId(trustDomain, nodeName);
     this.#synced = new SyncedState(trustDomain, this.#self, bundle, options.clock, log, audit);
+    this.#life = new LifeWatch(options.clock, () => this.#bar('ATTEST_NEW_LIFE'), options.bootId);
     this.identities = this.#synced.identities;
     this.nodes = this.#synced.nodes;
     this.revocations = this.#synced.revocations;
@@ -184,6 +194,7 @@ class Client implements ServerClient {
       try {
         signal?.throwIfAborted();
         if (this.#state === undefined) await this.#attest();
+        else if (!this.#life.isCurrent(this.#state.life)) await this.#beginNewLife(this.#state);
         await this.#firstSync();
         return;
       } catch (thrown) {
@@ -211,6 +222,11 @@ class Client implements ServerClient {
 
   onNodeSvid(listener: () => void): void {
     this.#svidListeners.add(listener);
+  }
+
+  onBarred(listener: (reason: ReasonCode) => void): void {
+    this.#barredListener = listener;
+    if (this.#barred !== undefined) listener(this.#barred);
   }
 
   async issue(requests: readonly { entryId: string; csr: Buffer }[]): Promise<Result<Buffer[], ReasonCode>[]> {
@@ -245,6 +261,7 @@ class Client implements ServerClient {
 
   async close(): Promise<void> {
     this.#closing.abort();
+    this.#life.close();
     this.#cancelRenewal();
     this.#stream?.cancel();
     await this.#loop;
@@ -281,7 +298,36 @@ class Client implements ServerClient {
     }
     const bundle: TrustBundle = { trustDomain: this.#options.trustDomain, authorities: this.#options.bundle };
     const spiffeId = this.#self;
-    this.#take(await attest({ address, bundle, nodeName, spiffeId, token, peerAddresses, clock }), true);
+    const life = this.#life.now();
+    this.#take(await attest({ address, bundle, nodeName, spiffeId, token, peerAddresses, clock, life }), true);
+  }
+
+  /**
+   * Rule BarLowerIncarnation, this node's side: what was vouched for before the reboot, or after the snapshot that the machine
+   * was set back to, is not remembered here. Until the server gave a new incarnation nothing is vouched for.
+   */
+  async #beginNewLife(state: NodeState): Promise<void> {
+    const { address, clock, log } = this.#options;
+    const bundle = this.#synced.bundle;
+    const life = this.#life.now();
+    const connection = new Connection({ address, bundle, svid: state.svid, clock });
+    try {
+      log.info(
+        { incarnation: String(state.incarnation) },
+        'a new life of this machine: a new incarnation is asked for',
+      );
+      const renewed = await renewNodeSvid(connection, state, bundle, clock.nowMs(), true);
+      this.#take({ ...state, ...renewed, life }, true);
+    } finally {
+      connection.close();
+    }
+  }
+
+  #bar(reason: ReasonCode): void {
+    if (this.#barred !== undefined || this.#closing.signal.aborted) return;
+    this.#barred = reason;
+    this.#options.log.error({ reason, why: reasonCodes[reason] }, 'this process can no longer be the node');
+    this.#barredListener(reason);
   }
 
   #take(state: NodeState, save: boolean): void {
@@ -316,6 +362,10 @@ class Client implements ServerClient {
         if (!this.#closing.signal.aborted) {
           const error = this.#noted(thrown);
           const reason = error instanceof ServerError ? error.reason : undefined;
+          if (BARRED.has(reason)) {
+            this.#bar(reason!);
+            return;
+          }
           this.#options.log.warn(
             { problem: error.message, reason },
             'the identity server is gone; what is known stays',
@@ -333,9 +383,10 @@ class Client implements ServerClient {
     const { address, clock, peerAddresses } = this.#options;
     const state = this.#mustState();
     const connection = new Connection({ address, bundle: this.#synced.bundle, svid: state.svid, clock });
-    const stream = openSync(connection, peerAddresses, (message) => {
+    const stream = openSync(connection, { peerAddresses, session: state.session }, (message) => {
       this.#receive(message);
       if (!message.snapshot) return;
+      this.#keepSession(message.session);
       this.#connected = true;
       this.#lastError = undefined;
       snapshotTaken();
@@ -363,6 +414,15 @@ class Client implements ServerClient {
     this.#changes.push(change, () => this.#ack(change.version));
   }
 
+  /** On disk first: the server takes no earlier number from anybody once this one is confirmed. */
+  #keepSession(session: bigint): void {
+    if (session === 0n) return;
+    const state = { ...this.#mustState(), session };
+    saveNodeState(this.#options.stateDir, state, this.#options.bundle);
+    this.#state = state;
+    this.#stream?.confirm(session);
+  }
+
   #ack(version: bigint): void {
     if (version <= 0n) return;
     this.#inForce = version;
@@ -388,19 +448,16 @@ class Client implements ServerClient {
   }
 
   async #renew(): Promise<void> {
-    const state = this.#mustState();
-    const privateKey = generateKey();
-    const request: RenewRequest = { csr: createCsr(privateKey) };
-    const { certificateChain } = await this.#online().unary<RenewRequest, RenewResponse>('renew', request, CALL_MS);
-    const wanted = { spiffeId: this.#self, privateKey, node: undefined };
-    const issued = checkIssued(certificateChain, this.#synced.bundle, wanted, this.#options.clock.nowMs());
-    if (!issued.ok || issued.value.leaf.nodeIncarnation !== state.incarnation) {
-      const reason = issued.ok ? 'PEER_CERTIFICATE_REJECTED' : issued.error;
-      throw new ServerError('internal', reason, `the server renewed to a node SVID that is not ours: ${reason}`);
-    }
-    const { leaf, svid } = issued.value;
-    this.#take({ ...state, svid, notBeforeMs: leaf.notBeforeMs }, true);
-    this.#options.log.info({ notAfterMs: svid.notAfterMs }, 'node SVID renewed');
+    const connection = this.#online();
+    const renewed = await renewNodeSvid(
+      connection,
+      this.#mustState(),
+      this.#synced.bundle,
+      this.#options.clock.nowMs(),
+      false,
+    );
+    this.#take({ ...this.#mustState(), ...renewed }, true);
+    this.#options.log.info({ notAfterMs: renewed.svid.notAfterMs }, 'node SVID renewed');
     // the connection was proven with the old one and ends with it
     this.#stream?.handOver();
   }

@@ -18,6 +18,7 @@ import type { Svid } from '../../model/identity.ts';
 import { type NodeId, nodeId, type SpiffeId } from '../../model/ids.ts';
 import { parseCertificate } from '../../pki/certificate.ts';
 import { privateKeyFromPem, privateKeyPem, publicKeyDer } from '../../pki/keys.ts';
+import type { Life } from './life.ts';
 
 const FILE = 'node-identity.json';
 
@@ -29,10 +30,14 @@ export interface NodeState {
   readonly incarnation: bigint;
   /** The newest that the server sent, DER. */
   readonly bundle: readonly Buffer[];
+  /** Number of the last Sync stream; 0: there was none. */
+  readonly session: bigint;
+  /** The machine's life in which the incarnation was issued. undefined: nobody wrote it down. */
+  readonly life: Life | undefined;
 }
 
 const schema = z.strictObject({
-  version: z.literal(1),
+  version: z.union([z.literal(1), z.literal(2)]),
   spiffeId: z.string(),
   /** PEM. */
   privateKey: z.string(),
@@ -41,6 +46,9 @@ const schema = z.strictObject({
   incarnation: z.string().regex(/^\d+$/),
   bundle: z.array(z.base64()).min(1),
   pinned: z.string(),
+  /** Not in version 1. */
+  session: z.string().regex(/^\d+$/).default('0'),
+  life: z.strictObject({ bootId: z.string(), offsetMs: z.number() }).optional(),
 });
 
 /**
@@ -75,6 +83,8 @@ export function loadNodeState(dir: string, spiffeId: SpiffeId, pinned: readonly 
     nodeId: nodeId(state.nodeId),
     incarnation: BigInt(state.incarnation),
     bundle,
+    session: BigInt(state.session),
+    life: state.life,
   };
 }
 
@@ -87,7 +97,7 @@ export function saveNodeState(dir: string, state: NodeState, pinned: readonly Bu
   const fd = openSync(`${path}.new`, 'wx', 0o600);
   try {
     const content: z.infer<typeof schema> = {
-      version: 1,
+      version: 2,
       spiffeId: state.svid.spiffeId,
       privateKey: privateKeyPem(state.svid.privateKey),
       chain: state.svid.chain.map((der) => der.toString('base64')),
@@ -95,6 +105,8 @@ export function saveNodeState(dir: string, state: NodeState, pinned: readonly Bu
       incarnation: String(state.incarnation),
       bundle: state.bundle.map((der) => der.toString('base64')),
       pinned: digestOf(pinned),
+      session: String(state.session),
+      life: state.life,
     };
     writeSync(fd, JSON.stringify(content));
     fsyncSync(fd);

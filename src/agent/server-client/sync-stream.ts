@@ -11,6 +11,8 @@ export interface SyncStream {
   /** Resolves when the stream ended in order: true if after `handOver`. Rejects with ServerError. */
   readonly ended: Promise<boolean>;
   ack(version: bigint): void;
+  /** The number of this stream is on disk. */
+  confirm(session: bigint): void;
   /** Ends it so that the server lets go of this node's name before the next stream asks for it. */
   handOver(): void;
   cancel(): void;
@@ -19,7 +21,7 @@ export interface SyncStream {
 /** @param receive throws if a message cannot be taken: the stream ends with it. */
 export function openSync(
   connection: Connection,
-  peerAddresses: readonly string[],
+  start: { readonly peerAddresses: readonly string[]; readonly session: bigint },
   receive: (message: SyncResponse) => void,
 ): SyncStream {
   const call = connection.rpc.sync();
@@ -57,10 +59,12 @@ export function openSync(
   const write = (request: SyncRequest) => {
     if (!done && !handedOver) call.write(request);
   };
-  write(SyncRequest.create({ kind: { $case: 'start', value: { peerAddresses: [...peerAddresses] } } }));
+  const { peerAddresses, session } = start;
+  write(SyncRequest.create({ kind: { $case: 'start', value: { peerAddresses: [...peerAddresses], session } } }));
   return {
     ended,
     ack: (version) => write(SyncRequest.create({ kind: { $case: 'ack', value: { version } } })),
+    confirm: (number) => write(SyncRequest.create({ kind: { $case: 'session', value: { session: number } } })),
     handOver() {
       handedOver = true;
       call.end();

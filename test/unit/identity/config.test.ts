@@ -125,13 +125,19 @@ test('a security identity stays that of its SPIFFE ID and labels over restarts a
   expect(allocate(1, {})).toBe(257);
 });
 
-test('a database of the version without ports is taken over, and its entries name none', () => {
+test('a database of the version without ports and sessions is taken over', () => {
   const path = join(temporary(), 'identity.db');
   const old = new DatabaseSync(path);
   old.exec(`CREATE TABLE entries (
     id TEXT PRIMARY KEY, origin TEXT NOT NULL, spiffe_id TEXT NOT NULL, node TEXT NOT NULL, selectors TEXT NOT NULL,
     hint TEXT NOT NULL, labels TEXT NOT NULL, ttl_seconds INTEGER NOT NULL, dns_names TEXT NOT NULL, barred INTEGER NOT NULL
-  ) STRICT; PRAGMA user_version = 1;
+  ) STRICT;
+  CREATE TABLE nodes (
+    name TEXT PRIMARY KEY, node_id INTEGER NOT NULL UNIQUE, incarnation INTEGER NOT NULL,
+    attested_at_ms INTEGER NOT NULL, not_after_ms INTEGER NOT NULL, evicted INTEGER NOT NULL, peer_addresses TEXT NOT NULL
+  ) STRICT;
+  PRAGMA user_version = 1;
+  INSERT INTO nodes VALUES ('node-a', 1, 3, 0, 0, 0, '[]');
   INSERT INTO entries VALUES ('a', 'admin', 'spiffe://example.org/a', 'node-a', '[]', '', '{}', 0, '[]', 0);`);
   old.close();
   for (let start = 0; start < 2; start++) {
@@ -139,6 +145,10 @@ test('a database of the version without ports is taken over, and its entries nam
     const [entry] = store.entries();
     expect(entry).toMatchObject({ id: 'a', ports: [], barred: false });
     store.putEntry(entry!);
+    // its certificate is in use, and its agent has no number of a stream yet
+    expect(store.node('node-a')).toMatchObject({
+      ...{ incarnation: 3, usedIncarnation: 3, sessionIssued: 0, sessionConfirmed: 0 },
+    });
     store.close();
   }
 });
