@@ -5,7 +5,7 @@
 #ifndef CS_ABI_H
 #define CS_ABI_H
 
-#define CS_ABI_VERSION 2
+#define CS_ABI_VERSION 3
 
 /* An IPv6 address, or an IPv4 address in IPv4-mapped form (RFC 4291, section 2.5.5.2). Network byte order. */
 struct cs_addr {
@@ -134,7 +134,12 @@ struct cs_class {
 /* ---- cs_policy: hash, not preallocated. For the remote class, then for any: the longest port prefix first, then any protocol.
  * The first entry found decides; the compiler has already resolved deny over allow and what lies inside what. ---- */
 enum cs_policy_verdict { CS_POLICY_ALLOW = 1, CS_POLICY_DENY = 2 };
-enum cs_auth_type { CS_AUTH_NONE = 0, CS_AUTH_SPIFFE = 1, CS_AUTH_ALWAYS_FAIL = 2 };
+enum cs_auth_type {
+	CS_AUTH_NONE = 0,
+	CS_AUTH_SPIFFE = 1,
+	CS_AUTH_ALWAYS_FAIL = 2,
+	CS_AUTH_CONNECTION = 3, /* for each flow a proof of its own, in cs_flow_auth */
+};
 #define CS_PORT_BITS 16
 
 struct cs_policy_key {
@@ -175,6 +180,29 @@ struct cs_auth {
 	__u32 flags;
 };
 
+/* ---- cs_flow_auth: LRU hash. Proofs for one flow each. What it loses is proven again. ---- */
+struct cs_flow_auth_key {
+	struct cs_addr local;
+	struct cs_addr remote;
+	__u16 lport; /* as in struct cs_flow_key */
+	__u16 rport;
+	__u32 endpoint;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+#define CS_AUTH_TAKEN (1u << 1) /* set by the programs: a flow was let through, and no later one of the same ports will be */
+
+struct cs_flow_auth {
+	__u64 expires_ns; /* CLOCK_BOOTTIME */
+	__u32 epoch;	  /* as in struct cs_auth */
+	__u32 flags;	  /* CS_AUTH_REFUSED, CS_AUTH_TAKEN */
+	__u32 local;	  /* who proved themselves: the addresses may have other owners by now */
+	__u32 remote;
+	__u32 remote_node;
+	__u32 pad;
+};
+
 /* ---- cs_flows: LRU hash. One entry per flow and endpoint, keyed as the endpoint sees it. An established flow is looked up
  * before the endpoint: closing or removing one is a change that takes verdicts away, so it raises the revision too. ---- */
 struct cs_flow_key {
@@ -213,6 +241,7 @@ enum cs_flow_state {
 };
 
 #define CS_FLOW_OBSERVED (1u << 0) /* flags: only observed to be refused. Each packet is judged in full, and counted */
+#define CS_FLOW_PROVEN (1u << 1)   /* flags: it took a proof of its own (cs_flow_auth), which therefore is still its own */
 
 struct cs_flow {
 	__u64 revision;	  /* of cs_config when the verdict was begun */
@@ -223,7 +252,7 @@ struct cs_flow {
 	__u8 direction;	  /* in which the flow was begun */
 	__u8 auth_type;
 	__u8 state;	  /* enum cs_flow_state */
-	__u8 flags;	  /* CS_FLOW_OBSERVED */
+	__u8 flags;	  /* CS_FLOW_OBSERVED, CS_FLOW_PROVEN */
 	__u16 origin;	  /* mark >> 16 that packets from the remote side carry; any other is judged anew */
 	__u16 endpoint;	  /* whose flow it is: the stamp of what it sends */
 };
@@ -321,6 +350,8 @@ struct cs_event {
 struct cs_signal_key {
 	struct cs_addr remote;
 	__u32 endpoint;
+	__u16 lport; /* of misses that each flow has by itself; else 0 */
+	__u16 rport;
 	__u8 kind;
 	__u8 reason;
 	__u8 direction;

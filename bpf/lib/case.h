@@ -35,10 +35,11 @@ struct cs_case {
 	__u8 observed; /* passes, and would not if all that only observes were in force */
 	__u8 proof;    /* enum cs_proof */
 	__u8 fences;   /* the endpoint may have some */
-	__u8 pad[7];
+	__u8 flow_proven; /* the flow took a proof of its own */
+	__u8 pad[6];
 } __attribute__((aligned(8)));
 
-_Static_assert(sizeof(struct cs_case) == offsetof(struct cs_case, pad) + 7, "struct cs_case has padding");
+_Static_assert(sizeof(struct cs_case) == offsetof(struct cs_case, pad) + 6, "struct cs_case has padding");
 
 /* What an established flow needs and no more: most packets go no further. */
 static __always_inline void case_key(struct cs_case *c, const struct cs_packet *p, __u32 ifindex, __u8 direction)
@@ -91,6 +92,7 @@ static __always_inline void case_open(struct cs_case *c, const struct cs_endpoin
 	c->proof_epoch = 0;
 	c->observed = 0;
 	c->fences = ep && ep->flags & CS_EP_FENCES;
+	c->flow_proven = 0;
 	__builtin_memset(c->pad, 0, sizeof(c->pad));
 	c->origin = 0;
 	c->now = clock_exact();

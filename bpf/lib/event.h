@@ -63,9 +63,13 @@ static __always_inline bool signal_admit(const struct cs_case *c, __u8 kind, __u
 					 __u64 *suppressed, struct cs_scratch *s)
 {
 	struct cs_signal *seen;
+	bool each;
 
 	addr_copy(&s->key.signal.remote, &c->key.remote);
 	s->key.signal.endpoint = c->endpoint;
+	each = kind == CS_EVENT_AUTH_MISS && c->auth_type == CS_AUTH_CONNECTION;
+	s->key.signal.lport = each ? c->key.lport : 0;
+	s->key.signal.rport = each ? c->key.rport : 0;
 	s->key.signal.kind = kind;
 	s->key.signal.reason = reason;
 	s->key.signal.direction = c->direction;

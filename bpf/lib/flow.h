@@ -117,7 +117,7 @@ static __noinline int flow_store(const struct cs_case *c)
 		.direction = c->begun,
 		.auth_type = c->auth_type,
 		.state = c->state,
-		.flags = c->observed ? CS_FLOW_OBSERVED : 0,
+		.flags = (c->observed ? CS_FLOW_OBSERVED : 0) | (c->flow_proven ? CS_FLOW_PROVEN : 0),
 		.origin = c->origin,
 		.endpoint = c->endpoint,
 	};

@@ -92,6 +92,13 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct cs_flow_auth_key);
+	__type(value, struct cs_flow_auth);
+} cs_flow_auth SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 262144);
 	__type(key, struct cs_flow_key);
 	__type(value, struct cs_flow);

@@ -44,6 +44,8 @@ __noinline int observe_policies(struct __sk_buff *skb, struct cs_case *c)
 	auth_type = c->auth_type;
 	c->rule = c->observed_rule;
 	c->auth_type = c->observed_auth_type;
+	if (auth_type == CS_AUTH_CONNECTION)
+		c->proof = CS_PROOF_NOT_READ;
 	if (c->observed_verdict != CS_POLICY_ALLOW)
 		reason = deny_reason(c->rule);
 	else if (c->observed_auth_type != auth_type)
@@ -153,6 +155,10 @@ static __always_inline void admit(struct __sk_buff *skb, const struct cs_config 
 	}
 	if (c->observed_verdict)
 		observe_policies(skb, c);
+	if (c->auth_type == CS_AUTH_CONNECTION) {
+		flow_proof_take(c);
+		c->flow_proven = 1;
+	}
 	flow_store(c);
 	sample_verdict(skb, cfg, c);
 }
@@ -190,8 +196,10 @@ static __always_inline __u8 judge(struct __sk_buff *skb, const struct cs_config 
 	/* An endpoint that took over the interface does not take over the flows. */
 	if (flow && flow->endpoint != c->endpoint)
 		flow = NULL;
-	if (flow)
+	if (flow) {
 		c->begun = flow->direction;
+		c->flow_proven = (flow->flags & CS_FLOW_PROVEN) != 0;
+	}
 	c->state = flow_state_after(flow, p, c->direction);
 	c->revision = flow_revision(cfg);
 	reason = judge_in_full(skb, cfg, p, c);

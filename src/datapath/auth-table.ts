@@ -3,6 +3,7 @@
 import { AUTH_TYPE_CODE, type AuthEntry, type AuthKey, type AuthTable, type AuthType } from '../model/datapath.ts';
 import { nodeId, securityIdentity } from '../model/ids.ts';
 import type { ConfigWriter } from './config.ts';
+import { createFlowProofs } from './flow-proofs.ts';
 import { AUTH_REFUSED } from './layout.ts';
 import type { DatapathMaps } from './maps.ts';
 
@@ -43,6 +44,7 @@ export function createAuthTable(maps: DatapathMaps, config: ConfigWriter): AuthT
       if (refusals.length > 0) maps.cs_auth.deleteBatch(refusals.map(([key]) => key));
     },
     list: () => readAuthEntries(maps),
+    ...createFlowProofs(maps, config),
   };
 }
 

@@ -1,7 +1,7 @@
 /** bpf/abi/abi.h in TypeScript: the only place that knows where a field lies. A test compares it with the object's BTF. */
 import { byteArray, padding, struct, u8, u16, u32, u32Pair, u64 } from './record.ts';
 
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 
 const addr = byteArray(16);
 
@@ -109,6 +109,27 @@ export const authKeyStruct = struct('cs_auth_key', {
 export const AUTH_REFUSED = 1;
 export const authStruct = struct('cs_auth', { expires_ns: u64, epoch: u32, flags: u32 });
 
+export const flowAuthKeyStruct = struct('cs_flow_auth_key', {
+  local: addr,
+  remote: addr,
+  lport: u16,
+  rport: u16,
+  endpoint: u32,
+  proto: u8,
+  pad: padding(3),
+});
+/** cs_flow_auth.flags, set by the kernel: a flow was let through. */
+export const AUTH_TAKEN = 2;
+export const flowAuthStruct = struct('cs_flow_auth', {
+  expires_ns: u64,
+  epoch: u32,
+  flags: u32,
+  local: u32,
+  remote: u32,
+  remote_node: u32,
+  pad: padding(4, 4),
+});
+
 export const flowKeyStruct = struct('cs_flow_key', {
   local: addr,
   remote: addr,
@@ -209,6 +230,8 @@ export const allStructs = [
   policyStruct,
   authKeyStruct,
   authStruct,
+  flowAuthKeyStruct,
+  flowAuthStruct,
   flowKeyStruct,
   flowStruct,
   counterStruct,

@@ -18,6 +18,7 @@ export const pinnedMaps = {
   cs_classes: [layout.classKeyStruct, layout.classStruct],
   cs_policy: [layout.policyKeyStruct, layout.policyStruct],
   cs_auth: [layout.authKeyStruct, layout.authStruct],
+  cs_flow_auth: [layout.flowAuthKeyStruct, layout.flowAuthStruct],
   cs_flows: [layout.flowKeyStruct, layout.flowStruct],
   cs_drops: [layout.u32Key, layout.counterStruct],
   cs_observed: [layout.u32Key, layout.counterStruct],

@@ -7,8 +7,14 @@ import type { Prefix } from './address.ts';
 import type { IpAddress, NodeId, SecurityIdentity } from './ids.ts';
 
 export type Direction = 'egress' | 'ingress';
-export type AuthType = 'none' | 'spiffe' | 'test-always-fail';
-export const AUTH_TYPE_CODE: Readonly<Record<AuthType, number>> = { none: 0, spiffe: 1, 'test-always-fail': 2 };
+/** spiffe: a proof for the pair of identities. spiffe-connection: one for each flow, which no other flow may use. */
+export type AuthType = 'none' | 'spiffe' | 'spiffe-connection' | 'test-always-fail';
+export const AUTH_TYPE_CODE: Readonly<Record<AuthType, number>> = {
+  none: 0,
+  spiffe: 1,
+  'test-always-fail': 2,
+  'spiffe-connection': 3,
+};
 
 export interface AuthKey {
   readonly local: SecurityIdentity;
@@ -22,6 +28,25 @@ export interface AuthEntry extends AuthKey {
   readonly expiresAtNs: bigint;
   /** The global epoch that was read when verification began. */
   readonly epoch: number;
+}
+
+/**
+ * A flow as its endpoint sees it, whichever side began it: the fields of a signal of the same names. The other node's is the same
+ * with local and remote exchanged.
+ */
+export interface FlowTuple {
+  readonly endpoint: number;
+  readonly localAddress: IpAddress;
+  readonly remoteAddress: IpAddress;
+  readonly protocol: number;
+  readonly localPort: number;
+  readonly remotePort: number;
+}
+
+export interface FlowAuthEntry extends AuthEntry {
+  readonly flow: FlowTuple;
+  /** A flow was let through by it, and no other will be. */
+  readonly taken: boolean;
 }
 
 export interface AuthTable {
@@ -39,6 +64,14 @@ export interface AuthTable {
   forgetRefusals(): void;
   /** Proofs only. */
   list(): AuthEntry[];
+  /** A proof (authType spiffe-connection) for this flow alone. When there are too many the oldest leave: their flows are proven again. */
+  putFlow(entry: AuthEntry, flow: FlowTuple): void;
+  /** Its opposite, as refuse(); of that flow alone. Does not touch flows that run. */
+  refuseFlow(key: AuthKey, flow: FlowTuple, untilNs: bigint): void;
+  /** Deletes the proofs and refusals of all flows of the pairs, then makes every flow be judged anew. Returns how many there were. */
+  deleteFlows(keys: readonly AuthKey[]): number;
+  /** Proofs of flows only. */
+  listFlows(): FlowAuthEntry[];
 }
 
 /** An address with its owner, as it is in force in the kernel. */

@@ -2,12 +2,21 @@
  * Which authentication holds where several rules allow the same packet. Explicit beats none; of explicit ones the narrower;
  * of two that are as narrow, or of which neither lies inside the other, the stronger.
  */
-import type { AuthType } from '../model/datapath.ts';
+import { AUTH_TYPE_CODE, type AuthType } from '../model/datapath.ts';
 import type { AuthMode } from './rules.ts';
 
 export const AUTH_TYPE_OF: Readonly<Record<AuthMode, AuthType>> = {
   disabled: 'none',
   required: 'spiffe',
+  'required-connection': 'spiffe-connection',
+  'test-always-fail': 'test-always-fail',
+};
+
+/** What a policy file says to mean it. */
+export const TEXT_OF_MODE: Readonly<Record<AuthMode, string>> = {
+  disabled: 'disabled',
+  required: 'required',
+  'required-connection': 'required with scope connection',
   'test-always-fail': 'test-always-fail',
 };
 
@@ -23,7 +32,23 @@ export interface Claim {
   readonly last: number;
 }
 
-const STRENGTH: Readonly<Record<AuthMode, number>> = { disabled: 0, required: 1, 'test-always-fail': 2 };
+/** Of two sides' demands, or two rules', the stronger holds. The kernel's numbers say nothing of that. */
+export const STRENGTH: Readonly<Record<AuthMode, number>> = {
+  disabled: 0,
+  required: 1,
+  'required-connection': 2,
+  'test-always-fail': 3,
+};
+
+const STRENGTH_OF_CODE: readonly number[] = Object.entries(AUTH_TYPE_OF).reduce<number[]>((all, [mode, authType]) => {
+  all[AUTH_TYPE_CODE[authType]] = STRENGTH[mode as AuthMode];
+  return all;
+}, []);
+
+/** By the kernel's numbers of authentication types. */
+export function isStrongerCode(a: number, b: number): boolean {
+  return STRENGTH_OF_CODE[a]! > STRENGTH_OF_CODE[b]!;
+}
 
 /** Everything that `inner` says is also said by `outer`, and more. */
 export function liesInside(inner: Claim, outer: Claim): boolean {

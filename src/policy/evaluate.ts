@@ -5,7 +5,7 @@
 import { AUTH_TYPE_CODE, type Direction } from '../model/datapath.ts';
 import type { NamedPort } from '../model/identity.ts';
 import { IDENTITY_HOST, IDENTITY_REMOTE_NODE, IDENTITY_WORLD, type SecurityIdentity } from '../model/ids.ts';
-import { AUTH_TYPE_OF, type Claim, decidingClaim, narrowestClaim } from './auth-mode.ts';
+import { AUTH_TYPE_OF, type Claim, decidingClaim, isStrongerCode, narrowestClaim } from './auth-mode.ts';
 import { type CidrNode, type Cidrs, cidrPeerMatches, isCidrIdentity, WORLD_IPV4, WORLD_IPV6 } from './cidr.ts';
 import type { Decision, Outcome, Verdict } from './compiled.ts';
 import { holds, selects } from './labels.ts';
@@ -132,7 +132,7 @@ function isSame(a: Outcome, b: Outcome): boolean {
 /** Both ends must allow; each hook already demands what the other will. */
 function strongerOf(own: Outcome, other: Outcome): Outcome {
   if (own.verdict === 'deny' || other.verdict === 'deny') return own;
-  return AUTH_TYPE_CODE[other.authType] > AUTH_TYPE_CODE[own.authType] ? other : own;
+  return isStrongerCode(AUTH_TYPE_CODE[other.authType], AUTH_TYPE_CODE[own.authType]) ? other : own;
 }
 
 function together(egress: Outcome, ingress: Outcome): Outcome {

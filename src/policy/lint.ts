@@ -1,4 +1,6 @@
 /** What is allowed to be written and hardly meant: rules without effect, found without knowing any workload. */
+
+import { STRENGTH, TEXT_OF_MODE } from './auth-mode.ts';
 import { contradiction, subjectContains, trafficContains } from './contains.ts';
 import type { Peer, Policy, PolicySpec, PolicyWarning, Requirement, Rule, Selector } from './rules.ts';
 
@@ -122,8 +124,6 @@ function dead(placed: readonly Placed[]): PolicyWarning[] {
   });
 }
 
-const STRENGTH = { disabled: 0, required: 1, 'test-always-fail': 2 } as const;
-
 function beatenMode(one: Placed, alike: readonly Placed[]): PolicyWarning[] {
   const { mode } = one.rule;
   if (mode === undefined || isEmpty(one)) return [];
@@ -131,8 +131,8 @@ function beatenMode(one: Placed, alike: readonly Placed[]): PolicyWarning[] {
     (other) => other.rule.mode !== undefined && STRENGTH[other.rule.mode] > STRENGTH[mode] && isSame(one, other),
   );
   if (stronger === undefined) return [];
-  const said = `${place(stronger)} asks for ${stronger.rule.mode} on the same traffic, and the stronger holds`;
-  return warn(one, `authentication.mode ${mode} has no effect: ${said}; keep one of them`);
+  const said = `${place(stronger)} asks for ${TEXT_OF_MODE[stronger.rule.mode!]} on the same traffic, and the stronger holds`;
+  return warn(one, `authentication.mode ${TEXT_OF_MODE[mode]} has no effect: ${said}; keep one of them`);
 }
 
 function idleMode(one: Placed, all: readonly Placed[]): PolicyWarning[] {
@@ -144,7 +144,7 @@ function idleMode(one: Placed, all: readonly Placed[]): PolicyWarning[] {
     const said = `no other ${direction} rule asks for authentication`;
     return warn(one, `authentication.mode disabled has no effect: ${said}; remove it`);
   }
-  if (mode === 'required' && peers !== 'any' && peers.every(cannotProve)) {
+  if ((mode === 'required' || mode === 'required-connection') && peers !== 'any' && peers.every(cannotProve)) {
     return warn(one, 'authentication.mode required is never met: only workloads can prove who they are; remove it');
   }
   return [];

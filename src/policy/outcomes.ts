@@ -4,7 +4,14 @@
  */
 import { AUTH_TYPE_CODE } from '../model/datapath.ts';
 import type { NamedPort } from '../model/identity.ts';
-import { AUTH_TYPE_OF, type Claim, decidingClaim, narrowestClaim, withoutIdleClaims } from './auth-mode.ts';
+import {
+  AUTH_TYPE_OF,
+  type Claim,
+  decidingClaim,
+  isStrongerCode,
+  narrowestClaim,
+  withoutIdleClaims,
+} from './auth-mode.ts';
 import type { BookRule } from './rulebook.ts';
 
 /** A rule that names the peer. */
@@ -77,7 +84,7 @@ export class HookRules {
     const other = this.#other.outcomes(protocol, cuts, ALLOWED);
     return own.map((mine, i) => {
       const theirs = other[i]!;
-      if (isDeny(mine) || isDeny(theirs) || authCodeOf(theirs) <= authCodeOf(mine)) return mine;
+      if (isDeny(mine) || isDeny(theirs) || !isStrongerCode(authCodeOf(theirs), authCodeOf(mine))) return mine;
       // Its own rule, not theirs: peers that only differ in who asks for the proof stay one to the kernel.
       return pack(ruleOf(mine), authCodeOf(theirs), false);
     });
@@ -100,7 +107,8 @@ export function proofsBetween(
     ascending(cuts);
     const [out, into] = sides.map((side) => side.outcomes(protocol, cuts)) as [Packed[], Packed[]];
     cuts.forEach((_, i) => {
-      const code = Math.max(authCodeOf(out[i]!), authCodeOf(into[i]!));
+      const [theirs, mine] = [authCodeOf(out[i]!), authCodeOf(into[i]!)];
+      const code = isStrongerCode(theirs, mine) ? theirs : mine;
       if (!isDeny(out[i]!) && !isDeny(into[i]!) && code > 0) proofs |= 1 << code;
     });
   }

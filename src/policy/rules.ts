@@ -5,7 +5,8 @@
 import type { Prefix } from '../model/address.ts';
 import type { Direction } from '../model/datapath.ts';
 
-export type AuthMode = 'disabled' | 'required' | 'test-always-fail';
+/** required-connection: `required` with `scope: connection`. */
+export type AuthMode = 'disabled' | 'required' | 'required-connection' | 'test-always-fail';
 export type Enforcement = 'enforce' | 'observe';
 
 /** One condition on an identity's labels (keys as the identity table has them, without a source). */

@@ -11,6 +11,7 @@ import { attribute, cString, encodeMessage, NETLINK_ROUTE, NLM_F, nested } from 
 import type { AttachMode } from '../../src/datapath/attach.ts';
 import { deleteClsact, hasClsact, listFilters } from '../../src/datapath/clsact.ts';
 import { buildTags, inspectNode } from '../../src/datapath/inspect.ts';
+import { ABI_VERSION } from '../../src/datapath/layout.ts';
 import { detachNode } from '../../src/datapath/lifecycle.ts';
 import { readPinned } from '../../src/datapath/pinned.ts';
 import { verifyNode } from '../../src/datapath/verify.ts';
@@ -157,7 +158,7 @@ describe.each(modes)('by %s', (mode) => {
   });
 
   test('what is missing, of another build, stale or not ours is named', async () => {
-    const links = join(pair.spaces.bpffs, 'countersign/v2/pair_test/links');
+    const links = join(pair.spaces.bpffs, `countersign/v${ABI_VERSION}/pair_test/links`);
     const ifindex = pair.ifindex('v-a');
     if (mode === 'tcx') {
       const link = native().objGet(join(links, `tcx-from_workload-${ifindex}`));
@@ -384,9 +385,9 @@ describe('veths that come and go', () => {
     );
     expect(readPinned(pair.spaces.bpffs, NODE).endpoints).toEqual([]);
     expect(readPinned(pair.spaces.bpffs, NODE).addresses).toEqual([]);
-    expect(pair.spaces.exec('node', `ls ${pair.spaces.bpffs}/countersign/v2/pair_test/links`).trim()).toMatch(
-      /^\S*from_hold\S*$/,
-    );
+    expect(
+      pair.spaces.exec('node', `ls ${pair.spaces.bpffs}/countersign/v${ABI_VERSION}/pair_test/links`).trim(),
+    ).toMatch(/^\S*from_hold\S*$/);
   });
 
   test('one that is made anew under the same name is a new endpoint; a renamed one is found under its new name', async () => {

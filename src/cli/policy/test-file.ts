@@ -20,7 +20,7 @@ const expectation = z
     /** Message type where the protocol is ICMP. */
     port: z.number().int().min(0).max(65_535).default(0),
     verdict: z.enum(['allow', 'deny']),
-    authentication: z.enum(['none', 'required', 'test-always-fail']).optional(),
+    authentication: z.enum(['none', 'required', 'required-connection', 'test-always-fail']).optional(),
     rule: z.string().min(1).optional(),
     observed: z.enum(['allow', 'deny']).optional(),
     description: z.string().max(256).optional(),

@@ -8,9 +8,10 @@ const LAST_PORT = 65_535;
 const LAST_ICMP_TYPE = 255;
 
 /** What a policy would have to say to mean it: the field's words for an authentication type. */
-export const MODE_OF: Readonly<Record<AuthType, 'none' | 'required' | 'test-always-fail'>> = {
+export const MODE_OF: Readonly<Record<AuthType, 'none' | 'required' | 'required-connection' | 'test-always-fail'>> = {
   none: 'none',
   spiffe: 'required',
+  'spiffe-connection': 'required-connection',
   'test-always-fail': 'test-always-fail',
 };
 

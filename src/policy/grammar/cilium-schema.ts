@@ -98,7 +98,23 @@ const denyTraffic = {
   authentication: refused('what is denied is not authenticated; remove it'),
 };
 
-function allowTraffic(handling: L7Handling) {
+/** scope is a word of our own: nobody else who reads a policy of cilium.io would understand it. */
+function authentication({ ownKind }: CiliumScope) {
+  const mode = z.enum(['disabled', 'required', 'test-always-fail']);
+  if (!ownKind) {
+    const scope = refused('not a field of this kind; write the rule in an AuthenticationPolicy').pipe(z.undefined());
+    return z.strictObject({ mode, scope });
+  }
+  return z
+    .strictObject({ mode, scope: z.enum(['identity', 'connection']).optional() })
+    .superRefine((value, context) => {
+      if (value.scope === undefined || value.mode === 'required') return;
+      const message = `says what has to be proven, and mode ${value.mode} asks for nothing that could be; remove it`;
+      context.addIssue({ code: 'custom', path: ['scope'], message });
+    });
+}
+
+function allowTraffic(scope: CiliumScope, handling: L7Handling) {
   return {
     toPorts: z
       .array(
@@ -113,7 +129,7 @@ function allowTraffic(handling: L7Handling) {
       )
       .optional(),
     icmps: icmpList,
-    authentication: z.strictObject({ mode: z.enum(['disabled', 'required', 'test-always-fail']) }).optional(),
+    authentication: authentication(scope).optional(),
   };
 }
 
@@ -134,8 +150,8 @@ function checkTogether(value: unknown, context: z.core.$RefinementCtx): void {
   }
 }
 
-function rules(handling: L7Handling) {
-  const traffic = allowTraffic(handling);
+function rules(scope: CiliumScope, handling: L7Handling) {
+  const traffic = allowTraffic(scope, handling);
   const requires = z.array(workloadSelector).optional();
   const denied = refused(NO_DENY_REQUIRES);
   const rule = <T extends z.core.$ZodLooseShape>(shape: T) =>
@@ -164,7 +180,7 @@ function spec(scope: CiliumScope, handling: L7Handling) {
       description: z.string().max(4_096).optional(),
       endpointSelector: workloadSelector.optional(),
       nodeSelector,
-      ...rules(handling),
+      ...rules(scope, handling),
       enableDefaultDeny: z.strictObject({ ingress: z.boolean().optional(), egress: z.boolean().optional() }).optional(),
       enforcement: scope.ownKind
         ? enforcementField

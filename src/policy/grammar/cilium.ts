@@ -74,6 +74,11 @@ function egressPeers({ toEndpoints, toCIDR, toCIDRSet, toEntities }: EgressRule)
   return { endpoints: toEndpoints, cidr: toCIDR, cidrSet: toCIDRSet, entities: toEntities };
 }
 
+function modeOf(authentication: NonNullable<CiliumSpec['ingress']>[number]['authentication']): Rule['mode'] {
+  if (authentication === undefined) return undefined;
+  return authentication.scope === 'connection' ? 'required-connection' : authentication.mode;
+}
+
 class SpecReader {
   readonly #yaml: YamlDocument;
   readonly #namespace: string | undefined;
@@ -90,8 +95,8 @@ class SpecReader {
   read(spec: CiliumSpec): PolicySpec {
     const { ingress = [], ingressDeny = [], egress = [], egressDeny = [], enableDefaultDeny, nodeSelector } = spec;
     const rules = [
-      ...ingress.map((r, i) => this.#allow('ingress', ['ingress', i], ingressPeers(r), r, r.authentication?.mode)),
-      ...egress.map((r, i) => this.#allow('egress', ['egress', i], egressPeers(r), r, r.authentication?.mode)),
+      ...ingress.map((r, i) => this.#allow('ingress', ['ingress', i], ingressPeers(r), r, modeOf(r.authentication))),
+      ...egress.map((r, i) => this.#allow('egress', ['egress', i], egressPeers(r), r, modeOf(r.authentication))),
       ...ingressDeny.map((r, i) => this.#rule('ingress', 'deny', ['ingressDeny', i], ingressPeers(r), r, undefined)),
       ...egressDeny.map((r, i) => this.#rule('egress', 'deny', ['egressDeny', i], egressPeers(r), r, undefined)),
     ];

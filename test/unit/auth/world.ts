@@ -171,6 +171,7 @@ export class SimNode {
   /** What was done to the tables, in order. */
   readonly log: string[] = [];
   epoch = 1;
+  #life = 0;
   tunnelReady: Result<void, ReasonCode> = ok(undefined);
   /** While set, changes of the tunnel's table wait for it. */
   tunnelGate: Promise<void> | undefined;
@@ -192,6 +193,7 @@ export class SimNode {
   start(options: Partial<AuthManagerOptions> = {}): void {
     const { world } = this;
     const { time } = world;
+    const life = ++this.#life;
     this.manager = createAuthManager({
       self: this.info,
       firstGeneration: time.bootNs(),
@@ -200,6 +202,7 @@ export class SimNode {
       hold: {
         release: (local, remote) => this.released.push(`${local}>${remote}`),
         refuse: (local, remote, reason) => this.refused.push(`${local}>${remote} ${reason}`),
+        forget: () => {},
         waiting: () => [],
       },
       authTable: this.#authTable(),
@@ -240,12 +243,19 @@ export class SimNode {
       },
       audit: { emit: (event) => this.audit.push(event) },
       clock: time,
-      timers: time,
+      // Those of a process that ended never run.
+      timers: { set: (ms, fn) => time.set(ms, () => (life === this.#life ? fn() : undefined)) },
       log: createLogger('test', 'silent'),
       settings: world.settings,
       random: () => 0.5,
       ...options,
     });
+  }
+
+  /** kill -9, and a new process: its channels break, what the kernel has stays. Its endpoints are added by who calls. */
+  restart(options: Partial<AuthManagerOptions> = {}): void {
+    for (const channel of [...this.channelTo.values()]) channel.close('PEER_CHANNEL_CLOSED');
+    this.start({ firstLife: false, ...options });
   }
 
   #channels(): PeerChannels {
@@ -296,6 +306,10 @@ export class SimNode {
       },
       forgetRefusals: () => this.kernelRefused.clear(),
       list: () => [...this.kernelAuth.values()],
+      putFlow: () => {},
+      refuseFlow: () => {},
+      deleteFlows: () => 0,
+      listFlows: () => [],
     };
   }
 

@@ -69,6 +69,9 @@ describe('layout', () => {
       CS_AUTH_NONE: AUTH_TYPE_CODE.none,
       CS_AUTH_SPIFFE: AUTH_TYPE_CODE.spiffe,
       CS_AUTH_ALWAYS_FAIL: AUTH_TYPE_CODE['test-always-fail'],
+      CS_AUTH_CONNECTION: AUTH_TYPE_CODE['spiffe-connection'],
+      CS_AUTH_REFUSED: layout.AUTH_REFUSED,
+      CS_AUTH_TAKEN: layout.AUTH_TAKEN,
     }).toEqual(
       Object.fromEntries(
         [
@@ -93,6 +96,9 @@ describe('layout', () => {
           'CS_AUTH_NONE',
           'CS_AUTH_SPIFFE',
           'CS_AUTH_ALWAYS_FAIL',
+          'CS_AUTH_CONNECTION',
+          'CS_AUTH_REFUSED',
+          'CS_AUTH_TAKEN',
         ].map((name) => [name, value(name)]),
       ),
     );
