@@ -8,8 +8,10 @@ import { join } from 'node:path';
 import { type AuditLog, openAuditLog } from '../audit/log.ts';
 import { type AuthManager, createAuthManager, isAuthFrame } from '../auth/manager.ts';
 import type { Clock } from '../base/clock.ts';
+import { CountersignError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { NET } from '../base/registry/net.ts';
+import { reasonCodes } from '../base/registry/reason-codes.ts';
 import { systemTimers } from '../base/timers.ts';
 import { parseDialAddress } from '../channel/dial-address.ts';
 import type { PeerChannelEvents } from '../channel/peer-channel.ts';
@@ -35,6 +37,7 @@ import { PolicyControl } from './policy-control.ts';
 import { connectServer, type ServerClient, type TableChange } from './server-client/client.ts';
 import { WorkloadSvids } from './server-client/svids.ts';
 import { StandingChannels } from './standing-channels.ts';
+import { StartingStatus } from './starting.ts';
 import { Surroundings } from './surroundings.ts';
 import { withProvidedSvids } from './svid-source.ts';
 import * as views from './views.ts';
@@ -45,21 +48,24 @@ const RECONCILE_MS = 500;
 const HOST_ADDRESSES_MS = 5_000;
 
 export interface Agent {
+  /** Resolves when this process can no longer be the node: it is to be closed, and started anew. */
+  readonly barred: Promise<CountersignError>;
   close(): Promise<void>;
 }
 
 export async function startAgent(config: AgentConfig, clock: Clock, log: Logger): Promise<Agent> {
   const closers: (() => void | Promise<void>)[] = [];
+  const { promise: barred, resolve: bar } = Promise.withResolvers<CountersignError>();
   const closeAll = async (): Promise<void> => {
     for (const close of closers.splice(0).reverse()) await close();
   };
   try {
-    await start(config, clock, log, closers);
+    await start(config, clock, log, closers, bar);
   } catch (thrown) {
     await closeAll();
     throw thrown;
   }
-  return { close: closeAll };
+  return { barred, close: closeAll };
 }
 
 async function start(
@@ -67,6 +73,7 @@ async function start(
   clock: Clock,
   log: Logger,
   closers: (() => void | Promise<void>)[],
+  bar: (why: CountersignError) => void,
 ): Promise<void> {
   const origin = `${config.trustDomain}/node/${config.node.name}`;
   const auditLog: AuditLog = openAuditLog({ dir: join(config.dataDir, 'audit'), origin, clock, log });
@@ -98,6 +105,8 @@ async function start(
   const bundle = readBootstrapBundle(config);
   const stateDir = join(config.dataDir, 'node');
   const firstLife = !existsSync(stateDir);
+  const starting = new StartingStatus(config.sockets.admin, config.node.name);
+  closers.push(() => starting.close());
   const server = await connectServer({
     address: config.server.address,
     trustDomain: config.trustDomain,
@@ -109,8 +118,14 @@ async function start(
     clock,
     log,
     audit,
+    waiting: (why) => starting.waiting(why),
   });
   closers.push(() => server.close());
+  await starting.close();
+  server.onBarred((reason) => {
+    const message = `node ${config.node.name}: ${reasonCodes[reason]} (${reason}); this process ends, the next one asks for a new incarnation`;
+    bar(new CountersignError('unavailable', message));
+  });
   if (config.server.joinTokenFile !== undefined) rmSync(config.server.joinTokenFile, { force: true });
   const self = () => ({ info: server.node.info, svid: server.node.svid() });
   auditLog.certify((bytes) => {

@@ -13,7 +13,7 @@ import { agentConfigSchema } from './config.ts';
 import { writeChange } from './enforcement.ts';
 import { removeTunnel } from './path.ts';
 
-/** Runs until `signal` is aborted. @throws CountersignError if it cannot start; what is pinned goes on enforcing. */
+/** Runs until `signal` is aborted. @throws CountersignError if it cannot start, or can no longer be the node; what is pinned goes on enforcing. */
 export async function runAgent(configPath: string, signal: AbortSignal): Promise<void> {
   const config = loadConfigFile(configPath, agentConfigSchema);
   checkNamed(configPath, config);
@@ -22,12 +22,14 @@ export async function runAgent(configPath: string, signal: AbortSignal): Promise
   const agent = await startAgent(config, systemClock(), log);
   // Now, not at the end: an agent that is killed starts small the next time too.
   flushCompileCache();
-  await new Promise<void>((resolve) => {
-    if (signal.aborted) resolve();
-    signal.addEventListener('abort', () => resolve(), { once: true });
+  const stopped = new Promise<undefined>((resolve) => {
+    if (signal.aborted) resolve(undefined);
+    signal.addEventListener('abort', () => resolve(undefined), { once: true });
   });
+  const barred = await Promise.race([stopped, agent.barred]);
   log.info('stopping: what is proven goes on until it expires, nothing new passes');
   await agent.close();
+  if (barred !== undefined) throw barred;
 }
 
 /**

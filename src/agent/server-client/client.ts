@@ -70,6 +70,8 @@ export interface ServerClientOptions {
   readonly log: Logger;
   /** Told of what the server sent and this node refused. */
   readonly audit: AuditSink;
+  /** Told, each time, why the start waits: a sentence. */
+  waiting?(why: string): void;
   /** Gives up waiting for the server at the start. */
   readonly signal?: AbortSignal;
 }
@@ -206,6 +208,9 @@ class Client implements ServerClient {
           this.#state = undefined;
           this.#options.log.warn({ reason: error.reason }, 'the server refuses this node as it was; attesting anew');
         } else if (!isPassing(error, performance.now() - startedMs)) throw error;
+        const isNewLife = this.#state !== undefined && !this.#life.isCurrent(this.#state.life);
+        const newLife = isNewLife ? `${reasonCodes.ATTEST_NEW_LIFE} (ATTEST_NEW_LIFE); ` : '';
+        this.#options.waiting?.(`${newLife}${error.message}`);
         await this.#pause(attempt, signal);
       }
     }

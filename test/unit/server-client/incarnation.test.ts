@@ -75,11 +75,14 @@ test('after a reboot with the server down the node is nobody until the server is
   await expect(server.client('node-a', { ...options, signal: AbortSignal.timeout(300) })).rejects.toThrow();
   expect(stateOf()).toMatchObject({ incarnation: 1n, life: { bootId: 'boot 1' } });
   let there = false;
-  const joining = server.client('node-a', options).finally(() => {
+  const waits: string[] = [];
+  const waiting = (why: string) => void waits.push(why);
+  const joining = server.client('node-a', { ...options, waiting }).finally(() => {
     there = true;
   });
   await new Promise((resolve) => setTimeout(resolve, 300));
   expect(there).toBe(false);
+  expect(waits.at(-1)).toMatch(/the node needs a new incarnation first \(ATTEST_NEW_LIFE\); identity server at 127/);
   await server.up();
   expect((await joining).node.info.incarnation).toBe(2n);
 });

@@ -1,0 +1,48 @@
+/** The admin socket while the start waits for the identity server: it says so, and that nothing is vouched for meanwhile. */
+import { CountersignError } from '../base/errors.ts';
+import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
+
+export class StartingStatus {
+  readonly #path: string;
+  readonly #node: string;
+  #why = '';
+  #served: Promise<{ close(): void } | undefined> | undefined;
+
+  constructor(path: string, node: string) {
+    this.#path = path;
+    this.#node = node;
+  }
+
+  /** From the first call on the socket is there. */
+  waiting(why: string): void {
+    this.#why = why;
+    this.#served ??= serveAdmin(this.#path, this.#handlers()).catch(() => undefined);
+  }
+
+  /** Makes way for the agent's own. */
+  async close(): Promise<void> {
+    const served = await this.#served;
+    this.#served = undefined;
+    served?.close();
+  }
+
+  #handlers(): AdminHandlers {
+    const refuse = () => {
+      const message = `node ${this.#node} is starting and vouches for nothing yet; flows that were proven before go on until they expire. It waits: ${this.#why}`;
+      throw new CountersignError('unavailable', message);
+    };
+    return {
+      status: async () => refuse(),
+      endpoints: refuse,
+      vouches: refuse,
+      auth: refuse,
+      peers: async () => refuse(),
+      drops: refuse,
+      dropPairs: refuse,
+      policy: refuse,
+      explain: refuse,
+      reloadPolicy: async () => refuse(),
+      monitor: refuse,
+    };
+  }
+}
