@@ -165,7 +165,10 @@ export class HeldPackets {
     if (signal.direction === 'egress') {
       for (const node of others) {
         const vouch = vouches.known(node.id, remoteAddress);
-        if (vouch !== undefined && host.isKnownTo(node.id, localAddress)) return ok({ node, vouch });
+        if (vouch === undefined || !host.isKnownTo(node.id, localAddress)) continue;
+        // Nothing is to be asked, but the proof needs the channel: it may have gone, and the vouch lives on.
+        const reached = await this.#reach(node);
+        return reached.ok ? ok({ node, vouch }) : reached;
       }
     }
     return firstOk(others.map((node) => this.#ask(signal, node)));
