@@ -1,0 +1,13 @@
+/** What is broken on purpose, so that the simulation is seen to find it. All off in a real run. */
+export interface Faults {
+  /** Fences are not written. */
+  readonly noFences?: boolean;
+  /** Programs that run are not waited for. */
+  readonly noQuiesce?: boolean;
+  /** A deleted entry stays in the kernel for a while: the ack comes before it is gone. */
+  readonly lateDelete?: boolean;
+  /** The kernel does not look at leases. */
+  readonly leaseUnchecked?: boolean;
+  /** Sessions of the tunnel go on. */
+  readonly noEndSession?: boolean;
+}
