@@ -80,10 +80,10 @@ async function checks(): Promise<Counts> {
   return counts;
 }
 
-/** The guest prints one TAP-like line for each test; what it printed is counted here. */
-async function vm(): Promise<Counts> {
+/** A program of ours that prints one TAP-like line for each test; what it printed is counted here. */
+const printed = (program: string) => async (): Promise<Counts> => {
   const counts = { passed: 0, failed: 0, skipped: 0 };
-  const script = join(root, 'test/vm/run.ts');
+  const script = join(root, program);
   await new Promise<void>((resolve, reject) => {
     const child = spawn(process.execPath, [script], { cwd: root, stdio: ['ignore', 'pipe', 2] });
     let rest = '';
@@ -105,7 +105,7 @@ async function vm(): Promise<Counts> {
     });
   });
   return counts;
-}
+};
 
 const vmObstacle = (): string | undefined => {
   if (!isRoot) return 'needs root (the guest reads the whole file system)';
@@ -117,13 +117,19 @@ const tiers: readonly Tier[] = [
   { name: 'check', what: 'types, lint, dead code, proto compatibility', obstacle: () => undefined, run: checks },
   { name: 'unit', what: 'no privileges needed', obstacle: () => undefined, run: vitest('unit') },
   { name: 'story', what: 'the documents against the code', obstacle: () => undefined, run: vitest('story') },
+  {
+    name: 'sim',
+    what: 'random schedules of the real state machines in simulated time',
+    obstacle: () => undefined,
+    run: printed('test/sim/main.ts'),
+  },
   { name: 'bpf', what: 'the kernel programs under BPF_PROG_TEST_RUN', obstacle: privileged, run: vitest('bpf') },
   { name: 'netns', what: 'real packets in network namespaces', obstacle: privileged, run: vitest('netns') },
   {
     name: 'vm',
     what: "Debian's own kernels in QEMU: 6.1 (clsact, the kernel's WireGuard), 6.12 (tcx, SCTP)",
     obstacle: vmObstacle,
-    run: vm,
+    run: printed('test/vm/run.ts'),
     onRequest: 'takes many minutes in an emulated machine: ./dev test vm',
   },
 ];
