@@ -6,10 +6,18 @@ import { type LoadedObject, native } from '../../native/index.ts';
 import { type DropReason, dropReasonName } from '../../src/base/registry/drop-reasons.gen.ts';
 import * as layout from '../../src/datapath/layout.ts';
 import { objectPath } from '../bpf/support/kernel.ts';
-import type { AuthType, Program, State } from '../reference/state.ts';
+import type { AuthType, FlowProof, Program, State } from '../reference/state.ts';
 
 const SECOND = 1_000_000_000n;
-const PROGRAM_OWNED = ['cs_flows', 'cs_fragments', 'cs_waiting', 'cs_signals', 'cs_hold_taken', 'cs_hold_returned'];
+const PROGRAM_OWNED = [
+  'cs_flow_auth',
+  'cs_flows',
+  'cs_fragments',
+  'cs_waiting',
+  'cs_signals',
+  'cs_hold_taken',
+  'cs_hold_returned',
+];
 const SMALL = {
   cs_flows: 1024,
   cs_fragments: 1024,
@@ -21,6 +29,7 @@ const SMALL = {
   cs_classes: 4096,
   cs_policy: 8192,
   cs_auth: 4096,
+  cs_flow_auth: 4096,
   cs_pair_drops: 1024,
 };
 /** cs_class.port_bits: whether a proof is looked for early. Nothing may depend on it, so half of the classes say so. */
@@ -28,8 +37,29 @@ const HINT = 2 ** 31;
 /** struct cs_fragment, which the agent never reads. */
 const FRAGMENT = { size: 24, members: [{ name: 'first_ns', offset: 0 }] };
 const ACTIONS: Readonly<Record<number, 'pass' | 'drop' | 'hold'>> = { [-1]: 'pass', 2: 'drop', 7: 'hold' };
-const AUTH: Readonly<Record<AuthType, number>> = { none: 0, spiffe: 1, 'always-fail': 2 };
+const AUTH: Readonly<Record<AuthType, number>> = { none: 0, spiffe: 1, connection: 3, 'always-fail': 2 };
 const DIRECTION = { egress: layout.EGRESS, ingress: layout.INGRESS } as const;
+
+/** From flowProofKey(). */
+function flowAuthKey(text: string): Buffer {
+  const [endpoint, proto, local, lport, remote, rport] = text.split(' ') as [
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+  ];
+  const swapped = (port: string) => ((Number(port) & 0xff) << 8) | (Number(port) >> 8);
+  return layout.flowAuthKeyStruct.encode({
+    local: Buffer.from(local, 'hex'),
+    remote: Buffer.from(remote, 'hex'),
+    lport: swapped(lport),
+    rport: swapped(rport),
+    endpoint: Number(endpoint),
+    proto: Number(proto),
+  });
+}
 
 export interface Run {
   readonly action: 'pass' | 'drop' | 'hold';
@@ -127,6 +157,7 @@ export class Machine {
     if (is.prefixes !== state.prefixes) this.#prefixes(state);
     if (is.hostExempt !== state.hostExempt) this.#hostExempt(state);
     if (is.proofs !== state.proofs) this.#proofs(state);
+    if (is.flowProofs !== state.flowProofs) this.#flowProofs(state);
     const newPolicy = is.policy !== state.policy || is.classes !== state.classes;
     if (newPolicy) this.#policy(state);
     if (newPolicy || is.config !== state.config) this.#config(state);
@@ -211,6 +242,25 @@ export class Machine {
     );
   }
 
+  /** What stays is left as it is: the programs wrote into it. */
+  #flowProofs(state: State): void {
+    const was = this.#applied.flowProofs ?? new Map<string, FlowProof>();
+    const fd = this.#fd('cs_flow_auth');
+    for (const key of was.keys()) if (!state.flowProofs.has(key)) native().mapDelete(fd, flowAuthKey(key));
+    for (const [key, p] of state.flowProofs) {
+      if (was.get(key) === p) continue;
+      const value = layout.flowAuthStruct.encode({
+        expires_ns: this.#time(p.ends),
+        epoch: p.epoch,
+        flags: p.refused ? layout.AUTH_REFUSED : 0,
+        local: p.local,
+        remote: p.remote,
+        remote_node: p.node,
+      });
+      native().mapUpdate(fd, flowAuthKey(key), value);
+    }
+  }
+
   #policy(state: State): void {
     this.#slot = 1 - this.#slot;
     const slot = this.#slot;
@@ -292,6 +342,7 @@ export class Machine {
     this.#applied = { ...this.#applied, addresses: undefined!, proofs: undefined! };
     this.apply(state);
     this.#older('cs_flows', layout.flowStruct, ['last_ns', 'valid_until_ns'], ns);
+    this.#older('cs_flow_auth', layout.flowAuthStruct, ['expires_ns'], ns);
     this.#older('cs_fragments', FRAGMENT, ['first_ns'], ns);
     this.#clear('cs_waiting');
   }
@@ -308,7 +359,7 @@ export class Machine {
       for (const [name, offset] of offsets) {
         const at = i * codec.size + offset;
         const was = dump.values.readBigUInt64LE(at);
-        if (name === 'valid_until_ns') {
+        if (name === 'valid_until_ns' || name === 'expires_ns') {
           if (was !== layout.NO_LEASE_END) dump.values.writeBigUInt64LE(was > ns ? was - ns : 1n, at);
           // The machine may be younger than that: the kernel's arithmetic wraps as this does.
         } else dump.values.writeBigUInt64LE(BigInt.asUintN(64, was - ns), at);

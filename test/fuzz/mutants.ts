@@ -29,6 +29,42 @@ const mutants: readonly Mutant[] = [
     to: 'return 0;',
   },
   {
+    name: 'a flow’s proof serves another one later',
+    file: 'auth.h',
+    from: '((proof->flags & CS_AUTH_TAKEN) && !c->flow_proven)',
+    to: '0',
+  },
+  {
+    name: 'a flow that runs does not find its own proof',
+    file: 'auth.h',
+    from: '(proof->flags & CS_AUTH_TAKEN) && !c->flow_proven',
+    to: 'proof->flags & CS_AUTH_TAKEN',
+  },
+  {
+    name: 'a flow’s proof is for whoever has the address',
+    file: 'auth.h',
+    from: 'proof->remote != remote_identity ||',
+    to: '',
+  },
+  {
+    name: 'a flow’s proof is of any node',
+    file: 'auth.h',
+    from: 'proof->remote_node != remote_node ||',
+    to: '',
+  },
+  {
+    name: 'the pair’s proof does for each flow',
+    file: 'auth.h',
+    from: 'if (c->auth_type == CS_AUTH_CONNECTION)\n\t\tflow_proof_read',
+    to: 'if (0)\n\t\tflow_proof_read',
+  },
+  {
+    name: 'a flow that only observation let through has taken its proof',
+    file: 'flow.h',
+    from: 'c->flow_proven ? CS_FLOW_PROVEN : 0',
+    to: 'c->auth_type == CS_AUTH_CONNECTION ? CS_FLOW_PROVEN : 0',
+  },
+  {
     name: 'a fence towards a node lets pass',
     file: 'fence.h',
     from: '? CS_DROP_FENCED : 0;',

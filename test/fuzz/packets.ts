@@ -1,7 +1,7 @@
 /** Random packets: mostly sound ones of all kinds, in conversations, then damaged in a few places. */
 import type { Program } from '../reference/state.ts';
 import type { Random } from './random.ts';
-import { ADDRESSES, type Name, PORTS } from './worlds.ts';
+import { ADDRESSES, type Name, PORTS, PROVEN_PORTS } from './worlds.ts';
 
 export interface RandomPacket {
   readonly program: Program;
@@ -92,8 +92,8 @@ export class Talk {
         ['sctp', 4],
         ['echo', 3],
       ]),
-      local: r.pick(PORTS),
-      remote: r.pick(PORTS),
+      local: r.pick(r.oneIn(2) ? PROVEN_PORTS : PORTS),
+      remote: r.pick(r.oneIn(2) ? PROVEN_PORTS : PORTS),
       id: r.below(3),
     };
     this.#conversations.push(c);

@@ -32,8 +32,36 @@ function describe(step: Step): string {
 export function describeDifference(scenario: Scenario, { at, kernel, reference, before }: Difference): string {
   const step = scenario.steps[at] as Extract<Step, { kind: 'packet' }>;
   const said = (v: { action: string; mark: number }) => `${v.action} mark=0x${v.mark.toString(16)}`;
-  const { now, config, endpoints, fences, addresses, prefixes, classes, policy, proofs, flows, datagrams } = before;
-  const facts = { now, config, endpoints, fences, addresses, prefixes, classes, policy, proofs, flows, datagrams };
+  const {
+    now,
+    config,
+    endpoints,
+    fences,
+    addresses,
+    prefixes,
+    classes,
+    policy,
+    proofs,
+    flowProofs,
+    taken,
+    flows,
+    datagrams,
+  } = before;
+  const facts = {
+    now,
+    config,
+    endpoints,
+    fences,
+    addresses,
+    prefixes,
+    classes,
+    policy,
+    proofs,
+    flowProofs,
+    taken,
+    flows,
+    datagrams,
+  };
   const { waiting, held } = before;
   return [
     `seed ${scenario.seed}, after ${at} steps: ${step.program}, mark 0x${step.mark.toString(16)}, EtherType 0x${etherTypeOf(step.bytes).toString(16)}`,

@@ -63,7 +63,9 @@ function randomChange(r: Random): Step[] {
     case 4:
       return change('classes', { classes: worlds.randomClasses(r) });
     case 5:
-      return change('proofs', { proofs: worlds.randomProofs(r) });
+      return r.oneIn(2)
+        ? change('proofs', { proofs: worlds.randomProofs(r) })
+        : change('proofs of flows', { flowProofs: worlds.randomFlowProofs(r) });
     case 6:
       return r.oneIn(2) ? change('config', { config: worlds.randomConfig(r, 0) }, true) : [{ kind: 'bump' }];
     case 7:

@@ -1,5 +1,6 @@
 /** Random worlds: who is there, who vouches for whom, what policy says, what is proven. Small, so that things meet. */
 import { IFINDEX, smallWorld } from '../bpf/table/statements.ts';
+import { flowProofKey } from '../reference/policy.ts';
 import type {
   AddressEntry,
   AuthType,
@@ -7,6 +8,7 @@ import type {
   Config,
   Endpoint,
   Fence,
+  FlowProof,
   PolicyLine,
   PrefixEntry,
   Proof,
@@ -64,6 +66,7 @@ export function randomWorld(r: Random): State {
     classes: randomClasses(r),
     policy: randomPolicy(r),
     proofs: randomProofs(r),
+    flowProofs: randomFlowProofs(r),
   };
 }
 
@@ -208,12 +211,15 @@ export function randomClasses(r: Random): ReadonlyMap<number, ClassRow> {
   return new Map(known.map((identity) => [identity, { local: pair(), remote: pair() }]));
 }
 
+/** Of flows that may have proofs of their own. */
+export const PROVEN_PORTS = [53, 80];
 export const PORTS = [53, 80, 8080, 8081, 8095, 4250, 40000, 0, 65535, 8, 128];
 
 const randomAuth = (r: Random): AuthType =>
   r.weighted([
     ['none', 14],
     ['spiffe', 5],
+    ['connection', 3],
     ['always-fail', 1],
   ]);
 
@@ -313,6 +319,48 @@ export function randomProofs(r: Random): readonly Proof[] {
         epoch: r.below(8) === 0 ? 0 : 2,
         refused: r.oneIn(8),
       });
+    }
+  }
+  return out;
+}
+
+/** Of some flows between A and workloads, over the ports that are spoken of most. */
+export function randomFlowProofs(r: Random): ReadonlyMap<string, FlowProof> {
+  const out = new Map<string, FlowProof>();
+  if (r.oneIn(3)) return out;
+  for (const [name, node] of [
+    ['R', 7],
+    ['S', 8],
+    ['B', 0],
+  ] as const) {
+    for (const family of [0, 1] as const) {
+      for (const protocol of [6, 17, 132]) {
+        for (const localPort of PROVEN_PORTS) {
+          for (const remotePort of PROVEN_PORTS) {
+            if (r.oneIn(3)) continue;
+            const side = {
+              protocol,
+              local: ADDRESSES.A[family],
+              remote: ADDRESSES[name][family],
+              localPort,
+              remotePort,
+            };
+            const ends = r.weighted([
+              [6000, 8],
+              [20, 2],
+              [-10, 1],
+            ]);
+            out.set(flowProofKey(r.oneIn(30) ? 9 : 5, side), {
+              local: r.oneIn(30) ? 2000 : 1000,
+              remote: r.oneIn(30) ? 2000 : IDENTITY[name],
+              node: r.oneIn(30) ? 9 : node,
+              ends,
+              epoch: r.oneIn(8) ? 0 : 2,
+              refused: r.oneIn(12),
+            });
+          }
+        }
+      }
     }
   }
   return out;

@@ -4,7 +4,16 @@ import { associated, flowOf, type Side, sideOf, stateAfter, takenOver, withDatag
 import * as owners from './owner.ts';
 import { type Packet, PROTOCOL } from './packet.ts';
 import { type Answer, askPolicy } from './policy.ts';
-import { type Direction, type Endpoint, HOST, NEVER, REMOTE_NODE, type Reason, type State } from './state.ts';
+import {
+  type AuthType,
+  type Direction,
+  type Endpoint,
+  HOST,
+  NEVER,
+  REMOTE_NODE,
+  type Reason,
+  type State,
+} from './state.ts';
 import { isControlPlane, passesAnyway, relatedRefusal } from './verdict.ts';
 
 export interface HostFound {
@@ -77,7 +86,7 @@ function judged(state: State, packet: Packet, side: Side, mark: number): HostFou
   if (!isNeeded(state, side, begun) && mayBeAnswer && isNeeded(state, side, opposite(begun))) begun = opposite(begun);
   if (isNeeded(state, side, begun)) return { state: withFlow(state, side, { ...followed, direction: begun }) };
 
-  const refused = (refusal: Reason, validUntil: number, auth: 'none' | 'spiffe' | 'always-fail' = 'none') => {
+  const refused = (refusal: Reason, validUntil: number, auth: AuthType = 'none') => {
     if (!passesAnyway(state, refusal)) return { state, refusal };
     const kept = { ...made, direction: begun, validUntil, auth, origin: 0, observed: true };
     return { state: withFlow(state, side, kept), refusal };

@@ -1,6 +1,8 @@
 /** Does policy allow it, and does it ask for proof? Every line is read; the most specific one that fits decides. */
+
+import type { Side } from './flow.ts';
 import type { Owner } from './owner.ts';
-import type { AuthType, Direction, PolicyLine, PolicyVerdict, Proof, Reason, State } from './state.ts';
+import type { AuthType, Direction, Endpoint, PolicyLine, PolicyVerdict, Proof, Reason, State } from './state.ts';
 
 export interface Question {
   readonly localIdentity: number;
@@ -64,15 +66,36 @@ export type Proven =
       readonly mendable: boolean;
     };
 
-/** One exact proof for the pair and the node, alive, of this epoch. */
-export function askProof(state: State, localIdentity: number, remote: Owner, auth: AuthType, now: number): Proven {
+export const flowProofKey = (endpoint: number, side: Omit<Side, 'direction' | 'ifindex'>): string =>
+  `${endpoint} ${side.protocol} ${side.local} ${side.localPort} ${side.remote} ${side.remotePort}`;
+
+export interface ProofQuestion {
+  readonly endpoint: Endpoint;
+  readonly remote: Owner;
+  readonly side: Side;
+  /** The flow took a proof of its own. */
+  readonly proven: boolean;
+}
+
+/** The one that was made for this flow, and that no other flow took. */
+function proofOfFlow(state: State, { endpoint, side, proven }: ProofQuestion): Proof | undefined {
+  const key = flowProofKey(endpoint.id, side);
+  const proof = state.flowProofs.get(key);
+  return proof === undefined || (state.taken.get(key) === proof && !proven) ? undefined : proof;
+}
+
+/** One exact proof for the pair and the node, or for the flow; alive, of this epoch. */
+export function askProof(state: State, question: ProofQuestion, auth: AuthType): Proven {
+  const { endpoint, remote } = question;
+  const { now } = state;
   if (auth === 'none') return { until: Number.POSITIVE_INFINITY };
   const no = (refusal: Reason, mendable = false): Proven => ({ refusal, mendable });
   // A host, a node, the world hold no SVID.
   if (remote.kind !== 'local' && remote.kind !== 'node') return no('AUTH_NOT_A_WORKLOAD');
   if (auth === 'always-fail') return no('AUTH_ALWAYS_FAIL');
-  const proof: Proof | undefined = state.proofs.find(
-    (p) => p.local === localIdentity && p.remote === remote.identity && p.node === remote.node,
+  const candidates = auth === 'connection' ? [proofOfFlow(state, question)] : state.proofs;
+  const proof: Proof | undefined = candidates.find(
+    (p) => p?.local === endpoint.identity && p.remote === remote.identity && p.node === remote.node,
   );
   if (proof === undefined) return no('AUTH_REQUIRED', true);
   const over = now >= proof.ends;

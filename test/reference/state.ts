@@ -79,7 +79,7 @@ export interface PrefixEntry {
 }
 
 export type PolicyVerdict = 'allow' | 'deny';
-export type AuthType = 'none' | 'spiffe' | 'always-fail';
+export type AuthType = 'none' | 'spiffe' | 'connection' | 'always-fail';
 
 export interface PolicyLine {
   /** Class of the endpoint's own identity. */
@@ -111,6 +111,9 @@ export interface Proof {
   readonly refused: boolean;
 }
 
+/** For one flow. Whoever has the addresses now must be who proved themselves. */
+export type FlowProof = Proof;
+
 /** Identities that no policy tells apart share numbers: one for each direction and role. */
 export interface ClassRow {
   readonly local: Readonly<Record<Direction, number>>;
@@ -132,6 +135,8 @@ export interface Flow {
   readonly observed: boolean;
   /** A workload's behind the node's address: none of the node's policies was asked. */
   readonly transit?: boolean;
+  /** It took a proof of its own. */
+  readonly proven?: boolean;
   /** Of a TCP or SCTP connection, or whether a datagram was answered. */
   readonly state: string;
 }
@@ -172,17 +177,21 @@ export interface State {
   readonly classes: ReadonlyMap<number, ClassRow>;
   readonly policy: readonly PolicyLine[];
   readonly proofs: readonly Proof[];
+  /** By flowProofKey. */
+  readonly flowProofs: ReadonlyMap<string, FlowProof>;
 
   /** Endpoint id to the interface of its last packet. */
   readonly lastSeen: ReadonlyMap<number, number>;
   readonly flows: ReadonlyMap<string, Flow>;
   readonly datagrams: ReadonlyMap<string, Datagram>;
   readonly waiting: ReadonlyMap<string, Waiting>;
+  /** The proofs that flows took, by the same keys: no other flow may. */
+  readonly taken: ReadonlyMap<string, FlowProof>;
   /** Packets in the hold queue by identity; 0: all. */
   readonly held: ReadonlyMap<number, number>;
 }
 
-export type Own = 'lastSeen' | 'flows' | 'datagrams' | 'waiting' | 'held';
+export type Own = 'lastSeen' | 'flows' | 'datagrams' | 'waiting' | 'taken' | 'held';
 
 /** The same state but for one record; undefined takes it away. */
 export function remember<M extends Own, V>(state: State, map: M, key: string | number, value: V | undefined): State {

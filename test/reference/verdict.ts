@@ -5,9 +5,9 @@ import { queueOf } from './hold.ts';
 import { askHostSide } from './host.ts';
 import * as owners from './owner.ts';
 import { type Packet, PROTOCOL } from './packet.ts';
-import { askPolicy, askProof, type Decision } from './policy.ts';
+import { askPolicy, askProof, type Decision, flowProofKey, type ProofQuestion } from './policy.ts';
 import { quoteOf } from './quote.ts';
-import { type AuthType, type Endpoint, NEVER, type Reason, type State } from './state.ts';
+import { type AuthType, type Endpoint, NEVER, type Reason, remember, type State } from './state.ts';
 
 export interface Found {
   readonly state: State;
@@ -77,7 +77,13 @@ export function judgeInFull(state: State, side: Side, mark: number, endpoint: En
   if (next === undefined) return refused('STRAY');
 
   const remote = owners.ownerOf(state, side.remote);
-  const made = { lastPacket: state.now, direction: begun, endpoint: endpoint.id, state: next };
+  const made = {
+    lastPacket: state.now,
+    direction: begun,
+    endpoint: endpoint.id,
+    state: next,
+    proven: flow?.proven ?? false,
+  };
   const wouldBe = (refusal: Reason, auth: AuthType, validUntil: number, mendable = false): Found => {
     if (!passesAnyway(state, refusal)) return refused(refusal, mendable);
     // What passes although it is refused is a flow, so that its answers are told from strays. As such it lets nothing pass.
@@ -98,7 +104,8 @@ export function judgeInFull(state: State, side: Side, mark: number, endpoint: En
   const exempt: Decision = { auth: 'none' };
   const { enforced, observed } = probe ? { enforced: exempt, observed: exempt } : askPolicy(state, asked);
   if (enforced.refusal !== undefined) return wouldBe(enforced.refusal, 'none', remote.leaseEnds);
-  const proven = askProof(state, endpoint.identity, remote, enforced.auth, state.now);
+  const question: ProofQuestion = { endpoint, remote, side, proven: made.proven };
+  const proven = askProof(state, question, enforced.auth);
   if ('refusal' in proven) return wouldBe(proven.refusal, enforced.auth, remote.leaseEnds, proven.mendable);
 
   const host = askHostSide(state, side, begun, endpoint, remote);
@@ -111,9 +118,11 @@ export function judgeInFull(state: State, side: Side, mark: number, endpoint: En
 
   if (out && queueOf(state, side, endpoint) !== undefined) return { state, mendable: false, behind: true };
   const observer = host?.observed.refusal === undefined ? observed : host.observed;
-  const would = wouldRefuse(state, endpoint, remote, enforced.auth, observer);
-  const kept = withFlow(state, side, {
+  const would = wouldRefuse(state, question, enforced.auth, observer);
+  const each = enforced.auth === 'connection';
+  const kept = withFlow(each ? withTaken(state, flowProofKey(endpoint.id, side)) : state, side, {
     ...made,
+    proven: each || made.proven,
     validUntil: Math.min(remote.leaseEnds, proven.until, would.until),
     auth: enforced.auth,
     origin: out ? owners.originExpected(state, remote) : mark >>> 16,
@@ -127,18 +136,21 @@ export function judgeInFull(state: State, side: Side, mark: number, endpoint: En
 export const isControlPlane = (state: State, begun: string, side: Side, remote: owners.Owner, port: number): boolean =>
   begun === 'egress' && remote.kind === 'reserved' && side.protocol === PROTOCOL.tcp && port === state.config.peerPort;
 
+/** The proof is used up. Without flows each packet begins one, and would need another. */
+const withTaken = (state: State, key: string): State =>
+  state.config.revision === 'stateless' ? state : remember(state, 'taken', key, state.flowProofs.get(key));
+
 /** What the policies that only observe would say. Where they ask for the same proof, that was answered. */
 function wouldRefuse(
   state: State,
-  endpoint: Endpoint,
-  remote: owners.Owner,
+  question: ProofQuestion,
   auth: AuthType,
   observed: Decision,
 ): { readonly until: number; readonly refusal?: Reason } {
   const always = { until: Number.POSITIVE_INFINITY };
   if (observed.refusal !== undefined) return { ...always, refusal: observed.refusal };
   if (observed.auth === auth) return always;
-  const proven = askProof(state, endpoint.identity, remote, observed.auth, state.now);
+  const proven = askProof(state, question, observed.auth);
   return 'refusal' in proven ? { ...always, refusal: proven.refusal } : proven;
 }
 

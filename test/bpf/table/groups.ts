@@ -1,5 +1,6 @@
 /** All rows of the table, by what they are about. */
 import { auth } from './auth.ts';
+import { eachFlow } from './each-flow.ts';
 import { fragments } from './fragments.ts';
 import { frames } from './frames.ts';
 import { holding } from './holding.ts';
@@ -28,6 +29,7 @@ export const groups = {
   icmp,
   policy,
   auth,
+  eachFlow,
   leases,
   holding,
   host,

@@ -1,6 +1,7 @@
 /** The table's small world as plain state, and statements that change it: see `rows.ts` for how they read. */
 import { addressBytes, isIpv4 } from '../../../src/model/address.ts';
 import type { IpAddress } from '../../../src/model/ids.ts';
+import { flowProofKey } from '../../reference/policy.ts';
 import {
   type AddressEntry,
   type AuthType,
@@ -87,6 +88,8 @@ export function smallWorld(): State {
     classes: new Map(identities.map((identity, i) => [identity, classRow(i)])),
     policy: [],
     proofs: [],
+    flowProofs: new Map(),
+    taken: new Map(),
     lastSeen: new Map([
       [A.endpoint, IFINDEX],
       [B.endpoint, B.ifindex],
@@ -150,7 +153,30 @@ export function change(state: State, text: string, family: Addresses): State {
       return { ...state, proofs: [...state.proofs.filter((p) => !same(p)), proof] };
     }
     case 'unproven':
-      return { ...state, proofs: [] };
+      return { ...state, proofs: [], flowProofs: new Map() };
+    case 'flow-proof':
+    case 'flow-refusal': {
+      // `flow-proof A-R udp 1>53`: as A sees it, of A's endpoint.
+      const [local, remote] = subject.split('-') as [string, string];
+      const [localPort, remotePort] = rest[1]!.split('>').map(Number) as [number, number];
+      const side = {
+        protocol: rest[0] === 'icmp' ? (family.name === 'IPv4' ? 1 : 58) : PROTOCOLS[rest[0]!]!,
+        local: hexOf(addressOf(local, family)),
+        remote: hexOf(addressOf(remote, family)),
+        localPort,
+        remotePort,
+      };
+      const key = flowProofKey(state.endpoints.get(endpointOf(local))!.id, side);
+      const proof = {
+        local: identity(local),
+        remote: identity(remote),
+        node: remote === 'R' ? R.node : 0,
+        ends: Number(options.ends ?? 5000),
+        epoch: Number(options.epoch ?? 1),
+        refused: verb === 'flow-refusal',
+      };
+      return { ...state, flowProofs: and(state.flowProofs, key, proof) };
+    }
     case 'lease':
       return ofAddress({ leaseEnds: Number(rest[0]) });
     case 'owner':
@@ -246,12 +272,19 @@ function lineOf(
   const icmp = family.name === 'IPv4' ? 1 : 58;
   const protocol = name === 'icmp' ? icmp : (PROTOCOLS[name!] ?? Number(name));
   const portBits = bits !== undefined ? Number(bits) : port === undefined ? 0 : 16;
-  const auth: AuthType = rest.includes('auth') ? 'spiffe' : rest.includes('fail') ? 'always-fail' : 'none';
+  const auth: AuthType = rest.includes('auth')
+    ? 'spiffe'
+    : rest.includes('each')
+      ? 'connection'
+      : rest.includes('fail')
+        ? 'always-fail'
+        : 'none';
   const verdict = verb === 'allow' ? 'allow' : 'deny';
   const observed = rest.find((word) => word.startsWith('would-'))?.slice('would-'.length);
   const named: Record<string, NonNullable<PolicyLine['observed']>> = {
     allow: { verdict: 'allow', auth: 'none', rule: 7 },
     auth: { verdict: 'allow', auth: 'spiffe', rule: 7 },
+    each: { verdict: 'allow', auth: 'connection', rule: 7 },
     fail: { verdict: 'allow', auth: 'always-fail', rule: 7 },
     deny: { verdict: 'deny', auth: 'none', rule: 7 },
     none: { verdict: 'deny', auth: 'none', rule: 0 },
