@@ -144,7 +144,11 @@ function idleMode(one: Placed, all: readonly Placed[]): PolicyWarning[] {
     const said = `no other ${direction} rule asks for authentication`;
     return warn(one, `authentication.mode disabled has no effect: ${said}; remove it`);
   }
-  if ((mode === 'required' || mode === 'required-connection') && peers !== 'any' && peers.every(cannotProve)) {
+  const demands = mode === 'required' || mode === 'required-connection';
+  if (demands && one.spec.subject.kind === 'nodes') {
+    return warn(one, 'authentication.mode required is never met: a node has no SVID to prove itself with; remove it');
+  }
+  if (demands && peers !== 'any' && peers.every(cannotProve)) {
     return warn(one, 'authentication.mode required is never met: only workloads can prove who they are; remove it');
   }
   return [];

@@ -103,6 +103,32 @@ describe('policies on their way to the kernel', () => {
     expect(kinds(s.calls)).toEqual(['flip', 'flip']);
   });
 
+  test('the kernel is told in which directions a policy selects this node, by its labels', async () => {
+    const node = (role: string, rules: string) =>
+      writeFileSync(
+        join(dir, 'node.yaml'),
+        `apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: { name: node }
+spec:
+  nodeSelector: { matchLabels: { role: ${role} } }
+  ${rules}
+`,
+      );
+    node('edge', 'ingress: [{ toPorts: [{ ports: [{ port: "22", protocol: TCP }] }] }]');
+    using s = stage({ nodeLabels: { role: 'edge' } });
+    s.control.apply();
+    node('edge', 'egress: [{}]');
+    await s.control.reload();
+    node('other', 'egress: [{}]');
+    await s.control.reload();
+    expect(s.calls.map((call) => 'flip' in call && call.flip.host)).toEqual([
+      { egress: false, ingress: true },
+      { egress: true, ingress: false },
+      { egress: false, ingress: false },
+    ]);
+  });
+
   test('files with a problem change nothing, say so, and are forgotten when they are mended', async () => {
     policyFile('backend', toBackend);
     using s = stage();

@@ -188,6 +188,20 @@ describe('countersign policy lint', () => {
     expect(json('lint', file).value.warnings).toEqual([]);
   });
 
+  it('warns of a proof that is asked of a node', () => {
+    const rule = `  ingress:\n${fromApp('x', REQUIRED)}`;
+    const file = write(
+      'node.yaml',
+      policy('n', 'web', rule)
+        .replace('kind: CiliumNetworkPolicy', 'kind: CiliumClusterwideNetworkPolicy')
+        .replace('endpointSelector', 'nodeSelector'),
+    );
+    expect(json('lint', file)).toMatchObject({
+      status: 0,
+      value: { warnings: [{ message: expect.stringMatching(/required is never met: a node has no SVID/) }] },
+    });
+  });
+
   it('leaves layer 7 out on request, and says so', () => {
     const file = write(
       'l7.yaml',

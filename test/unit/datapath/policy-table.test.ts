@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { readClasses } from '../../../src/datapath/class-table.ts';
 import { ConfigWriter } from '../../../src/datapath/config.ts';
+import { CFG_HOST_EGRESS, CFG_HOST_INGRESS, CFG_OBSERVE } from '../../../src/datapath/layout.ts';
 import type { DatapathMaps } from '../../../src/datapath/maps.ts';
 import { PolicyTable, readPolicy } from '../../../src/datapath/policy-table.ts';
 import { parsePrefix } from '../../../src/model/address.ts';
@@ -75,6 +76,18 @@ describe.skipIf(!possible)('the policy table', () => {
     expect(entries()).toEqual([entry(3)]);
     table.close();
     expect(maps.cs_policy.entries()).toHaveLength(1);
+  });
+
+  test('whether the node itself is judged changes with the half in force, in one write, and no other flag does', () => {
+    config.set({ flags: CFG_OBSERVE });
+    table.set(policy({ host: { egress: false, ingress: true } }));
+    expect(config.current.flags).toBe(CFG_OBSERVE | CFG_HOST_INGRESS);
+    log.length = 0;
+    table.set(policy({ host: { egress: true, ingress: false } }));
+    expect(log.filter((write) => write === 'cs_config.put')).toHaveLength(2); // this one, then the revision
+    expect(config.current.flags).toBe(CFG_OBSERVE | CFG_HOST_EGRESS);
+    table.set(policy());
+    expect(config.current.flags).toBe(CFG_OBSERVE);
   });
 
   test('classes are in force with the entries of their half', () => {
