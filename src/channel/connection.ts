@@ -71,6 +71,7 @@ export class Connection implements PeerChannel {
   /** Told true by the answer, false by the end of the channel. */
   readonly #pings = new Map<bigint, (alive: boolean) => void>();
   #phase: Phase = 'greeting';
+  #version = 0;
   /** Reading is stopped because the peer does not read. */
   #clogged = false;
   #openedNs = 0n;
@@ -106,6 +107,10 @@ export class Connection implements PeerChannel {
 
   get isOpen(): boolean {
     return this.#phase === 'open';
+  }
+
+  get version(): number {
+    return this.#version;
   }
 
   /** Since it opened, ms. */
@@ -264,6 +269,7 @@ export class Connection implements PeerChannel {
       this.#write(FrameType.FRAME_TYPE_HELLO, encodeHello(this.#parts.self, proof));
       if (this.closed) return;
     }
+    this.#version = hello.value.version;
     this.#phase = 'settling';
     this.#parts.host.greeted(this, hello.value);
   }

@@ -5,8 +5,9 @@ import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { NodeInfo } from '../model/identity.ts';
 
 export const ALPN = 'countersign/1';
-const MIN_VERSION = 1;
-const MAX_VERSION = 1;
+/** What this build speaks: docs/peer-channel.md says what changed when. A change that the other side must know of is a new version. */
+const MIN_VERSION = 2;
+const MAX_VERSION = 2;
 const MAX_FEATURES = 32;
 const MAX_FEATURE_LENGTH = 64;
 /** Octets drawn from the exporter of the channel a redial replaces. */

@@ -16,6 +16,9 @@ export interface PeerChannel {
   readonly id: string;
   /** Least of both node SVIDs' notAfter, Unix ms. */
   readonly validUntilMs: number;
+  /** For people: the protocol version that both agreed on, and for how long the channel is open, ms. */
+  readonly version?: number;
+  readonly ageMs?: number;
   /** Hash of the cipher suite: what RFC 9261 and the exporter lengths follow. */
   readonly hash: 'sha256' | 'sha384';
   /** Throws nothing: a frame on a closed channel is dropped. */

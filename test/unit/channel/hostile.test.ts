@@ -41,6 +41,12 @@ afterEach(async () => {
   await cluster.close();
 });
 
+/** A frame of 60,000 octets, one after the other. */
+function dripping(peer: RawPeer, type: FrameType, everyMs: number): NodeJS.Timeout {
+  peer.socket.write(Buffer.from([0, 0, 0xea, 0x60, type]));
+  return setInterval(() => peer.socket.writable && peer.socket.write(Buffer.from([0])), everyMs);
+}
+
 async function refusedWith(reason: string): Promise<void> {
   await vi.waitFor(() => expect(victim.refusals()).toEqual([reason]));
 }
@@ -210,7 +216,28 @@ describe('a proven node', () => {
     await refusedWith('PEER_HELLO_TIMEOUT');
     await vi.waitFor(() => expect(peer.closed).toBe(true));
     expect(peer.farewell()).toBe('PEER_HELLO_TIMEOUT');
+    // who this node is, which its certificate said already, and not a word of what lives on it
+    expect(peer.frames().map(({ type }) => type)).toEqual([FrameType.FRAME_TYPE_HELLO, FrameType.FRAME_TYPE_CLOSE]);
     expect(victim.opened).toHaveLength(1);
+  });
+
+  it('that says hello an octet at a time is dropped at the same deadline', async () => {
+    const peer = await greetedTls(victim.port, evilSvid);
+    const drip = dripping(peer, FrameType.FRAME_TYPE_HELLO, 40);
+    await refusedWith('PEER_HELLO_TIMEOUT');
+    clearInterval(drip);
+    expect(victim.opened).toHaveLength(1);
+  });
+
+  it('that sends a frame an octet at a time on an open channel is silent: it is closed, however long that goes on', async () => {
+    const patient = await cluster.start('patient', { limits: { pingAfterMs: 60_000, idleMs: 400 } });
+    const peer = await greetedTls(patient.port, evilSvid);
+    peer.hello(evil);
+    await vi.waitFor(() => expect(patient.opened).toHaveLength(1));
+    const drip = dripping(peer, TestNode.someType, 20);
+    await vi.waitFor(() => expect(patient.closed.map(({ reason }) => reason)).toEqual(['PEER_IDLE_TIMEOUT']));
+    clearInterval(drip);
+    expect(patient.frames).toEqual([]);
   });
 
   const hellos: { name: string; reason: string; speak: (peer: RawPeer) => void }[] = [
@@ -227,7 +254,12 @@ describe('a proven node', () => {
     {
       name: 'versions from the future',
       reason: 'PEER_VERSION_MISMATCH',
-      speak: (peer) => peer.hello(evil, { minVersion: 2, maxVersion: 3 }),
+      speak: (peer) => peer.hello(evil, { minVersion: 3, maxVersion: 4 }),
+    },
+    {
+      name: 'versions of the past',
+      reason: 'PEER_VERSION_MISMATCH',
+      speak: (peer) => peer.hello(evil, { minVersion: 1, maxVersion: 1 }),
     },
     {
       name: 'versions upside down',

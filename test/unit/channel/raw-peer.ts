@@ -60,7 +60,7 @@ export class RawPeer<T extends Socket = Socket> {
 
   hello(info: NodeInfo, change: Partial<Hello> = {}): void {
     const hello = {
-      ...{ minVersion: 1, maxVersion: 1, features: [], nodeName: info.name, nodeId: info.id },
+      ...{ minVersion: 2, maxVersion: 2, features: [], nodeName: info.name, nodeId: info.id },
       ...{ incarnation: info.incarnation, succeeds: Buffer.alloc(0) },
     };
     this.frame(FrameType.FRAME_TYPE_HELLO, Hello.encode({ ...hello, ...change }).finish());
