@@ -13,16 +13,24 @@ type Row = NonNullable<ReturnType<DatapathMaps['cs_ipcache']['get']>>;
  * @param encrypt what other nodes vouch for goes only through the tunnel, unless its entry says otherwise.
  */
 export function createAddressTable(maps: DatapathMaps, config: ConfigWriter, encrypt = false): AddressTable {
-  return {
-    put(entry) {
+  const putAll = (entries: readonly AddressEntry[]) => {
+    let isNews = false;
+    const rows: [ReturnType<typeof keyOf>, Row][] = [];
+    for (const entry of entries) {
       const key = keyOf(entry.address);
       const before = maps.cs_ipcache.get(key);
       const after = rowOf(entry, encrypt);
-      if (before !== undefined && isOwn(before) && !isOwn(after)) return;
-      maps.cs_ipcache.put(key, after);
+      if (before !== undefined && isOwn(before) && !isOwn(after)) continue;
+      rows.push([key, after]);
       // A longer lease takes nothing away; anything else may.
-      if (before !== undefined && !isRenewal(before, after)) config.bumpRevision();
-    },
+      isNews ||= before !== undefined && !isRenewal(before, after);
+    }
+    if (rows.length > 0) maps.cs_ipcache.putBatch(rows);
+    if (isNews) config.bumpRevision();
+  };
+  return {
+    put: (entry) => putAll([entry]),
+    putAll,
     delete(address) {
       const key = keyOf(address);
       const row = maps.cs_ipcache.get(key);

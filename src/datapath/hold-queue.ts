@@ -6,9 +6,9 @@
 import type { Clock } from '../base/clock.ts';
 import { unreachable } from '../base/errors.ts';
 import type { DropReason } from '../base/registry/drop-reasons.gen.ts';
-import type { HoldQueue } from '../model/datapath.ts';
+import type { FlowPorts, HoldQueue } from '../model/datapath.ts';
 import type { IpAddress, SecurityIdentity } from '../model/ids.ts';
-import { packetAddresses } from './ip-header.ts';
+import { packetAddresses, packetFlow } from './ip-header.ts';
 
 /** How long a refusal also goes for packets that were still in the device when it was known. */
 const refusedForNs = 100_000_000n;
@@ -39,7 +39,12 @@ interface Waiting {
   readonly remote: IpAddress;
   readonly identity: SecurityIdentity;
   /** Oldest first. */
-  readonly packets: { readonly bytes: Buffer; readonly sinceNs: bigint }[];
+  readonly packets: Held[];
+}
+
+interface Held {
+  readonly bytes: Buffer;
+  readonly sinceNs: bigint;
 }
 
 type Fate =
@@ -54,6 +59,8 @@ type Fate =
     };
 
 interface Settled {
+  readonly local: IpAddress;
+  readonly remote: IpAddress;
   readonly outcome: 'release' | DropReason;
   /** Of a release: what was held before goes to nobody. */
   readonly sinceNs: bigint;
@@ -113,7 +120,8 @@ export class PacketHold implements HoldQueue {
     // Either the endpoint went while its packet was on the way, or somebody routed a packet into the device.
     if (identity === undefined) return { kind: 'drop', reason: 'NO_ENDPOINT', identity };
     const sinceNs = this.#options.heldSinceNs?.() ?? this.#options.clock.bootNs();
-    const settled = this.#settledOf(pairName(local, remote));
+    const settled =
+      this.#settledOf(settledName(local, remote, packetFlow(packet))) ?? this.#settledOf(pairName(local, remote));
     if (settled?.outcome === 'release') {
       return sinceNs < settled.sinceNs ? { kind: 'drop', reason: 'HOLD_STALE', identity } : { kind: 'pass', identity };
     }
@@ -127,9 +135,9 @@ export class PacketHold implements HoldQueue {
     return { kind: 'wait', local, remote, identity, sinceNs };
   }
 
-  release(local: IpAddress, remote: IpAddress, sinceNs = 0n): number {
-    const pair = this.#take(local, remote);
-    this.#settle(local, remote, 'release', sinceNs);
+  release(local: IpAddress, remote: IpAddress, sinceNs = 0n, flow?: FlowPorts): number {
+    const pair = this.#take(local, remote, flow);
+    this.#settle(local, remote, 'release', sinceNs, flow);
     if (pair === undefined) return 0;
     const fresh = pair.packets.filter((packet) => packet.sinceNs >= sinceNs);
     this.#writeBack(
@@ -142,12 +150,12 @@ export class PacketHold implements HoldQueue {
   }
 
   forget(remote: IpAddress): void {
-    for (const name of this.#settled.keys()) if (name.endsWith(` ${remote}`)) this.#settled.delete(name);
+    for (const [name, settled] of this.#settled) if (settled.remote === remote) this.#settled.delete(name);
   }
 
-  refuse(local: IpAddress, remote: IpAddress, reason: DropReason): number {
-    const pair = this.#take(local, remote);
-    this.#settle(local, remote, reason);
+  refuse(local: IpAddress, remote: IpAddress, reason: DropReason, flow?: FlowPorts): number {
+    const pair = this.#take(local, remote, flow);
+    this.#settle(local, remote, reason, 0n, flow);
     return pair === undefined ? 0 : this.#dropPair(pair, reason);
   }
 
@@ -162,7 +170,7 @@ export class PacketHold implements HoldQueue {
 
   /** Drops all that this endpoint address sent; also what was settled for it. */
   dropAddress(local: IpAddress): void {
-    for (const name of this.#settled.keys()) if (name.startsWith(`${local} `)) this.#settled.delete(name);
+    for (const [name, settled] of this.#settled) if (settled.local === local) this.#settled.delete(name);
     for (const pair of [...this.#pairs.values()]) {
       if (pair.local !== local) continue;
       this.#take(pair.local, pair.remote);
@@ -215,9 +223,9 @@ export class PacketHold implements HoldQueue {
     });
   }
 
-  #settle(local: IpAddress, remote: IpAddress, outcome: 'release' | DropReason, sinceNs = 0n): void {
+  #settle(local: IpAddress, remote: IpAddress, outcome: Settled['outcome'], sinceNs: bigint, flow?: FlowPorts): void {
     const untilNs = this.#options.clock.bootNs() + (outcome === 'release' ? releasedForNs : refusedForNs);
-    this.#settled.set(pairName(local, remote), { outcome, sinceNs, untilNs });
+    this.#settled.set(settledName(local, remote, flow), { local, remote, outcome, sinceNs, untilNs });
     this.#arm();
   }
 
@@ -231,13 +239,18 @@ export class PacketHold implements HoldQueue {
     return settled;
   }
 
-  #take(local: IpAddress, remote: IpAddress): Waiting | undefined {
+  /** Out of the queue; with a flow only what may be of it, the others go on waiting. */
+  #take(local: IpAddress, remote: IpAddress, flow?: FlowPorts): Waiting | undefined {
     const name = pairName(local, remote);
     const pair = this.#pairs.get(name);
     if (pair === undefined) return undefined;
-    this.#pairs.delete(name);
-    this.#count(pair.identity, -pair.packets.length);
-    return pair;
+    const isOf = ({ bytes }: Held) => flow === undefined || isSameFlow(packetFlow(bytes) ?? flow, flow);
+    const taken = pair.packets.filter(isOf);
+    const others = pair.packets.filter((packet) => !isOf(packet));
+    if (others.length === 0) this.#pairs.delete(name);
+    else this.#pairs.set(name, { ...pair, packets: others });
+    this.#count(pair.identity, -taken.length);
+    return { ...pair, packets: taken };
   }
 
   #writeBack(identity: SecurityIdentity, packets: readonly Buffer[]): void {
@@ -265,6 +278,14 @@ export class PacketHold implements HoldQueue {
 function pairName(local: IpAddress, remote: IpAddress): string {
   return `${local} ${remote}`;
 }
+
+function settledName(local: IpAddress, remote: IpAddress, flow: FlowPorts | undefined): string {
+  const pair = pairName(local, remote);
+  return flow === undefined ? pair : `${pair} ${flow.protocol} ${flow.localPort} ${flow.remotePort}`;
+}
+
+const isSameFlow = (a: FlowPorts, b: FlowPorts): boolean =>
+  a.protocol === b.protocol && a.localPort === b.localPort && a.remotePort === b.remotePort;
 
 function unrefTimeout(ms: number, fire: () => void): () => void {
   const timer = setTimeout(fire, ms);

@@ -1,5 +1,6 @@
-/** The two addresses of an IP packet, read strictly: RFC 791 section 3.1, RFC 8200 section 3. */
+/** The two addresses of an IP packet, and the flow it names: RFC 791 section 3.1, RFC 8200 section 3, read strictly. */
 import { addressFromBytes } from '../model/address.ts';
+import type { FlowPorts } from '../model/datapath.ts';
 import type { IpAddress } from '../model/ids.ts';
 
 const IPV4_HEADER = 20;
@@ -34,6 +35,30 @@ export function packetAddresses(packet: Buffer): PacketAddresses | undefined {
     default:
       return undefined;
   }
+}
+
+const PORTS: ReadonlySet<number> = new Set([6, 17, 132]);
+/** Echo request and reply, RFC 792 and RFC 4443. */
+const ECHO: Readonly<Record<number, { readonly request: number; readonly reply: number }>> = {
+  1: { request: 8, reply: 0 },
+  58: { request: 128, reply: 129 },
+};
+
+/** Of a packet whose sender is local. undefined: it names none, or behind headers that nobody reads here. */
+export function packetFlow(packet: Buffer): FlowPorts | undefined {
+  const four = packet[0]! >> 4 === 4;
+  const protocol = packet[four ? 9 : 6]!;
+  const at = four ? (packet[0]! & 0xf) * 4 : IPV6_HEADER;
+  // RFC 791 section 3.1: only the first fragment has the ports.
+  if ((four && (packet.readUInt16BE(6) & 0x1fff) !== 0) || packet.length < at + 8) return undefined;
+  if (PORTS.has(protocol)) {
+    return { protocol, localPort: packet.readUInt16BE(at), remotePort: packet.readUInt16BE(at + 2) };
+  }
+  const echo = ECHO[protocol];
+  const identifier = packet.readUInt16BE(at + 4);
+  if (packet[at] === echo?.request) return { protocol, localPort: identifier, remotePort: echo!.request };
+  if (packet[at] === echo?.reply) return { protocol, localPort: echo!.request, remotePort: identifier };
+  return undefined;
 }
 
 function isMapped(address: Buffer): boolean {

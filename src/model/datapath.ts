@@ -34,10 +34,14 @@ export interface AuthEntry extends AuthKey {
  * A flow as its endpoint sees it, whichever side began it: the fields of a signal of the same names. The other node's is the same
  * with local and remote exchanged.
  */
-export interface FlowTuple {
+export interface FlowTuple extends FlowPorts {
   readonly endpoint: number;
   readonly localAddress: IpAddress;
   readonly remoteAddress: IpAddress;
+}
+
+/** Of an ICMP echo: the identifier on the side that asks, the request's type on the other. */
+export interface FlowPorts {
   readonly protocol: number;
   readonly localPort: number;
   readonly remotePort: number;
@@ -92,6 +96,8 @@ export interface AddressEntry {
 
 export interface AddressTable {
   put(entry: AddressEntry): void;
+  /** All of them in as few calls of the kernel as it takes, if they are renewals of what is in force. */
+  putAll(entries: readonly AddressEntry[]): void;
   /** Deletes by key, then makes every flow be judged anew. False if it was not there. */
   delete(address: IpAddress): boolean;
   get(address: IpAddress): AddressEntry | undefined;
@@ -143,11 +149,12 @@ export interface DatapathSignal {
 export interface HoldQueue {
   /**
    * Lets the packets of the pair go on, in order, through the full check again. Returns how many. `sinceNs`, CLOCK_BOOTTIME: what was
-   * held before it was meant for an earlier owner of the remote address and is dropped (HOLD_STALE).
+   * held before it was meant for an earlier owner of the remote address and is dropped (HOLD_STALE). `flow`: only its packets, and those
+   * that name no flow by themselves (later fragments), for what was proven for it alone.
    */
-  release(local: IpAddress, remote: IpAddress, sinceNs?: bigint): number;
+  release(local: IpAddress, remote: IpAddress, sinceNs?: bigint, flow?: FlowPorts): number;
   /** Drops them, counted under the reason. Returns how many. */
-  refuse(local: IpAddress, remote: IpAddress, reason: DropReason): number;
+  refuse(local: IpAddress, remote: IpAddress, reason: DropReason, flow?: FlowPorts): number;
   /** Nobody owns the remote address any more: what was released or refused for it says nothing about its next owner. */
   forget(remote: IpAddress): void;
   /** Packets now in the queue, by pair. */

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { DropReason } from '../../../src/base/registry/drop-reasons.gen.ts';
 import { PacketHold } from '../../../src/datapath/hold-queue.ts';
-import { packetAddresses } from '../../../src/datapath/ip-header.ts';
+import { packetAddresses, packetFlow } from '../../../src/datapath/ip-header.ts';
 import { addressWireBytes, isIpv4, parseAddress } from '../../../src/model/address.ts';
 import { type IpAddress, type SecurityIdentity, securityIdentity } from '../../../src/model/ids.ts';
 
@@ -132,6 +132,76 @@ describe('hold queue', () => {
     w.hold.accept(packet(frontend, backend, 'late'));
     expect(w.dropped).toEqual(['HOLD_STALE', 'HOLD_STALE']);
     expect(w.left.get(300)).toBe(3);
+  });
+
+  describe('of one flow alone', () => {
+    const flow = (localPort: number, protocol = 17) => ({ protocol, localPort, remotePort: 53 });
+    const datagram = (localPort: number, protocol = 17, fragment = 0) => {
+      const bytes = packet(frontend, backend, '01234567');
+      bytes[9] = protocol;
+      bytes.writeUInt16BE(fragment, 6);
+      bytes.writeUInt16BE(localPort, 20);
+      bytes.writeUInt16BE(53, 22);
+      return bytes;
+    };
+
+    test('its packets go on, the pair’s others wait', () => {
+      const [first, second, again] = [datagram(1), datagram(2), datagram(1)];
+      for (const bytes of [first, second, datagram(1, 6), again]) w.hold.accept(bytes);
+      expect(w.hold.release(frontend, backend, 0n, flow(1))).toBe(2);
+      expect(w.written).toEqual([first, again]);
+      expect(w.hold.waiting()).toMatchObject([{ packets: 2 }]);
+      expect(w.hold.refuse(frontend, backend, 'HOLD_REFUSED', flow(2))).toBe(1);
+      expect(w.hold.refuse(frontend, backend, 'HOLD_REFUSED', flow(3))).toBe(0);
+      expect(w.hold.waiting()).toMatchObject([{ packets: 1 }]);
+      expect(w.hold.release(frontend, backend)).toBe(1);
+      expect(w.left.get(300)).toBe(4);
+      expect(w.hold.isEmpty()).toBe(true);
+    });
+
+    test('what of it turns up later goes the same way, what is of another waits', () => {
+      w.hold.release(frontend, backend, 0n, flow(1));
+      w.hold.refuse(frontend, backend, 'HOLD_REFUSED', flow(2));
+      for (const port of [1, 2, 3]) w.hold.accept(datagram(port));
+      expect(w.written).toEqual([datagram(1)]);
+      expect(w.dropped).toEqual(['HOLD_REFUSED']);
+      expect(w.hold.waiting()).toMatchObject([{ packets: 1 }]);
+      w.hold.forget(backend);
+      w.hold.accept(datagram(1));
+      expect(w.hold.waiting()).toMatchObject([{ packets: 2 }]);
+    });
+
+    test('a later fragment, which names no flow, goes with the first that is released', () => {
+      w.hold.accept(datagram(1));
+      w.hold.accept(datagram(7, 17, 0x20));
+      expect(w.hold.release(frontend, backend, 0n, flow(1))).toBe(2);
+    });
+
+    test('the next owner of the address is not spoken to by what waited for the last, and the endpoint’s end drops all', () => {
+      w.hold.accept(datagram(1));
+      expect(w.hold.release(frontend, backend, w.now() + 1n, flow(1))).toBe(0);
+      expect(w.dropped).toEqual(['HOLD_STALE']);
+      w.hold.accept(datagram(2));
+      w.hold.dropAddress(frontend);
+      w.hold.accept(datagram(1));
+      expect(w.hold.waiting()).toMatchObject([{ packets: 1 }]);
+      expect(w.written).toEqual([]);
+    });
+
+    test.each([
+      ['TCP', packet(frontend, backend, '\x12\x34\x00\x50....'), 6, [6, 0x1234, 80]],
+      ['SCTP over IPv6', packet(frontend6, backend6, '\x12\x34\x00\x50....'), 132, [132, 0x1234, 80]],
+      ['an echo', packet(frontend, backend, '\x08\x00..\x00\x09..'), 1, [1, 9, 8]],
+      ['an answer to an echo', packet(frontend6, backend6, '\x7f\x00..\x00\x09..').fill(129, 40, 41), 58, [58, 128, 9]],
+      ['another ICMP message', packet(frontend, backend, '\x0d\x00..\x00\x09..'), 1, undefined],
+      ['another protocol', packet(frontend, backend, '........'), 47, undefined],
+      ['IPv6 with a header between', packet(frontend6, backend6, '........'), 60, undefined],
+      ['what is cut short', packet(frontend, backend, '\x12\x34'), 17, undefined],
+    ] as const)('the flow of a packet, as the kernel names it: %s', (_, bytes, protocol, expected) => {
+      bytes[bytes[0]! >> 4 === 4 ? 9 : 6] = protocol;
+      const named = expected && { protocol: expected[0], localPort: expected[1], remotePort: expected[2] };
+      expect(packetFlow(bytes)).toEqual(named);
+    });
   });
 
   test('what was released to one owner of an address is not released to the next', () => {
@@ -277,7 +347,8 @@ describe('addresses of a packet', () => {
   test('no bytes make it throw', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 100 }), (bytes) => {
-        packetAddresses(Buffer.from(bytes));
+        const packet = Buffer.from(bytes);
+        if (packetAddresses(packet) !== undefined) packetFlow(packet);
       }),
     );
   });

@@ -23,7 +23,7 @@ describe.skipIf(!possible)('tables', () => {
   let log: string[];
 
   beforeEach(() => {
-    loaded = loadNotedMaps({ cs_flows: 128 });
+    loaded = loadNotedMaps({ cs_flows: 128, cs_flow_auth: 1024 });
     ({ maps, log } = loaded);
     config = new ConfigWriter(maps);
   });
@@ -193,6 +193,55 @@ describe.skipIf(!possible)('tables', () => {
       expect(log).toEqual(['attach to_workload 50', 'attach from_workload 50', 'cs_endpoints.put']);
       expect(() => next.put(endpoint({ endpoint: 4096 }))).toThrow(RangeError);
       expect(() => next.put(endpoint({ endpoint: 0 }))).toThrow(RangeError);
+    });
+  });
+
+  describe('proofs of flows', () => {
+    const pair = {
+      local: securityIdentity(300),
+      remote: securityIdentity(301),
+      remoteNode: nodeId(7),
+      authType: 'spiffe-connection',
+    } as const;
+    const flow = (localPort: number) => ({
+      endpoint: 5,
+      localAddress: ip('10.0.1.2'),
+      remoteAddress: ip('fd00:2::2'),
+      protocol: 6,
+      localPort,
+      remotePort: 443,
+    });
+
+    test('are listed as they were put, beside those of pairs, until their pair is deleted', () => {
+      const auth = createAuthTable(maps, config);
+      auth.putFlow({ ...pair, expiresAtNs: 99n, epoch: 1 }, flow(40_000));
+      auth.putFlow({ ...pair, remote: securityIdentity(302), expiresAtNs: 99n, epoch: 1 }, flow(40_001));
+      expect(auth.list()).toEqual([]);
+      expect(auth.listFlows()).toHaveLength(2);
+      expect(auth.listFlows()).toContainEqual({
+        ...pair,
+        expiresAtNs: 99n,
+        epoch: 1,
+        taken: false,
+        flow: flow(40_000),
+      });
+      const { revision } = config.current;
+      log.length = 0;
+      expect(auth.deleteFlows([pair, { ...pair, remoteNode: nodeId(8) }])).toBe(1);
+      expect(log).toEqual(['cs_flow_auth.deleteBatch', 'cs_config.put']);
+      expect(auth.deleteFlows([pair])).toBe(0);
+      expect(config.current.revision).toBe(revision + 2n);
+      expect(auth.listFlows().map((entry) => entry.remote)).toEqual([302]);
+    });
+
+    test('a refused flow is no proof, and goes with its pair; a new proof takes its place', () => {
+      const auth = createAuthTable(maps, config);
+      auth.refuseFlow(pair, flow(1), 50n);
+      expect(auth.listFlows()).toEqual([]);
+      auth.putFlow({ ...pair, expiresAtNs: 99n, epoch: 1 }, flow(1));
+      expect(auth.listFlows()).toMatchObject([{ expiresAtNs: 99n }]);
+      auth.refuseFlow(pair, flow(1), 50n);
+      expect(auth.deleteFlows([pair])).toBe(1);
     });
   });
 
