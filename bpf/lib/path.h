@@ -60,13 +60,10 @@ static __always_inline int leave_tunnel(struct __sk_buff *skb)
 
 /* Addresses of this node and its workloads do not come from outside, and others' workloads not in clear. Says by the mark where
  * the packet came from. */
-__noinline int arrival_refusal(struct __sk_buff *skb, struct cs_packet *p)
+static __always_inline __u8 arrival_refusal(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p)
 {
-	const struct cs_config *cfg = config();
 	struct cs_owner source;
 
-	if (!cfg || !p)
-		return CS_DROP_INVALID_PACKET;
 	owner_of(&p->src, &source);
 	if (source.kind == CS_OWNER_LOCAL || owner_is_own_host(&source))
 		return CS_DROP_NOT_STAMPED;
@@ -87,7 +84,7 @@ static __always_inline int leave_underlay(struct __sk_buff *skb)
 	mark_write(skb, CS_MARK_NONE, 0);
 	switch (parse_frame(skb, &p, &reason)) {
 	case CS_FRAME_IP:
-		reason = arrival_refusal(skb, &p);
+		reason = arrival_refusal(skb, cfg, &p);
 		if (!reason)
 			break;
 		/* fallthrough */
@@ -120,14 +117,11 @@ static __always_inline bool is_for_own_link(const struct cs_packet *p)
 }
 
 /* A workload's address goes out under its stamp, and nothing in clear that is not to. */
-__noinline int departure_refusal(struct __sk_buff *skb, struct cs_packet *p)
+static __always_inline __u8 departure_refusal(struct __sk_buff *skb, const struct cs_config *cfg, const struct cs_packet *p)
 {
-	const struct cs_config *cfg = config();
 	struct cs_owner owner;
 	__u8 reason;
 
-	if (!cfg || !p)
-		return CS_DROP_INVALID_PACKET;
 	owner_of(&p->src, &owner);
 	if (owner_is_workload(&owner)) {
 		reason = stamp_refusal(skb->mark, &owner);
@@ -154,7 +148,7 @@ static __always_inline int enter_underlay(struct __sk_buff *skb)
 		return CS_SHOT;
 	switch (parse_frame(skb, &p, &reason)) {
 	case CS_FRAME_IP:
-		reason = departure_refusal(skb, &p);
+		reason = departure_refusal(skb, cfg, &p);
 		if (!reason)
 			break;
 		/* fallthrough */

@@ -8,6 +8,7 @@ from_netdev W>H tcp 40000>22 SA | | pass mark:0
 from_netdev W>H proto 50 | | pass mark:0
 to_netdev H>W tcp 40000>443 S | deny H>W | pass
 from_netdev W>H udp 1>161 | deny H<W | pass mark:0
+from_netdev W>H udp 53>4000 | to_netdev H>W udp 4000>53; host in | drop POLICY_DENIED
 from_workload A>H tcp 40000>22 S | allow A>H; deny H<A | pass
 
 # coming in
