@@ -23,7 +23,8 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 64);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct cs_host_exempt_key);
 	__type(value, __u8);
 } cs_host_exempt SEC(".maps");

@@ -323,9 +323,10 @@ function startDatapath(
     signalIntervalMs: config.datapath.signalInterval,
     peerPort: parseDialAddress(config.peer.listen[0]!)?.port ?? NET.peerPort,
     hostExempt: {
-      servers: [parseDialAddress(config.server.address)].flatMap((at) =>
-        at === undefined ? [] : [{ address: at.host as IpAddress, port: at.port }],
-      ),
+      servers: [config.server.address, ...config.peer.static.flatMap(({ addresses }) => addresses)].flatMap((text) => {
+        const at = parseDialAddress(text);
+        return at === undefined ? [] : [{ address: at.host as IpAddress, port: at.port }];
+      }),
       udpPorts: config.encryption.enabled ? [config.encryption.wireguard.port] : [],
     },
     allowUnboundPath: config.authentication.allowUnboundPath,

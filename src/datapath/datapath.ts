@@ -75,7 +75,7 @@ export interface Exemptions {
 }
 
 export interface HostExemptions {
-  /** TCP, opened to these: the identity server. */
+  /** TCP, opened to these: the identity server, and where nodes are dialed besides the peer port of those it lists. */
   readonly servers: readonly { readonly address: IpAddress; readonly port: number }[];
   /** UDP ports of this node's: the tunnel. */
   readonly udpPorts: readonly number[];
