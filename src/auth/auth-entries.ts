@@ -40,8 +40,11 @@ export class AuthEntries {
   readonly #ofNode = new Map<NodeId, Map<number | string, AuthRecord>>();
   #size = 0;
   #adopted = 0;
-  /** Which certificates entries rest on, by digest, and how many do. Which ones is looked for when one is revoked. */
-  readonly #certificates = new Map<string, { readonly subject: RevocationSubject; entries: number }>();
+  /** What rests on each certificate, by digest: a revocation costs what it concerns, not what there is. */
+  readonly #certificates = new Map<
+    string,
+    { readonly subject: RevocationSubject; readonly records: Set<AuthRecord> }
+  >();
 
   constructor(options: AuthEntriesOptions) {
     this.#options = options;
@@ -134,16 +137,12 @@ export class AuthEntries {
   }
 
   /** Costs one question for each certificate, not for each entry. */
-  restingOnRevoked(isRevoked: (subject: RevocationSubject) => boolean): AuthRecord[] {
-    const revoked = new Set<string>();
-    for (const [digest, { subject }] of this.#certificates) if (isRevoked(subject)) revoked.add(digest);
-    if (revoked.size === 0) return [];
-    return this.list().filter(({ own, remoteProof }) => {
-      return (
-        (own !== undefined && revoked.has(own.digest)) ||
-        (remoteProof !== undefined && revoked.has(remoteProof.leaf.digest))
-      );
-    });
+  restingOnRevoked(isRevoked: (subject: RevocationSubject) => boolean): ReadonlySet<AuthRecord> {
+    const resting = new Set<AuthRecord>();
+    for (const { subject, records } of this.#certificates.values()) {
+      if (isRevoked(subject)) for (const record of records) resting.add(record);
+    }
+    return resting;
   }
 
   #add(record: AuthRecord): void {
@@ -153,8 +152,8 @@ export class AuthEntries {
     if (isAdopted(record)) this.#adopted += 1;
     for (const [digest, subject] of certificatesOf(record)) {
       const resting = this.#certificates.get(digest);
-      if (resting === undefined) this.#certificates.set(digest, { subject, entries: 1 });
-      else resting.entries += 1;
+      if (resting === undefined) this.#certificates.set(digest, { subject, records: new Set([record]) });
+      else resting.records.add(record);
     }
     this.#options.written(record);
   }
@@ -170,8 +169,8 @@ export class AuthEntries {
     if (isAdopted(record)) this.#adopted -= 1;
     for (const [digest] of certificatesOf(record)) {
       const resting = this.#certificates.get(digest)!;
-      resting.entries -= 1;
-      if (resting.entries === 0) this.#certificates.delete(digest);
+      resting.records.delete(record);
+      if (resting.records.size === 0) this.#certificates.delete(digest);
     }
   }
 }

@@ -4,7 +4,17 @@ import { join } from 'node:path';
 import type { Bench } from './support.ts';
 
 /** Each file exports `bench`. One that cannot run here says so and the others go on. */
-const names = ['verdict', 'policy', 'throughput', 'scale', 'first-connect', 'auth-latency', 'authenticate', 'issue'];
+const names = [
+  'verdict',
+  'policy',
+  'throughput',
+  'scale',
+  'first-connect',
+  'auth-latency',
+  'revoke',
+  'authenticate',
+  'issue',
+];
 
 const progress = (line: string) => process.stderr.write(`${line}\n`);
 

@@ -42,6 +42,8 @@ export interface TableChange<T> {
   readonly removed: readonly T[];
 }
 
+const UNCHANGED = { changed: [], removed: [] } as const;
+
 /** Told of each item that was left out, with a sentence. */
 export type Refused = (what: string, why: string) => void;
 
@@ -80,6 +82,8 @@ export class IdentityRows implements IdentityTable {
     bundle: TrustBundle,
     refused: Refused,
   ): TableChange<IdentityRow> {
+    // A revocation is not to wait until thousands of rows are compared with themselves.
+    if (!snapshot && signed.length === 0 && removed.length === 0) return UNCHANGED;
     const before = this.#byIdentity;
     const after = new Map(snapshot ? [] : before);
     for (const identity of removed) after.delete(identity as SecurityIdentity);
@@ -215,6 +219,7 @@ export class Entries {
     self: SpiffeId,
     refused: Refused,
   ): TableChange<RegistrationEntry> {
+    if (!snapshot && messages.length === 0 && removed.length === 0) return UNCHANGED;
     const before = this.#entries;
     const after = new Map(snapshot ? [] : before);
     for (const id of removed) after.delete(id);
