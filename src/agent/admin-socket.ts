@@ -17,6 +17,8 @@ export interface AdminHandlers {
   endpoints(): unknown;
   vouches(): unknown;
   auth(): unknown;
+  flushAuth(request: { from: string; to: string; actor: string }): unknown;
+  testAuth(request: { from: string; to: string; port: number; protocol: string }): Promise<unknown>;
   peers(): Promise<unknown>;
   drops(): unknown;
   /** By pair of identities. */
@@ -81,6 +83,8 @@ export async function serveAdmin(path: string, handlers: AdminHandlers): Promise
     listEndpoints: (_, done) => answer(done as Callback, () => ({ endpoints: handlers.endpoints() })),
     listVouches: (_, done) => answer(done as Callback, () => ({ vouches: handlers.vouches() })),
     listAuth: (_, done) => answer(done as Callback, () => ({ entries: handlers.auth() })),
+    flushAuth: (call, done) => answer(done as Callback, () => handlers.flushAuth(call.request)),
+    testAuth: (call, done) => answer(done as Callback, () => handlers.testAuth(call.request)),
     listPeers: (_, done) => answer(done as Callback, async () => ({ peers: await handlers.peers() })),
     listDrops: (call, done) =>
       answer(done as Callback, () =>

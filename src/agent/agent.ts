@@ -22,6 +22,7 @@ import type { DatapathSignal } from '../model/datapath.ts';
 import { type IpAddress, LOCAL_NODE, type NodeId } from '../model/ids.ts';
 import { startWorkloadApi } from '../workload/workload-api.ts';
 import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
+import { flushAuth, testAuth } from './auth-admin.ts';
 import { readBootstrapBundle, readJoinToken, underlayIndex } from './bootstrap.ts';
 import { startCheckpoints } from './checkpoints.ts';
 import type { AgentConfig } from './config.ts';
@@ -323,10 +324,9 @@ function startDatapath(
     signalIntervalMs: config.datapath.signalInterval,
     peerPort: parseDialAddress(config.peer.listen[0]!)?.port ?? NET.peerPort,
     hostExempt: {
-      servers: [config.server.address, ...config.peer.static.flatMap(({ addresses }) => addresses)].flatMap((text) => {
-        const at = parseDialAddress(text);
-        return at === undefined ? [] : [{ address: at.host as IpAddress, port: at.port }];
-      }),
+      servers: [parseDialAddress(config.server.address)].flatMap((at) =>
+        at === undefined ? [] : [{ address: at.host as IpAddress, port: at.port }],
+      ),
       udpPorts: config.encryption.enabled ? [config.encryption.wireguard.port] : [],
     },
     allowUnboundPath: config.authentication.allowUnboundPath,
@@ -403,6 +403,8 @@ function handlers(parts: views.Parts, audit: Monitor): AdminHandlers {
     endpoints: () => parts.endpoints.view(),
     vouches: () => views.vouches(parts),
     auth: () => parts.manager.list(),
+    flushAuth: (request) => flushAuth(parts, request, audit),
+    testAuth: (request) => testAuth(parts, request),
     peers: () => views.peers(parts),
     drops: () => views.drops(parts),
     dropPairs: () => views.dropPairs(parts),

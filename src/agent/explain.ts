@@ -1,12 +1,11 @@
 /** Would a packet pass, and why: the whole chain of reasons, from names to the verdict. */
-import { CountersignError } from '../base/errors.ts';
 import { dropReasons } from '../base/registry/drop-reasons.gen.ts';
 import { reasonCodes } from '../base/registry/reason-codes.ts';
 import { type SecurityIdentity, securityIdentity } from '../model/ids.ts';
 import type { Outcome } from '../policy/compiled.ts';
-import { protocolNames, protocolNumber } from './protocols.ts';
+import { protocolOf } from './protocols.ts';
 import { type Target, targetOf } from './target.ts';
-import type { Parts } from './views.ts';
+import { agoText, type Parts } from './views.ts';
 
 export interface ExplainQuery {
   readonly from: string;
@@ -17,10 +16,8 @@ export interface ExplainQuery {
 
 type Answer = { readonly verdict: 'allow' | 'deny' | 'on demand'; readonly because: string };
 
-export function explainPair(parts: Parts, query: ExplainQuery) {
-  const protocol = protocolNumber(query.protocol === '' ? 'tcp' : query.protocol);
-  if (protocol === undefined)
-    throw new CountersignError('bad-input', `protocol "${query.protocol}": there are ${protocolNames.join(', ')}`);
+export async function explainPair(parts: Parts, query: ExplainQuery) {
+  const protocol = protocolOf(query.protocol);
   const from = targetOf(parts, query.from);
   const to = targetOf(parts, query.to);
   const nobody = [from, to].find((target) => target.kind === 'nobody');
@@ -60,8 +57,11 @@ export function explainPair(parts: Parts, query: ExplainQuery) {
         }),
     ...modeView(parts),
     vouches: facts.vouches,
+    fences: fencesOf(parts, [a, b]),
+    authenticators: facts.authenticators,
     proofs: facts.entries,
     tunnel: parts.path.describe().type,
+    tunnels: await tunnelsTo(parts, new Set([...facts.vouches, ...facts.authenticators].map(({ node }) => node))),
     lastSuccess: facts.lastSuccess,
     lastFailure: failure === undefined ? undefined : { ...failure, text: reasonCodes[failure.reason] },
     ownSvid: facts.ownProof,
@@ -93,6 +93,33 @@ function judge(
     verdict: 'on demand',
     because: 'policy requires authentication; the first packet will be held while both sides prove themselves',
   };
+}
+
+/** Own endpoints of the pair: do they send and receive, and what they wait for if not. */
+function fencesOf({ manager, endpoints, server }: Parts, identities: readonly SecurityIdentity[]) {
+  const names = new Map(endpoints.view().map((e) => [e.endpoint, e.name]));
+  return manager.endpoints().flatMap(({ endpoint, waitsFor }) =>
+    identities.includes(endpoint.identity)
+      ? [
+          {
+            endpoint: names.get(endpoint.endpoint) ?? String(endpoint.endpoint),
+            identity: endpoint.identity,
+            generation: String(endpoint.generation),
+            open: endpoint.open,
+            waitsFor: waitsFor.map((node) => server.nodes.byId(node)?.name ?? String(node)),
+          },
+        ]
+      : [],
+  );
+}
+
+async function tunnelsTo({ path, server, clock }: Parts, nodes: ReadonlySet<number>) {
+  const peers = await path.peers();
+  return peers.flatMap(({ node, lastHandshake }) =>
+    nodes.has(node)
+      ? [{ node, nodeName: server.nodes.byId(node)?.name, lastHandshake: agoText(lastHandshake, clock.nowMs()) }]
+      : [],
+  );
 }
 
 /** What passes whatever the verdict says. */

@@ -26,6 +26,8 @@ export interface StandingChannelsOptions {
 export class StandingChannels {
   readonly #options: StandingChannelsOptions;
   #wanted: ReadonlySet<NodeId> = new Set();
+  /** Without a channel when it was looked at before. */
+  #missing: ReadonlySet<NodeId> = new Set();
 
   constructor(options: StandingChannelsOptions) {
     this.#options = options;
@@ -36,13 +38,19 @@ export class StandingChannels {
     return this.#wanted.has(node);
   }
 
-  /** Opens what is missing; how often a node is tried is up to the channels. Of two nodes the one with the lower name dials. */
+  /**
+   * Opens what is missing; how often a node is tried is up to the channels. Of two nodes the one with the lower name dials; the other does
+   * where that has not come about by the next call: its peer may have given up for a while just before this agent started.
+   */
   apply(): void {
     const { self, channels, log } = this.#options;
     const wanted = this.#choose();
     this.#wanted = new Set(wanted.map((node) => node.id));
-    for (const node of wanted) {
-      if (node.name < self.name || channels.get(node) !== undefined) continue;
+    const missing = wanted.filter((node) => channels.get(node) === undefined);
+    const before = this.#missing;
+    this.#missing = new Set(missing.map((node) => node.id));
+    for (const node of missing) {
+      if (node.name < self.name && !before.has(node.id)) continue;
       channels
         .open(node)
         .catch((thrown: unknown) => log.debug({ node: node.name, problem: asError(thrown).message }, 'no channel yet'));

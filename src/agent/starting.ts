@@ -36,6 +36,8 @@ export class StartingStatus {
       endpoints: refuse,
       vouches: refuse,
       auth: refuse,
+      flushAuth: refuse,
+      testAuth: async () => refuse(),
       peers: async () => refuse(),
       drops: refuse,
       dropPairs: refuse,

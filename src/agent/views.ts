@@ -86,14 +86,14 @@ export function vouches({ manager }: Parts) {
   return manager.vouches().map((v) => ({ ...v, leaseMs: Math.max(0, v.leaseLeftMs) }));
 }
 
-export async function peers({ server, channels, path, clock }: Parts) {
+export async function peers({ server, channels, manager, path, clock }: Parts) {
+  const leases = leasesByNode(manager);
   const tunnels = new Map((await path.peers()).map((p) => [p.node, p]));
   const open = new Map(channels.list().map((c) => [c.peer.spiffeId, c]));
   return server.nodes.nodes().flatMap((node) => {
     if (node.spiffeId === server.node.info.spiffeId) return [];
     const channel = open.get(node.spiffeId);
     const tunnel = tunnels.get(node.id);
-    const handshake = tunnel?.lastHandshake ?? 0;
     return [
       {
         name: node.name,
@@ -101,15 +101,40 @@ export async function peers({ server, channels, path, clock }: Parts) {
         spiffeId: node.spiffeId,
         incarnation: node.incarnation,
         channel: channel === undefined ? 'closed' : 'open',
+        role: channel?.role,
+        channelId: channel?.id,
+        channelAgeMs: channel?.ageMs,
+        protocolVersion: channel?.version,
         channelValidUntil: channel === undefined ? undefined : new Date(channel.validUntilMs).toISOString(),
+        vouches: leases.get(node.id)?.vouches ?? 0,
+        leaseLeftMs: leases.get(node.id)?.leastMs,
         tunnel: tunnel === undefined ? 'none' : 'up',
-        lastHandshake: handshake === 0 ? 'never' : `${Math.max(0, Math.round(clock.nowMs() / 1000 - handshake))}s ago`,
+        lastHandshake: agoText(tunnel?.lastHandshake ?? 0, clock.nowMs()),
         rxBytes: tunnel?.rxBytes,
         txBytes: tunnel?.txBytes,
         addresses: tunnel?.allowedAddresses,
       },
     ];
   });
+}
+
+/** Of what each node vouches for: how many addresses, and which lease ends first. */
+function leasesByNode(manager: AuthManager): Map<number, { vouches: number; leastMs: number }> {
+  const leases = new Map<number, { vouches: number; leastMs: number }>();
+  for (const { node, leaseLeftMs } of manager.vouches()) {
+    const known = leases.get(node);
+    if (known === undefined) leases.set(node, { vouches: 1, leastMs: leaseLeftMs });
+    else {
+      known.vouches += 1;
+      known.leastMs = Math.min(known.leastMs, leaseLeftMs);
+    }
+  }
+  return leases;
+}
+
+/** @param seconds Unix; 0: never. */
+export function agoText(seconds: number, nowMs: number): string {
+  return seconds === 0 ? 'never' : `${Math.max(0, Math.round(nowMs / 1000 - seconds))}s ago`;
 }
 
 /** By reason and direction: what was dropped, and what would have been and passed. */

@@ -6,7 +6,7 @@ import { FrameType, Miss } from '../../proto/gen/countersign/peer/v1/peer.ts';
 import type { Clock } from '../base/clock.ts';
 import { err, ok, type Result } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
-import { type ReasonCode, reasonCodes } from '../base/registry/reason-codes.ts';
+import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { PeerChannel, PeerChannels } from '../channel/peer-channel.ts';
 import type { AuditSink } from '../model/audit-event.ts';
 import type { AuthKey, AuthType, DatapathSignal, HoldQueue } from '../model/datapath.ts';
@@ -15,6 +15,7 @@ import { LOCAL_NODE, type SecurityIdentity, type SpiffeId } from '../model/ids.t
 import type { Backoff } from './backoff.ts';
 import type { PairAuthenticator } from './pair-authenticator.ts';
 import type { AuthSettings, PolicyDecisions } from './ports.ts';
+import { reasonOfDial } from './redial.ts';
 import { nsOfMs } from './units.ts';
 import type { KnownVouch } from './vouch-book.ts';
 import type { VouchClient } from './vouch-client.ts';
@@ -188,7 +189,7 @@ export class HeldPackets {
     try {
       return ok(await channels.open(node));
     } catch (thrown) {
-      return err(reasonOf(thrown));
+      return err(reasonOfDial(thrown));
     }
   }
 
@@ -246,10 +247,4 @@ function firstOk<T>(attempts: readonly Promise<Result<T, ReasonCode>>[]): Promis
     for (const attempt of attempts) attempt.then((result) => (result.ok ? resolve(result) : undefined), reject);
     void Promise.allSettled(attempts).then(async () => resolve(await attempts[0]!), reject);
   });
-}
-
-/** PeerChannels.open rejects with an error that carries a reason code. */
-function reasonOf(thrown: unknown): ReasonCode {
-  const reason = typeof thrown === 'object' && thrown !== null && 'reason' in thrown ? thrown.reason : undefined;
-  return typeof reason === 'string' && Object.hasOwn(reasonCodes, reason) ? (reason as ReasonCode) : 'PEER_UNREACHABLE';
 }

@@ -68,9 +68,11 @@ export interface AuthManager extends PeerChannelEvents {
   svidsChanged(): void;
   /** Revocations changed. When this returns, the kernel has no entry that rests on a revoked SVID. How many went. */
   revoked(): number;
-  /** Deletes auth entries; all without `keys`. They are proven anew when next needed. */
-  flush(keys?: readonly AuthKey[]): number;
-  /** Proves the pair now, as a packet would make it. */
+  /** Deletes auth entries; left out, all of them. They are proven anew when next needed. How many there were. */
+  flush(concerns?: (key: AuthKey) => boolean): number;
+  /** Opens the channel to the node if there is none. Why not; undefined: it is open. */
+  connect(node: NodeInfo): Promise<ReasonCode | undefined>;
+  /** Proves the pair now, as a packet would make it, whatever failed before. */
   authenticate(key: AuthKey): Promise<Result<AuthRecord, ReasonCode>>;
   /** What an earlier life of the agent left in the tables is confirmed by its owners: opens the channels to them. */
   reconnect(): void;

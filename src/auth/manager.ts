@@ -7,6 +7,7 @@ import { err, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { PeerChannel } from '../channel/peer-channel.ts';
 import type { AuthKey, DatapathSignal } from '../model/datapath.ts';
+import type { NodeInfo } from '../model/identity.ts';
 import { LOCAL_NODE, type NodeId, type SecurityIdentity } from '../model/ids.ts';
 import type { AuthRecord } from './auth-entries.ts';
 import { Backoff } from './backoff.ts';
@@ -233,20 +234,24 @@ class Manager implements AuthManager {
     return this.#proofs.revoked();
   }
 
-  flush(keys?: readonly AuthKey[]): number {
-    const records =
-      keys === undefined ? this.#proofs.pairs.entries.list() : keys.map((key) => this.#proofs.pairs.entries.get(key));
-    const present = records.filter((record) => record !== undefined);
-    return this.#proofs.pairs.entries.remove(present, { kind: 'auth.revoked', reason: 'REVOKED_BY_ADMIN' });
+  flush(concerns: (key: AuthKey) => boolean = () => true): number {
+    const { entries } = this.#proofs.pairs;
+    return entries.remove(entries.list().filter(concerns), { kind: 'auth.revoked', reason: 'REVOKED_BY_ADMIN' });
+  }
+
+  connect(node: NodeInfo): Promise<ReasonCode | undefined> {
+    return this.#redial.open(node);
   }
 
   async authenticate(key: AuthKey): Promise<Result<AuthRecord, ReasonCode>> {
+    const { nodes, clock } = this.#options;
     if (key.remoteNode !== LOCAL_NODE) {
-      const node = this.#options.nodes.byId(key.remoteNode);
+      const node = nodes.byId(key.remoteNode);
       if (node === undefined) return err('VOUCH_NO_NODE');
-      if (this.#options.channels.get(node) === undefined) await this.#redial.open(node);
+      await this.#redial.open(node);
     }
-    return this.#proofs.pairs.authenticate(key, this.#options.clock.bootNs());
+    this.#proofs.pairs.forgive(key);
+    return this.#proofs.pairs.authenticate(key, clock.bootNs());
   }
 
   reconnect(): void {

@@ -1,5 +1,6 @@
 /** Channels that something alive rests on come back: leases and entries need them, and without one they run out. */
 import type { Logger } from '../base/log.ts';
+import { type ReasonCode, reasonCodes } from '../base/registry/reason-codes.ts';
 import type { Timers } from '../base/timers.ts';
 import type { PeerChannels } from '../channel/peer-channel.ts';
 import type { NodeInfo, NodeTable } from '../model/identity.ts';
@@ -27,12 +28,16 @@ export class Redial {
     this.#options = options;
   }
 
-  /** Resolves when there is a channel, or there cannot be one now. */
-  async open(node: NodeInfo): Promise<void> {
+  /** Opens the channel if there is none. Why not; undefined: it is open. */
+  async open(node: NodeInfo): Promise<ReasonCode | undefined> {
+    const { channels, log } = this.#options;
+    if (channels.get(node) !== undefined) return undefined;
     try {
-      await this.#options.channels.open(node);
+      await channels.open(node);
+      return undefined;
     } catch (thrown) {
-      this.#options.log.debug({ err: thrown, node: node.name }, 'no channel');
+      log.debug({ err: thrown, node: node.name }, 'no channel');
+      return reasonOfDial(thrown);
     }
   }
 
@@ -64,4 +69,10 @@ export class Redial {
     const { channels, nodes, isNeeded } = this.#options;
     return channels.get(node) === undefined && nodes.byId(node.id) !== undefined && isNeeded(node.id);
   }
+}
+
+/** PeerChannels.open rejects with an error that carries a reason code. */
+export function reasonOfDial(thrown: unknown): ReasonCode {
+  const reason = typeof thrown === 'object' && thrown !== null && 'reason' in thrown ? thrown.reason : undefined;
+  return typeof reason === 'string' && Object.hasOwn(reasonCodes, reason) ? (reason as ReasonCode) : 'PEER_UNREACHABLE';
 }

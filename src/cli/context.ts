@@ -1,5 +1,5 @@
 /** Options that many commands share, and the one place where a command's outcome becomes an exit status. */
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { asError, CountersignError } from '../base/errors.ts';
 import { EXIT, exitCodeOf } from '../base/exit-codes.ts';
 import { AGENT_SOCKET, SERVER_SOCKET } from './admin-client.ts';
@@ -31,6 +31,13 @@ export function onServer(command: Command): Command {
 /** A command on this machine's node, by its settings: it needs root and no agent. */
 export function onNode(command: Command): Command {
   return withOutput(command).option('--config <file>', "the node's AgentConfig file", AGENT_CONFIG);
+}
+
+/** Of a --port option. @throws InvalidArgumentError */
+export function portOf(text: string): number {
+  const port = Number(text);
+  if (!/^\d{1,5}$/.test(text) || port > 65_535) throw new InvalidArgumentError('give a number from 0 to 65535');
+  return port;
 }
 
 /** Who runs the command, as far as the machine knows. */

@@ -1,17 +1,17 @@
 /** What a person asks of a node's agent: what is proven, who vouches, what dropped, and why. */
 import type { Command } from 'commander';
 import type { JsonReply } from '../../../proto/gen/countersign/admin/v1/admin.ts';
-import { CountersignError } from '../../base/errors.ts';
-import { EXIT } from '../../base/exit-codes.ts';
 import { agentClient, call } from '../admin-client.ts';
 import { type CommonOptions, onAgent } from '../context.ts';
 import { lines, printJson, seconds, table } from '../output.ts';
+import { addAuth } from './auth.ts';
+import { addExplain } from './explain.ts';
 import { addMonitor } from './monitor.ts';
 import { addPolicyTools } from './policy.ts';
 import { addAgentRun } from './run.ts';
 
 type Row = Record<string, unknown>;
-type ListMethod = 'listEndpoints' | 'listVouches' | 'listAuth' | 'listPeers' | 'listPolicy';
+type ListMethod = 'listEndpoints' | 'listVouches' | 'listPeers' | 'listPolicy';
 type Column = readonly [heading: string, cell: (row: Row) => string];
 
 const plain = (name: string, heading = name): Column => [heading, (row) => String(row[name] ?? '')];
@@ -47,14 +47,6 @@ function print(
   );
 }
 
-const authColumns: readonly Column[] = [
-  ['local', (row) => String(row.localSpiffeId ?? row.local)],
-  ['remote', (row) => String(row.remoteSpiffeId ?? row.remote)],
-  ['node', (row) => String(row.remoteNodeName ?? row.remoteNode)],
-  plain('authType', 'type'),
-  left('expiresInMs', 'expires in'),
-];
-
 function addList(
   program: Command,
   noun: string,
@@ -68,52 +60,6 @@ function addList(
     print(await list(method, options.socket), name, columns, options, `no ${name}`),
   );
   return command;
-}
-
-function addAuth(program: Command): void {
-  const auth = program.command('auth').description('pairs of identities that are proven');
-  onAgent(auth.command('list').description('the auth entries in force'))
-    .option('--pinned', 'read the pinned kernel maps instead of asking the agent (needs root; works while it is down)')
-    .option('--bpffs <path>', 'where the BPF file system is mounted', '/sys/fs/bpf')
-    .option('--node <name>', 'whose maps, with --pinned')
-    .action(async (options: CommonOptions & { pinned?: boolean; bpffs: string; node?: string }) => {
-      let reply: Record<string, Row[]>;
-      if (options.pinned === true) {
-        if (options.node === undefined)
-          throw new CountersignError('bad-input', '--pinned needs --node: the name of the node whose maps to read');
-        const { pinnedAuthEntries } = await import('../../agent/pinned.ts');
-        reply = { entries: pinnedAuthEntries(options.bpffs, options.node) };
-      } else reply = await list('listAuth', options.socket);
-      print(reply, 'entries', authColumns, options, 'no pair is proven');
-    });
-}
-
-function addExplain(program: Command): void {
-  onAgent(
-    program
-      .command('explain <from> <to>')
-      .description('would a packet pass, and why: identity, policy, vouch, proof, tunnel, last failure'),
-  )
-    .option('--port <port>', "destination port; of icmp and icmpv6 the message's type", '0')
-    .option('--protocol <name>', 'tcp, udp, sctp, icmp or icmpv6', 'tcp')
-    .addHelpText(
-      'after',
-      '\nFROM and TO are endpoint names, SPIFFE IDs, addresses (of anybody), or host, world, remote-node.\n' +
-        'Exit status 1 when the answer is no.',
-    )
-    .action(async (from: string, to: string, options: CommonOptions & { port: string; protocol: string }) => {
-      const port = Number(options.port);
-      if (!Number.isInteger(port) || port < 0 || port > 65535)
-        throw new CountersignError('bad-input', `--port ${options.port}: give a number from 0 to 65535`);
-      const client = agentClient(options.socket);
-      const reply = JSON.parse(
-        (await call<JsonReply>(client, (done) => client.explain({ from, to, port, protocol: options.protocol }, done)))
-          .json,
-      ) as Row;
-      if (options.output === 'json') printJson(reply);
-      else console.log(lines(reply));
-      if (reply.verdict === 'deny') process.exitCode = EXIT.no;
-    });
 }
 
 const dropColumns: readonly Column[] = [
@@ -184,6 +130,25 @@ function addPolicy(program: Command): void {
   addPolicyTools(policy);
 }
 
+const age = (name: string, heading: string): Column => [
+  heading,
+  (row) => (typeof row[name] === 'number' ? seconds(row[name]) : ''),
+];
+
+const peerColumns: readonly Column[] = [
+  plain('name'),
+  plain('id'),
+  plain('incarnation'),
+  plain('channel'),
+  plain('role'),
+  age('channelAgeMs', 'age'),
+  plain('protocolVersion', 'protocol'),
+  plain('vouches'),
+  age('leaseLeftMs', 'lease left'),
+  plain('tunnel'),
+  plain('lastHandshake', 'last tunnel handshake'),
+];
+
 export function addAgentCommands(program: Command): void {
   addAgentRun(program.command('agent').description('the agent of this node'));
 
@@ -214,13 +179,10 @@ export function addAgentCommands(program: Command): void {
     plain('generation'),
     left('leaseMs', 'lease'),
   ]);
-  addList(program, 'peer', 'nodes, their channels and tunnels', 'listPeers', 'peers', [
-    plain('name'),
-    plain('id'),
-    plain('channel'),
-    plain('tunnel'),
-    plain('lastHandshake', 'last tunnel handshake'),
-  ]);
+  addList(program, 'peer', 'nodes, their channels and tunnels', 'listPeers', 'peers', peerColumns);
+  onAgent(program.command('peers').description('the same as peer list')).action(async (options: CommonOptions) =>
+    print(await list('listPeers', options.socket), 'peers', peerColumns, options, 'no peers'),
+  );
   addDrops(program);
   addPolicy(program);
 }
