@@ -78,7 +78,7 @@ const rule: fc.Arbitrary<Omit<Rule, 'file' | 'line' | 'path'>> = fc
     action: fc.constantFrom('allow' as const, 'allow' as const, 'deny' as const),
     peers: fc.oneof(fc.constant('any' as const), fc.array(peer, { maxLength: 2 })),
     ports: fc.oneof(fc.constant('any' as const), fc.array(portMatch, { minLength: 1, maxLength: 2 })),
-    mode: fc.constantFrom(undefined, 'disabled' as const, 'required' as const),
+    mode: fc.constantFrom(undefined, 'disabled' as const, 'required' as const, 'required-connection' as const),
   })
   .map((one) => (one.action === 'deny' ? { ...one, mode: undefined } : one));
 

@@ -23,7 +23,13 @@ function packets({ namesPeer, namesProtocol, first, last }: Claim): Set<string> 
 const isInside = (inner: Set<string>, outer: Set<string>) =>
   inner.size < outer.size && [...inner].every((one) => outer.has(one));
 
-const mode = fc.constantFrom<AuthMode | undefined>(undefined, 'disabled', 'required', 'test-always-fail');
+const mode = fc.constantFrom<AuthMode | undefined>(
+  undefined,
+  'disabled',
+  'required',
+  'required-connection',
+  'test-always-fail',
+);
 const ports = fc
   .constantFrom([2, 2], [1, 2], [2, 3], [1, 3], [0, LAST])
   .map(([first, last]) => ({ first: first!, last: last! }));
@@ -34,7 +40,7 @@ const claims = fc.array(fc.tuple(fc.boolean(), fc.boolean(), ports, mode), { max
   }),
 );
 
-const STRENGTH = ['disabled', 'required', 'test-always-fail'];
+const STRENGTH = ['disabled', 'required', 'required-connection', 'test-always-fail'];
 
 function bySets(claims: readonly Claim[]): string | undefined {
   const explicit = claims.filter(({ mode }) => mode !== undefined);

@@ -153,7 +153,14 @@ const rule: fc.Arbitrary<Rule> = fc
       { weight: 1, arbitrary: fc.constant('any' as const) },
       { weight: 2, arbitrary: fc.array(port, { maxLength: 3 }) },
     ),
-    mode: fc.constantFrom<AuthMode | undefined>(undefined, undefined, 'disabled', 'required', 'test-always-fail'),
+    mode: fc.constantFrom<AuthMode | undefined>(
+      undefined,
+      undefined,
+      'disabled',
+      'required',
+      'required-connection',
+      'test-always-fail',
+    ),
   })
   .map((made) => (made.action === 'deny' ? { ...made, mode: undefined } : made));
 
