@@ -94,10 +94,10 @@ export class Nodes {
     });
   }
 
-  /** The number of a Sync stream that begins now. */
-  beginSession(name: NodeName): number {
+  /** The number of a Sync stream that begins now. @param shown what `isLastSession` took. */
+  beginSession(name: NodeName, shown: bigint): number {
     const node = this.node(name)!;
-    const session = node.sessionIssued + 1;
+    const session = Math.max(node.sessionIssued, Number(shown)) + 1;
     this.#options.store.putNode({ ...node, sessionIssued: session });
     return session;
   }
@@ -108,10 +108,14 @@ export class Nodes {
     if (node !== undefined) this.#options.store.putNode({ ...node, sessionConfirmed: session });
   }
 
-  /** Is this the number of the last stream, as its node has it on disk, or of one that it had no time to confirm? */
+  /**
+   * Is this the number of the last stream, as its node has it on disk, or of one that it had no time to confirm? One that was
+   * never given is taken too, as it is this database that was set back then: it must not lock out every node.
+   */
   isLastSession(name: NodeName, session: bigint): boolean {
     const node = this.node(name);
-    return node !== undefined && [node.sessionConfirmed, node.sessionIssued].some((known) => BigInt(known) === session);
+    if (node === undefined || session > BigInt(Number.MAX_SAFE_INTEGER - 1)) return false;
+    return session === BigInt(node.sessionConfirmed) || session >= BigInt(node.sessionIssued);
   }
 
   /** The node got a certificate: it is one of the cluster from now on. */
@@ -157,15 +161,24 @@ export class Nodes {
     const node = this.node(name);
     if (node === undefined || !this.isConfigured(name)) return err('PEER_UNKNOWN_NODE');
     if (node.evicted) return err('ATTEST_NODE_BANNED');
+    const subject = { spiffeId, serial: leaf.serial, node: spiffeId, notBeforeMs: leaf.notBeforeMs };
+    if (ca.isRevoked(subject)) return err('AUTH_REVOKED');
+    // Issued by this trust domain's CA and unknown here: this database was set back. What was issued stays issued.
+    if (leaf.nodeIncarnation > BigInt(node.incarnation)) return ok(this.#adopt(node, Number(leaf.nodeIncarnation)));
     const isNewest = leaf.nodeIncarnation === BigInt(node.incarnation);
     const isInUse = leaf.nodeIncarnation === BigInt(node.usedIncarnation);
     if (!isNewest && !(renewing && isInUse)) return err('PEER_INCARNATION_BARRED');
-    const subject = { spiffeId, serial: leaf.serial, node: spiffeId, notBeforeMs: leaf.notBeforeMs };
-    if (ca.isRevoked(subject)) return err('AUTH_REVOKED');
     if (!isNewest || isInUse) return ok(node);
     const shown = { ...node, usedIncarnation: node.incarnation };
     this.#options.store.putNode(shown);
     return ok(shown);
+  }
+
+  #adopt(node: NodeRecord, incarnation: number): NodeRecord {
+    const adopted = { ...node, incarnation, usedIncarnation: incarnation };
+    this.#options.store.putNode(adopted);
+    this.#options.feed.publish({ nodes: [adopted] });
+    return adopted;
   }
 
   spiffeIdOf(name: NodeName) {

@@ -167,7 +167,7 @@ export class SyncHub {
       node: node.name,
       stream,
       sinceMs: this.#options.clock.nowMs(),
-      number: nodes.beginSession(node.name),
+      number: nodes.beginSession(node.name, start.session),
       acked: 0,
       sent: this.#options.feed.version,
     };

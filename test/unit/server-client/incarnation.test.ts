@@ -1,5 +1,5 @@
 /** A node's lives: reboots, restored snapshots, clones. Each gets an incarnation of its own, or none. */
-import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket, connect as tcpConnect } from 'node:net';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -297,4 +297,26 @@ test('a number that was never confirmed is good as long as it is the last one, a
   expect(kept).toBe(session + 2n);
   await expect(unconfirmed(lost)).rejects.toMatchObject({ reason: 'ATTEST_NODE_CLONED' });
   expect(await unconfirmed(kept)).toBe(session + 3n);
+});
+
+test('a server whose database was set back takes the nodes as they are: none is locked out, and none older comes back', async () => {
+  server = await TestServer.start();
+  await (await server.joined('node-a', { bootId: 'boot 1' })).close();
+  const older = stateOf();
+  await server.down();
+  copy('data', 'backup');
+  await server.up();
+  for (const bootId of ['boot 2', 'boot 2', 'boot 3']) await (await server.client('node-a', { bootId })).close();
+  await server.down();
+  // nodes, not what the CA issued: that is kept by itself
+  for (const name of ['identity.db', 'identity.db-wal', 'identity.db-shm']) {
+    rmSync(join(server.dir, 'data', name), { force: true });
+    if (existsSync(join(server.dir, 'backup', name))) copy(`backup/${name}`, `data/${name}`);
+  }
+  await server.up();
+  const back = await server.client('node-a', { bootId: 'boot 3' });
+  expect(back.node.info.incarnation).toBe(3n);
+  expect(await callsWith(older)).toBe('PEER_INCARNATION_BARRED');
+  await back.close();
+  expect((await server.client('node-a', { bootId: 'boot 4' })).node.info.incarnation).toBe(4n);
 });
