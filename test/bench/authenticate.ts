@@ -3,7 +3,7 @@
  * two verified down to the trust bundle, and the auth maps of both nodes written. Cold: SVIDs never seen before. Warm: as
  * on every renewal. Beside the four signature operations that no protocol can do without, and beside what a design without
  * a channel does: a full mutual TLS 1.3 handshake for each pair. All per second of CPU time, so that a busy machine does
- * not decide, and in turns within one run.
+ * not decide, and in turns within one run. And what the first contact of two nodes costs with more and more identities.
  */
 import { createPublicKey, type KeyObject, sign, verify } from 'node:crypto';
 import { once } from 'node:events';
@@ -29,6 +29,7 @@ import { createCsr } from '../../src/pki/csr.ts';
 import { generateKey } from '../../src/pki/keys.ts';
 import { encodePem } from '../../src/pki/pem.ts';
 import { verifyX509Svid } from '../../src/pki/verify.ts';
+import { manyIdentities } from './node-pair.ts';
 import type { Bench } from './support.ts';
 
 const ROUNDS = 7;
@@ -96,6 +97,7 @@ export const bench: Bench = {
         progress(`authenticate: round ${round} of ${ROUNDS}: ${text.join(', ')}`);
       }
       report(rounds, maps !== undefined, emit);
+      await manyIdentities(emit, progress);
     } finally {
       pair.client.destroy();
       pair.server.destroy();
