@@ -113,6 +113,11 @@ const vmObstacle = (): string | undefined => {
   return missing.length > 0 ? `not installed: ${missing.join(', ')}` : undefined;
 };
 
+const modelObstacle = (): string | undefined => {
+  const missing = ['/usr/bin/spin', '/usr/bin/gcc'].filter((f) => !existsSync(f));
+  return missing.length > 0 ? `not installed: ${missing.join(', ')}` : undefined;
+};
+
 const tiers: readonly Tier[] = [
   { name: 'check', what: 'types, lint, dead code, proto compatibility', obstacle: () => undefined, run: checks },
   { name: 'unit', what: 'no privileges needed', obstacle: () => undefined, run: vitest('unit') },
@@ -122,6 +127,12 @@ const tiers: readonly Tier[] = [
     what: 'random schedules of the real state machines in simulated time',
     obstacle: () => undefined,
     run: printed('test/sim/main.ts'),
+  },
+  {
+    name: 'model',
+    what: 'leases and fences, every state of the models, and each rule taken away',
+    obstacle: modelObstacle,
+    run: printed('test/model/run.ts'),
   },
   { name: 'bpf', what: 'the kernel programs under BPF_PROG_TEST_RUN', obstacle: privileged, run: vitest('bpf') },
   { name: 'netns', what: 'real packets in network namespaces', obstacle: privileged, run: vitest('netns') },
