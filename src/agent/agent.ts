@@ -209,6 +209,8 @@ async function start(
     revocations: server.revocations,
     policy: () => policy,
     tunnel: path.binding,
+    fences: datapath.fences,
+    quiesce: () => datapath.quiesce(),
     lastUse: (node) => datapath.lastUse(node),
     endpointOpened: (endpoint) => endpoints.opened(endpoint.endpoint),
     audit,
@@ -324,9 +326,10 @@ function startDatapath(
     signalIntervalMs: config.datapath.signalInterval,
     peerPort: parseDialAddress(config.peer.listen[0]!)?.port ?? NET.peerPort,
     hostExempt: {
-      servers: [parseDialAddress(config.server.address)].flatMap((at) =>
-        at === undefined ? [] : [{ address: at.host as IpAddress, port: at.port }],
-      ),
+      servers: [config.server.address, ...config.peer.static.flatMap(({ addresses }) => addresses)].flatMap((text) => {
+        const at = parseDialAddress(text);
+        return at === undefined ? [] : [{ address: at.host as IpAddress, port: at.port }];
+      }),
       udpPorts: config.encryption.enabled ? [config.encryption.wireguard.port] : [],
     },
     allowUnboundPath: config.authentication.allowUnboundPath,
@@ -375,7 +378,10 @@ function followServer(parts: {
       channels.revokeCheck();
       audit.emit({ kind: 'revocation.in_force', detail: { auth_entries: deleted } });
     }
-    if (change.bundle) manager.bundlesChanged();
+    if (change.bundle) {
+      manager.bundlesChanged();
+      channels.revokeCheck();
+    }
     if (isChanged(change.nodes) || change.snapshot) {
       surroundings.apply();
       manager.nodesChanged();

@@ -116,6 +116,7 @@ async function openTunnelPath({ config, datapath, self, audit, log }: PathOption
       whenReady: (node) => manager.whenReady(node.id, READY_TIMEOUT_MS),
       allow: (node, address) => tunnel.allow(node, address),
       disallow: (address) => tunnel.disallow(address),
+      endSession: (node) => manager.endSession(node),
     },
     channelOpened: (channel) => manager.channelOpened(channel),
     frame(channel, type, body) {
@@ -142,6 +143,7 @@ function clearPath(): NodePath {
       whenReady: async () => ok(undefined),
       allow: async () => {},
       disallow: async () => {},
+      endSession: async () => {},
     },
     channelOpened: () => {},
     // The peer offers a tunnel that this node does not want: its offer stays unanswered, and it sees no tunnel.

@@ -6,7 +6,7 @@ import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { Timers } from '../base/timers.ts';
 import type { PeerChannelEvents, PeerChannels } from '../channel/peer-channel.ts';
 import type { AuditSink } from '../model/audit-event.ts';
-import type { AddressTable, AuthKey, AuthTable, DatapathSignal, HoldQueue } from '../model/datapath.ts';
+import type { AddressTable, AuthKey, AuthTable, DatapathSignal, FenceTable, HoldQueue } from '../model/datapath.ts';
 import type {
   IdentityTable,
   NodeInfo,
@@ -15,11 +15,12 @@ import type {
   SvidSource,
   TrustBundles,
 } from '../model/identity.ts';
-import type { IpAddress, NodeId, SecurityIdentity } from '../model/ids.ts';
+import type { NodeId, SecurityIdentity } from '../model/ids.ts';
 import type { AuthRecord } from './auth-entries.ts';
 import type { AuthEntryView, PairExplanation, VouchView } from './explain.ts';
 import type { AuthSettings, PolicyDecisions, TunnelBinding } from './ports.ts';
 import type { HostedEndpoint, OwnEndpoint, VouchHost } from './vouch-host.ts';
+import type { VouchTrace } from './vouch-trace.ts';
 
 export interface AuthManagerOptions {
   /** This node. `incarnation`: of its node SVID. */
@@ -41,8 +42,13 @@ export interface AuthManagerOptions {
   readonly tunnel: TunnelBinding;
   /** The fence of an own endpoint is open: write its address and let it send and receive. */
   endpointOpened(endpoint: HostedEndpoint): void;
-  /** Is a remote address worth renewing its lease? Left out: every known one is. */
-  inUse?(address: IpAddress): boolean;
+  /** Are the node's leases worth renewing, and its channel worth keeping? Left out: they always are. */
+  inUse?(node: NodeId): boolean;
+  readonly fences: FenceTable;
+  /** As Datapath.quiesce. */
+  quiesce(): Promise<void>;
+  /** Told what leases and fences do, for tests. */
+  readonly trace?: VouchTrace;
   /** When a packet last passed between here and the node, CLOCK_BOOTTIME. Left out: everything counts as used. */
   lastUse?(node: NodeId): bigint | undefined;
   readonly audit: AuditSink;

@@ -8,7 +8,7 @@ import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { PeerChannel } from '../channel/peer-channel.ts';
 import type { AuthKey, DatapathSignal } from '../model/datapath.ts';
 import type { NodeInfo } from '../model/identity.ts';
-import { LOCAL_NODE, type NodeId, type SecurityIdentity } from '../model/ids.ts';
+import { type IpAddress, LOCAL_NODE, type NodeId, type SecurityIdentity } from '../model/ids.ts';
 import type { AuthRecord } from './auth-entries.ts';
 import { Backoff } from './backoff.ts';
 import {
@@ -78,16 +78,27 @@ class Manager implements AuthManager {
       firstLife: options.firstLife,
       settings,
       peers: () => nodes.nodes().filter((node) => node.spiffeId !== options.self.spiffeId),
-      channelTo: (node) => channels.get(node),
       dial: (node) => void this.#redial.open(node),
+      fences: options.fences,
+      tunnel: options.tunnel,
+      quiesce: () => options.quiesce(),
+      believed: new Set(options.addresses.list().flatMap(({ node }) => (node === LOCAL_NODE ? [] : [node]))),
       opened: (endpoint) => {
         options.endpointOpened(endpoint);
-        for (const channel of channels.list()) this.#vouches.offer(channel, endpoint.addresses);
+        for (const channel of channels.list()) this.#offer(channel, endpoint);
         this.#proofs.ahead.changed(LOCAL_NODE, { locals: new Set([endpoint.identity]) });
+      },
+      settled: (channel) => this.#vouches.offerUnknown(channel),
+      openedTo: (endpoint, id) => {
+        const node = nodes.byId(id);
+        const channel = node === undefined ? undefined : channels.get(node);
+        if (channel !== undefined) this.#offer(channel, endpoint);
       },
       audit,
       clock,
       timers,
+      log,
+      trace: options.trace,
     });
     this.#vouches = new VouchClient({
       addresses: options.addresses,
@@ -96,15 +107,22 @@ class Manager implements AuthManager {
       tunnel: options.tunnel,
       settings,
       channelTo: (node) => channels.get(node),
-      ...(options.inUse === undefined ? {} : { inUse: (address) => options.inUse!(address) }),
-      ownOpen: () => this.#host.list().flatMap(({ endpoint }) => (endpoint.open ? endpoint.addresses : [])),
+      ...(options.inUse === undefined ? {} : { inUse: (node) => options.inUse!(node) }),
+      openTo: (node) => this.#host.openTo(node),
       isKnownTo: (peer, address) => this.#host.isKnownTo(peer, address),
+      isSettled: (channel) => this.#host.isSettled(channel),
+      isLeasedTo: (peer) => this.#host.isLeasedTo(peer),
+      whenMet: (node) => this.#host.whenMet(node),
+      quiesce: () => options.quiesce(),
+      flushTo: (address) => this.#flushTo(address),
+      drainMs: settings.drainMs,
       lost: (node, identity) => this.#proofs.upkeep.lostVouch(node, identity),
       taken: (node, identity) => this.#proofs.ahead.changed(node, { remotes: new Set([identity]) }),
       audit,
       clock,
       timers,
       log,
+      trace: options.trace,
     });
     this.#vouchFrames = new VouchFrames({
       host: this.#host,
@@ -112,7 +130,9 @@ class Manager implements AuthManager {
       incarnation: options.self.incarnation,
       leaseMs: settings.leaseMs,
       granted: (node, identities) => this.#proofs.ahead.changed(node, { locals: identities }),
+      clock,
       log,
+      trace: options.trace,
     });
     const facts: ProofFacts = {
       identities,
@@ -192,7 +212,11 @@ class Manager implements AuthManager {
   }
 
   closeEndpoint(endpoint: number): void {
+    const { addresses } = this.#host.list().find((hosted) => hosted.endpoint.endpoint === endpoint)?.endpoint ?? {
+      addresses: [],
+    };
     const closed = this.#host.close(endpoint);
+    for (const address of addresses) this.#vouches.freed(address);
     if (closed !== undefined) this.#proofs.upkeep.closed(closed);
   }
 
@@ -306,6 +330,21 @@ class Manager implements AuthManager {
   /** Does anything that this node holds rest on the other node's word? */
   #isOwed(node: NodeId): boolean {
     return this.#vouches.tables.book.ofNode(node).length > 0 || this.#proofs.pairs.entries.adoptedOf(node).length > 0;
+  }
+
+  #offer(channel: PeerChannel, endpoint: HostedEndpoint): void {
+    const open = new Set(this.#host.openTo(channel.peer.id));
+    this.#vouches.offer(
+      channel,
+      endpoint.addresses.filter((address) => open.has(address)),
+    );
+  }
+
+  /** FlushBeforeAck: what is held on its way to the address is meant for who had it. */
+  #flushTo(address: IpAddress): void {
+    const { hold } = this.#options;
+    for (const { local, remote } of hold.waiting()) if (remote === address) hold.refuse(local, remote, 'HOLD_STALE');
+    hold.forget(address);
   }
 
   #nodeName(id: NodeId): string | undefined {

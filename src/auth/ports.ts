@@ -26,8 +26,20 @@ export interface TunnelBinding {
   /** Resolves when the authenticated tunnel to the node is up, or with why it is not. Bounded in time. */
   whenReady(node: NodeInfo): Promise<Result<void, ReasonCode>>;
   allow(node: NodeId, address: IpAddress): Promise<void>;
+  /** Resolves when nothing more comes in from the address, and nothing that waited to go there will go. */
   disallow(address: IpAddress): Promise<void>;
+  /**
+   * Ends the session with the node; a new handshake starts at once. When it resolves, nothing that was sent under the session is taken
+   * any more, and nothing that waited for one is sent. Calls that wait together share one.
+   */
+  endSession(node: NodeId): Promise<void>;
 }
+
+/**
+ * How long a packet that somebody delays on the path may still be taken: no session of the tunnel lives longer (WireGuard's
+ * REJECT_AFTER_TIME).
+ */
+export const SESSION_LIFE_MS = 180_000;
 
 /** Times in ms. */
 export interface AuthSettings {

@@ -2,12 +2,12 @@
  * The receiver's side of leases and fences: asks a node who its addresses are, believes it within the rules, renews, and lets go
  * when told to (rules 1 to 4). What is believed is put in force by vouch-tables.ts; an ack is given only when both tables are clean.
  */
-import { randomBytes } from 'node:crypto';
 import {
   FrameType,
+  type RenewReply,
+  type Reset,
   ResetAck,
   type VouchReply,
-  VouchRequest,
   type Withdraw,
   WithdrawAck,
 } from '../../proto/gen/countersign/peer/v1/peer.ts';
@@ -17,35 +17,36 @@ import type { PeerChannel } from '../channel/peer-channel.ts';
 import { addressFromBytes, addressWireBytes, prefixContains } from '../model/address.ts';
 import type { NodeInfo } from '../model/identity.ts';
 import type { IpAddress, NodeId, SecurityIdentity } from '../model/ids.ts';
-import type { AuthSettings } from './ports.ts';
+import { type AuthSettings, SESSION_LIFE_MS } from './ports.ts';
 import { laterOf, nsOfMs } from './units.ts';
 import { isNewer, type KnownVouch } from './vouch-book.ts';
+import { AppliedWithdraws, Renewals } from './vouch-renewal.ts';
+import { VouchRequests } from './vouch-requests.ts';
 import { type VouchAnswer, VouchTables, type VouchTablesOptions } from './vouch-tables.ts';
 
-export interface VouchClientOptions extends VouchTablesOptions {
+export interface VouchClientOptions extends Omit<VouchTablesOptions, 'freed'> {
   readonly settings: Pick<AuthSettings, 'leaseMs' | 'vouchTimeoutMs' | 'queueSize'>;
   channelTo(node: NodeInfo): PeerChannel | undefined;
-  /** Addresses of this node's open endpoints. */
-  ownOpen(): readonly IpAddress[];
+  /** Addresses of this node's endpoints that are open to the node. */
+  openTo(node: NodeId): readonly IpAddress[];
   /** Does the peer hold a lease on this node's address, with a good part of it left? */
   isKnownTo(peer: NodeId, address: IpAddress): boolean;
-  /** Is the address worth renewing? Left out: every known one is. */
-  inUse?(address: IpAddress): boolean;
-}
-
-type Waiting = Map<IpAddress, (answer: VouchAnswer) => void>;
-
-interface OpenRequest {
-  readonly channel: PeerChannel;
-  readonly sentNs: bigint;
-  readonly waiting: Waiting;
-  readonly cancelTimeout: () => void;
+  /** Has the channel's peer acked this node's RESET? Until then it knows nothing for certain, and may not ask. */
+  isSettled(channel: PeerChannel): boolean;
+  /** May the peer hold a lease on any address of this node? */
+  isLeasedTo(peer: NodeId): boolean;
+  /** Are the node's leases worth renewing, or has nothing needed them for long? Left out: they always are. */
+  inUse?(node: NodeId): boolean;
 }
 
 interface Session {
   /** The peer's incarnation once its RESET is applied and acked. */
   incarnation: bigint | undefined;
+  /** What RESET says goes on, as far as it was said; undefined once it is all said. */
+  keeps: Map<IpAddress, bigint> | undefined;
   resetSeen: boolean;
+  readonly openedNs: bigint;
+  readonly withdraws: AppliedWithdraws;
   readonly ready: Promise<void>;
   readonly setReady: () => void;
   /** What the peer offered and is being asked for, by address; one promise for all that one request asks. */
@@ -53,11 +54,13 @@ interface Session {
   /** Requests of that kind that are open, and offers that wait for them. */
   asking: number;
   waiting: number;
+  /** Offered, granted, and not taken: asked for again with the next renewal. */
+  readonly missed: Set<IpAddress>;
   /** Offered without a grant, and audited. */
   readonly ungranted: Set<IpAddress>;
 }
 
-/** Addresses in one renewal: its reply stays below 64 KiB for SPIFFE IDs of common length. */
+/** Addresses in one request: its reply stays below 64 KiB for SPIFFE IDs of common length. */
 const BATCH = 64;
 /** Own addresses in one request: what a peer takes. */
 export const OWN_BATCH = 16;
@@ -65,18 +68,42 @@ export const OWN_BATCH = 16;
 const OFFER_SHARE = 16;
 /** Ungranted addresses that are audited for one channel. */
 const MAX_UNGRANTED = 64;
+/** Addresses that are remembered to be asked for again, for one channel. */
+const MAX_MISSED = 1_024;
+/** What RESET may name: above what a node can host. */
+const MAX_KEEPS = 65_536;
+/** Kept addresses in one ack. */
+const ACK_BATCH = 1_024;
 
 export class VouchClient {
   readonly tables: VouchTables;
   readonly #options: VouchClientOptions;
+  readonly #requests: VouchRequests;
+  readonly #renewals: Renewals;
   readonly #sessions = new Map<PeerChannel, Session>();
+  /** The newest channel to each node. */
+  readonly #current = new Map<NodeId, PeerChannel>();
   readonly #incarnations = new Map<NodeId, bigint>();
-  readonly #requests = new Map<string, OpenRequest>();
-  readonly #renewals = new Map<NodeId, () => void>();
+  readonly #ticks = new Map<NodeId, () => void>();
 
   constructor(options: VouchClientOptions) {
+    const { settings, clock, timers, trace } = options;
     this.#options = options;
-    this.tables = new VouchTables(options);
+    this.tables = new VouchTables({ ...options, freed: (address) => this.freed(address) });
+    this.#requests = new VouchRequests({
+      timeoutMs: settings.vouchTimeoutMs,
+      limit: settings.queueSize,
+      clock,
+      timers,
+      trace,
+    });
+    this.#renewals = new Renewals({
+      tables: this.tables,
+      leaseMs: settings.leaseMs,
+      askAnew: (channel) => this.#askAnew(channel),
+      clock,
+      trace,
+    });
   }
 
   /** Asks the channel's peer who the address is. `own`: addresses of this node that it may ask back for. */
@@ -85,8 +112,8 @@ export class VouchClient {
     if (session === undefined) return err('PEER_CHANNEL_CLOSED');
     if (session.incarnation === undefined) await session.ready;
     if (session.incarnation === undefined || channel.closed) return err('PEER_CHANNEL_CLOSED');
-    if (this.#requests.size >= this.#options.settings.queueSize) return err('AUTH_QUEUE_FULL');
-    return new Promise((resolve) => this.#send(channel, new Map([[address, resolve]]), own));
+    if (this.#requests.isFull) return err('AUTH_QUEUE_FULL');
+    return new Promise((resolve) => this.#requests.ask(channel, new Map([[address, resolve]]), own));
   }
 
   /** A live vouch of this peer with a good part of its lease left needs no asking. */
@@ -99,62 +126,106 @@ export class VouchClient {
 
   channelOpened(channel: PeerChannel): void {
     const { promise, resolve } = Promise.withResolvers<void>();
+    this.#current.set(channel.peer.id, channel);
     this.#sessions.set(channel, {
       incarnation: undefined,
+      keeps: new Map(),
       resetSeen: false,
+      openedNs: this.#options.clock.bootNs(),
+      withdraws: new AppliedWithdraws(),
       ready: promise,
       setReady: resolve,
       askedBack: new Map(),
       asking: 0,
       waiting: 0,
+      missed: new Set(),
       ungranted: new Set(),
     });
   }
 
-  /** Its outstanding requests end; leases run on, to their end. */
+  /** RequestsDieWithChannel, and so does what was answered and is not in force yet; leases run on, to their end. */
   channelClosed(channel: PeerChannel): void {
     const session = this.#sessions.get(channel);
+    const node = channel.peer.id;
     this.#sessions.delete(channel);
     if (session !== undefined) {
       session.incarnation = undefined;
       session.setReady();
     }
-    for (const [nonce, request] of this.#requests) {
-      if (request.channel === channel) this.#end(nonce, request, 'PEER_CHANNEL_CLOSED');
-    }
+    this.#requests.endOn(channel);
+    if (this.#current.get(node) !== channel) return;
+    this.#current.delete(node);
+    this.tables.abandon(node);
   }
 
-  /** Rule 3. Everything of a lower incarnation leaves both tables, then the ack; one lower than ever seen is barred. */
-  async reset(channel: PeerChannel, incarnation: bigint): Promise<void> {
+  /**
+   * Rule 3. Everything of the node but what RESET names leaves both tables, then the ack (ResetDeletes, ResetNamesLive); an incarnation
+   * lower than ever seen is barred (BarLowerIncarnation). @throws RangeError on a malformed address or too many.
+   */
+  async reset(channel: PeerChannel, message: Reset): Promise<void> {
     const session = this.#sessions.get(channel);
     if (session === undefined) return;
-    if (session.resetSeen) return channel.close('PEER_FRAME_UNEXPECTED');
+    const { keeps } = session;
+    if (keeps === undefined) return channel.close('PEER_FRAME_UNEXPECTED');
     session.resetSeen = true;
+    if (keeps.size + message.keeps.length > MAX_KEEPS) throw new RangeError('RESET names too many addresses');
+    for (const { address, generation } of message.keeps) keeps.set(addressFromBytes(address), generation);
+    if (message.more) {
+      if (message.keeps.length === 0) throw new RangeError('an empty RESET that more follow');
+      return;
+    }
+    session.keeps = undefined;
+    const { incarnation } = message;
     const node = channel.peer.id;
     const held = this.tables.heldBy(node);
     const highest = held.map((entry) => entry.incarnation).reduce(laterOf, this.#incarnations.get(node) ?? 0n);
     if (incarnation < highest) return channel.close('PEER_INCARNATION_BARRED');
     this.#incarnations.set(node, incarnation);
-    const old = held.filter((entry) => entry.incarnation < incarnation);
+    const goesOn = (entry: { address: IpAddress; incarnation: bigint; generation: bigint }) =>
+      entry.incarnation === incarnation && keeps.get(entry.address) === entry.generation;
+    // What was asked on an older channel may be answered as of before: it is asked again on this one.
+    const asked = this.#current.get(node) === channel ? this.#requests.takeFromOthers(channel) : [];
+    this.tables.abandon(node, goesOn);
+    const old = held.filter((entry) => !goesOn(entry));
     await Promise.all(old.map((entry) => this.tables.drop(entry.address, node)));
-    if (channel.closed || this.#sessions.get(channel) !== session) return;
-    channel.send(FrameType.FRAME_TYPE_RESET_ACK, ResetAck.encode({ incarnation, kept: [], more: false }).finish());
+    if (channel.closed || this.#sessions.get(channel) !== session) {
+      for (const waiting of asked) for (const resolve of waiting.values()) resolve(err('PEER_CHANNEL_CLOSED'));
+      return;
+    }
+    this.#ackReset(channel, incarnation, this.tables.inForce(node).filter(goesOn), old.length > 0);
     session.incarnation = incarnation;
     session.setReady();
-    this.#renew(node);
-    this.offer(channel, this.#options.ownOpen());
+    for (const waiting of asked) this.#requests.ask(channel, waiting, []);
+    // Whether it is in use or not: the peer must know whoever may send.
+    if (this.#options.isSettled(channel)) this.offerUnknown(channel);
+    this.#tick(node);
+  }
+
+  /** What stood in the way of a vouch for the address is gone: whoever offered it is asked again. */
+  freed(address: IpAddress): void {
+    for (const [channel, session] of this.#sessions) {
+      if (session.missed.has(address) && this.#current.get(channel.peer.id) === channel)
+        this.#askFor(channel, [address]);
+    }
   }
 
   /**
    * Has the peer ask who these addresses of this node are, unless it knows. A packet whose source the peer's tunnel does not expect
-   * dies there unseen, so nobody would ask later: every open endpoint is offered on each channel, before its first packet. No
-   * answer is waited for; what the peer does not take up is offered again with the next renewal.
+   * dies there unseen, so nobody would ask later: every endpoint that is open to it is offered on each channel, before its first packet.
+   * No answer is waited for.
    */
   offer(channel: PeerChannel, own: readonly IpAddress[]): void {
     if (this.#sessions.get(channel)?.incarnation === undefined) return;
-    for (let at = 0; at < own.length; at += OWN_BATCH) {
-      this.#sendRequest(channel, randomBytes(16), [], own.slice(at, at + OWN_BATCH));
-    }
+    for (let at = 0; at < own.length; at += OWN_BATCH) this.#requests.offer(channel, own.slice(at, at + OWN_BATCH));
+  }
+
+  /** Offers what the peer may know and does not. */
+  offerUnknown(channel: PeerChannel): void {
+    const node = channel.peer.id;
+    this.offer(
+      channel,
+      this.#options.openTo(node).filter((address) => !this.#options.isKnownTo(node, address)),
+    );
   }
 
   /**
@@ -193,31 +264,33 @@ export class VouchClient {
 
   /** Rules 1 and 2. A reply to no open request of this channel (late, or invented) changes nothing. @throws on a malformed address. */
   reply(channel: PeerChannel, reply: VouchReply): void {
+    const { clock, settings } = this.#options;
     const vouches = reply.vouches.map((vouch) => ({ ...vouch, address: addressFromBytes(vouch.address) }));
     const nonce = reply.nonce.toString('hex');
-    const request = this.#requests.get(nonce);
-    if (request === undefined || request.channel !== channel) return;
-    this.#requests.delete(nonce);
-    request.cancelTimeout();
+    const request = this.#requests.take(channel, nonce);
+    if (request === undefined) return;
     const incarnation = this.#sessions.get(channel)?.incarnation;
-    for (const vouch of vouches) {
-      const resolve = request.waiting.get(vouch.address);
+    const now = clock.bootNs();
+    for (const answer of vouches) {
+      const resolve = request.waiting.get(answer.address);
       if (resolve === undefined) continue;
-      request.waiting.delete(vouch.address);
-      const claim: KnownVouch = {
-        address: vouch.address,
+      request.waiting.delete(answer.address);
+      const vouch: KnownVouch = {
+        address: answer.address,
         node: channel.peer.id,
-        identity: vouch.securityIdentity as SecurityIdentity,
-        spiffeId: vouch.spiffeId as KnownVouch['spiffeId'],
+        identity: answer.securityIdentity as SecurityIdentity,
+        spiffeId: answer.spiffeId as KnownVouch['spiffeId'],
         incarnation: reply.incarnation,
-        generation: vouch.generation,
-        // Rule 2: counted from when the request was sent, so that no delay of the answer makes a lease longer.
-        leaseEndNs: request.sentNs + nsOfMs(Math.min(vouch.leaseMs, this.#options.settings.leaseMs)),
+        generation: answer.generation,
+        // LeaseFromAsking: no delay of the answer makes a lease longer.
+        leaseEndNs: request.sentNs + nsOfMs(Math.min(answer.leaseMs, settings.leaseMs)),
+        // Counted back from now: the delay of the answer can only make it later.
+        ...(answer.earlierOwnerMs === 0n ? {} : { earlierOwnerNs: now - answer.earlierOwnerMs * 1_000_000n }),
       };
-      const refusal = reply.incarnation === incarnation ? this.#refusal(channel.peer, claim) : 'VOUCH_STALE';
-      if (refusal === undefined) void this.#take(channel.peer, claim).then(resolve);
+      const refusal = reply.incarnation === incarnation ? this.#refusal(channel.peer, vouch) : 'VOUCH_STALE';
+      if (refusal === undefined) void this.#take(channel, vouch, nonce).then(resolve);
       else {
-        this.#auditRefusal(channel.peer, claim, refusal);
+        this.#auditRefusal(channel.peer, vouch, refusal);
         resolve(err(refusal));
       }
     }
@@ -228,38 +301,54 @@ export class VouchClient {
     }
   }
 
+  renewed(channel: PeerChannel, reply: RenewReply): void {
+    this.#renewals.reply(channel, reply.nonce.toString('hex'), reply.ok, reply.leaseMs);
+  }
+
   /**
    * Rule 4. By key in the kernel's table, whatever is remembered here; then the tunnel's entry; then the ack. Covers every generation
    * up to the named one. @throws on a malformed address.
    */
   async withdraw(channel: PeerChannel, message: Withdraw): Promise<void> {
     const withdrawn = message.addresses.map((entry) => ({ ...entry, address: addressFromBytes(entry.address) }));
+    const session = this.#sessions.get(channel);
+    if (session === undefined) return;
+    if (!session.withdraws.begin(message.id)) return channel.close('PEER_FRAME_UNEXPECTED');
     const node = channel.peer.id;
     const now = this.#options.clock.bootNs();
-    this.tables.book.forgetTombstones(now);
+    this.tables.book.forgetTombstones(node, now);
+    const untilNs = now + nsOfMs(this.#options.settings.leaseMs);
     const gone = withdrawn.map(({ address, generation }) => {
       const what = { incarnation: message.incarnation, generation };
-      this.tables.book.bury(node, address, { ...what, untilNs: now + nsOfMs(this.#options.settings.leaseMs) });
-      this.#cancelRequests(node, address);
+      session.missed.delete(address);
+      this.tables.book.bury(node, address, { ...what, untilNs });
+      this.#requests.cancel(node, address);
       const { entry, install } = this.tables.held(address);
-      const held = [install, entry].find((h) => h !== undefined && h.node === node && !isNewer(h, what));
-      if (held === undefined) return this.tables.quiet(address);
-      this.#options.audit.emit({
-        kind: 'vouch.withdrawn',
-        source: { address, node: channel.peer.name, identity: held.identity },
-        detail: { generation: String(generation) },
-      });
+      const held = [install, entry].find((h) => h !== undefined && h.node === node);
+      // A newer one, or another node's: both tables are that one's.
+      if ((held !== undefined && isNewer(held, what)) || (held === undefined && entry !== undefined)) {
+        return this.tables.quiet(address);
+      }
+      if (held !== undefined) {
+        this.#options.audit.emit({
+          kind: 'vouch.withdrawn',
+          source: { address, node: channel.peer.name, identity: held.identity },
+          detail: { generation: String(generation) },
+        });
+      }
       return this.tables.drop(address, node);
     });
     await Promise.all(gone);
+    session.withdraws.end(message.id);
     channel.send(FrameType.FRAME_TYPE_WITHDRAW_ACK, WithdrawAck.encode({ id: message.id }).finish());
+    this.#options.trace?.({ ev: 'withdraw-ack', peer: node, channel: channel.id, id: message.id });
   }
 
   /** The node left the registry. */
   nodeRemoved(node: NodeId): void {
     for (const { address } of this.tables.heldBy(node)) this.tables.dropLater(address, node);
-    this.#renewals.get(node)?.();
-    this.#renewals.delete(node);
+    this.#ticks.get(node)?.();
+    this.#ticks.delete(node);
   }
 
   /** Identity table, prefixes or nodes changed: what would not be believed today goes. */
@@ -273,13 +362,37 @@ export class VouchClient {
     }
   }
 
+  #ackReset(channel: PeerChannel, incarnation: bigint, inForce: readonly KnownVouch[], dropped: boolean): void {
+    const sinceNs = this.#options.clock.bootNs() - nsOfMs(SESSION_LIFE_MS);
+    const node = channel.peer.id;
+    const released = dropped || this.tables.book.hasLeftSince(node, sinceNs);
+    const entries = inForce.map(({ address, generation }) => ({ address: addressWireBytes(address), generation }));
+    let from = 0;
+    do {
+      const more = from + ACK_BATCH < entries.length;
+      const body = ResetAck.encode({ incarnation, kept: entries.slice(from, from + ACK_BATCH), more, released });
+      channel.send(FrameType.FRAME_TYPE_RESET_ACK, body.finish());
+      from += ACK_BATCH;
+    } while (from < entries.length);
+    this.#options.trace?.({ ev: 'reset-ack', peer: node, channel: channel.id, incarnation });
+  }
+
   async #askBack(channel: PeerChannel, session: Session, addresses: readonly IpAddress[]): Promise<void> {
     if (session.incarnation === undefined) await session.ready;
     if (session.incarnation === undefined || channel.closed) return;
-    if (this.#requests.size >= this.#options.settings.queueSize) return;
+    if (this.#requests.isFull) {
+      for (const address of addresses) miss(session, address);
+      return;
+    }
     const answers = addresses.map((address) => ({ address, ...Promise.withResolvers<VouchAnswer>() }));
-    this.#send(channel, new Map(answers.map(({ address, resolve }) => [address, resolve])), []);
-    await Promise.all(answers.map(({ promise }) => promise));
+    this.#requests.ask(channel, new Map(answers.map(({ address, resolve }) => [address, resolve])), []);
+    await Promise.all(
+      answers.map(async ({ address, promise }) => {
+        const answer = await promise;
+        if (answer.ok) session.missed.delete(address);
+        else miss(session, address);
+      }),
+    );
   }
 
   /** As granted now, not as when the channel was opened. What is not is audited, once for each address and channel. */
@@ -291,41 +404,6 @@ export class VouchClient {
       this.#auditRefusal(peer, { address }, 'VOUCH_NOT_GRANTED');
     }
     return false;
-  }
-
-  #send(channel: PeerChannel, waiting: Waiting, own: readonly IpAddress[]): void {
-    const nonce = randomBytes(16);
-    const key = nonce.toString('hex');
-    const { vouchTimeoutMs } = this.#options.settings;
-    const request: OpenRequest = {
-      channel,
-      sentNs: this.#options.clock.bootNs(),
-      waiting,
-      cancelTimeout: this.#options.timers.set(vouchTimeoutMs, () => this.#end(key, request, 'VOUCH_TIMEOUT')),
-    };
-    this.#requests.set(key, request);
-    this.#sendRequest(channel, nonce, [...waiting.keys()], own);
-  }
-
-  #sendRequest(channel: PeerChannel, nonce: Buffer, asked: readonly IpAddress[], own: readonly IpAddress[]): void {
-    const request = { nonce, addresses: asked.map(addressWireBytes), own: own.map(addressWireBytes) };
-    channel.send(FrameType.FRAME_TYPE_VOUCH_REQUEST, VouchRequest.encode(request).finish());
-  }
-
-  #end(nonce: string, request: OpenRequest, reason: ReasonCode): void {
-    this.#requests.delete(nonce);
-    request.cancelTimeout();
-    for (const resolve of request.waiting.values()) resolve(err(reason));
-  }
-
-  #cancelRequests(node: NodeId, address: IpAddress): void {
-    for (const [nonce, request] of this.#requests) {
-      const resolve = request.waiting.get(address);
-      if (request.channel.peer.id !== node || resolve === undefined) continue;
-      request.waiting.delete(address);
-      resolve(err('VOUCH_WITHDRAWN'));
-      if (request.waiting.size === 0) this.#end(nonce, request, 'VOUCH_WITHDRAWN');
-    }
   }
 
   /** What must hold for as long as the vouch does. */
@@ -357,41 +435,71 @@ export class VouchClient {
     return undefined;
   }
 
-  async #take(peer: NodeInfo, claim: KnownVouch): Promise<VouchAnswer> {
-    const answer = await this.tables.take(peer, claim);
-    if (answer.ok) this.#armRenewal(claim.node);
-    else this.#auditRefusal(peer, claim, answer.error);
+  async #take(channel: PeerChannel, vouch: KnownVouch, nonce: string): Promise<VouchAnswer> {
+    const answer = await this.tables.take(channel.peer, { vouch, nonce });
+    if (answer.ok) this.#armTick(vouch.node);
+    else this.#auditRefusal(channel.peer, vouch, answer.error);
     return answer;
   }
 
-  #armRenewal(node: NodeId): void {
-    if (this.#renewals.has(node)) return;
+  #armTick(node: NodeId): void {
+    if (this.#ticks.has(node)) return;
     const cancel = this.#options.timers.set(this.#options.settings.leaseMs / 3, () => {
-      this.#renewals.delete(node);
-      this.#renew(node);
+      this.#ticks.delete(node);
+      this.#tick(node);
+      const channel = this.#current.get(node);
+      if (channel !== undefined && this.tables.book.hasNode(node)) this.offerUnknown(channel);
     });
-    this.#renewals.set(node, cancel);
+    this.#ticks.set(node, cancel);
   }
 
-  #renew(node: NodeId): void {
-    const known = this.tables.book.ofNode(node);
-    if (known.length === 0) return;
-    this.#armRenewal(node);
-    const info = this.#options.nodes.byId(node);
-    const channel = info === undefined ? undefined : this.#options.channelTo(info);
-    if (channel === undefined || this.#sessions.get(channel)?.incarnation === undefined) return;
-    const wanted = known.map((vouch) => vouch.address).filter((address) => this.#options.inUse?.(address) ?? true);
-    for (let at = 0; at < wanted.length; at += BATCH) {
-      const batch = wanted.slice(at, at + BATCH);
-      this.#send(channel, new Map(batch.map((address) => [address, () => {}])), []);
+  /** At each third of a lease, while there is a channel or a lease. */
+  #tick(node: NodeId): void {
+    const { inUse } = this.#options;
+    const channel = this.#current.get(node);
+    const session = channel === undefined ? undefined : this.#sessions.get(channel);
+    if (channel === undefined && !this.tables.book.hasNode(node)) return;
+    this.#armTick(node);
+    if (channel === undefined || session?.incarnation === undefined) return;
+    if (inUse !== undefined && !inUse.call(this.#options, node)) {
+      this.#closeIdle(channel, session);
+      return;
     }
-    // While this node sends to the peer, the peer must know whoever may send: an offer it could not take up is made again.
-    if (wanted.length > 0) {
-      this.offer(
-        channel,
-        this.#options.ownOpen().filter((address) => !this.#options.isKnownTo(node, address)),
-      );
+    if (this.tables.book.hasNode(node)) {
+      this.#renewals.ask(channel, session.incarnation, session.withdraws.version);
+      this.#askFor(channel, this.tables.adoptedOf(node));
     }
+    this.#askFor(channel, [...session.missed]);
+  }
+
+  /** Neither side has needed the other for long, and neither believes anything of the other any more. */
+  #closeIdle(channel: PeerChannel, session: Session): void {
+    const node = channel.peer.id;
+    const { clock, settings, isLeasedTo } = this.#options;
+    const isYoung = clock.bootNs() - session.openedNs < nsOfMs(settings.leaseMs) * 4n;
+    if (isYoung || this.tables.book.hasNode(node) || isLeasedTo.call(this.#options, node)) return;
+    channel.close('PEER_IDLE');
+  }
+
+  /** Without anybody who waits for the answers. */
+  #askFor(channel: PeerChannel, addresses: readonly IpAddress[]): void {
+    const session = this.#sessions.get(channel);
+    for (let at = 0; at < addresses.length && !this.#requests.isFull; at += BATCH) {
+      const batch = addresses.slice(at, at + BATCH).map((address) => {
+        const heard = (answer: VouchAnswer) => {
+          if (answer.ok) session?.missed.delete(address);
+        };
+        return [address, heard] as const;
+      });
+      this.#requests.ask(channel, new Map(batch), []);
+    }
+  }
+
+  #askAnew(channel: PeerChannel): void {
+    this.#askFor(
+      channel,
+      this.tables.book.ofNode(channel.peer.id).map(({ address }) => address),
+    );
   }
 
   #auditRefusal(peer: NodeInfo, claim: Pick<KnownVouch, 'address'> & Partial<KnownVouch>, reason: ReasonCode): void {
@@ -402,4 +510,8 @@ export class VouchClient {
       source: { address, node: peer.name, ...(identity === undefined ? {} : { identity }) },
     });
   }
+}
+
+function miss(session: Session, address: IpAddress): void {
+  if (session.missed.size < MAX_MISSED) session.missed.add(address);
 }

@@ -4,6 +4,9 @@
  */
 import {
   FrameType,
+  type KeptAddress,
+  Renew,
+  RenewReply,
   Reset,
   ResetAck,
   VouchReply,
@@ -11,12 +14,14 @@ import {
   Withdraw,
   WithdrawAck,
 } from '../../proto/gen/countersign/peer/v1/peer.ts';
+import type { Clock } from '../base/clock.ts';
 import type { Logger } from '../base/log.ts';
 import type { PeerChannel } from '../channel/peer-channel.ts';
 import { addressFromBytes, addressWireBytes } from '../model/address.ts';
 import type { IpAddress, NodeId, SecurityIdentity } from '../model/ids.ts';
 import { OWN_BATCH, type VouchClient } from './vouch-client.ts';
 import type { VouchHost } from './vouch-host.ts';
+import type { VouchTrace } from './vouch-trace.ts';
 
 export interface VouchFramesOptions {
   readonly host: VouchHost;
@@ -26,7 +31,9 @@ export interface VouchFramesOptions {
   readonly leaseMs: number;
   /** The peer was told of own identities that it did not know: what waits for that may begin. */
   granted(peer: NodeId, identities: ReadonlySet<SecurityIdentity>): void;
+  readonly clock: Clock;
   readonly log: Logger;
+  readonly trace?: VouchTrace;
 }
 
 /** Above what any honest peer sends; below what could keep this node busy. */
@@ -56,10 +63,16 @@ export class VouchFrames {
         this.#expect(channel, host.withdrawAcked(channel, WithdrawAck.decode(body).id));
         return true;
       case FrameType.FRAME_TYPE_RESET:
-        this.#guard(client.reset(channel, Reset.decode(body).incarnation));
+        this.#onReset(channel, Reset.decode(body));
         return true;
       case FrameType.FRAME_TYPE_RESET_ACK:
-        this.#expect(channel, host.resetAcked(channel, ResetAck.decode(body).incarnation));
+        this.#onResetAck(channel, ResetAck.decode(body));
+        return true;
+      case FrameType.FRAME_TYPE_RENEW:
+        this.#onRenew(channel, Renew.decode(body));
+        return true;
+      case FrameType.FRAME_TYPE_RENEW_REPLY:
+        client.renewed(channel, RenewReply.decode(body));
         return true;
       default:
         return false;
@@ -81,7 +94,7 @@ export class VouchFrames {
 
   #vouch(channel: PeerChannel, nonce: Buffer, addresses: readonly IpAddress[]) {
     if (channel.closed) return;
-    const { host, incarnation, leaseMs, granted } = this.#options;
+    const { host, incarnation, leaseMs, granted, clock, trace } = this.#options;
     const news = new Set(
       addresses.flatMap((address) => {
         const owner = host.at(address);
@@ -90,20 +103,62 @@ export class VouchFrames {
     );
     const vouches = host.vouch(channel, addresses);
     if (vouches === undefined) return channel.close('PEER_FRAME_UNEXPECTED');
+    if (vouches === 'superseded') return;
+    const now = clock.bootNs();
     const reply = VouchReply.encode({
       nonce,
       incarnation,
-      vouches: vouches.map(({ address, owner }) => ({
+      vouches: vouches.map(({ address, owner, earlierOwnerNs }) => ({
         address: addressWireBytes(address),
         securityIdentity: owner.identity,
         spiffeId: owner.spiffeId,
         generation: owner.generation,
         leaseMs,
-        succeeds: false,
+        earlierOwnerMs: earlierOwnerNs === undefined ? 0n : (now - earlierOwnerNs) / 1_000_000n + 1n,
       })),
     });
     channel.send(FrameType.FRAME_TYPE_VOUCH_REPLY, reply.finish());
+    trace?.({
+      ev: 'grant',
+      peer: channel.peer.id,
+      channel: channel.id,
+      nonce: nonce.toString('hex'),
+      leaseMs,
+      vouches: vouches.map(({ address, owner: { identity, generation } }) => ({ ip: address, identity, generation })),
+    });
     if (news.size > 0) granted(channel.peer.id, news);
+  }
+
+  #onReset(channel: PeerChannel, message: Reset): void {
+    if (message.keeps.length > MAX_ADDRESSES) throw new RangeError('too many addresses');
+    for (const { address } of message.keeps) addressFromBytes(address);
+    this.#guard(this.#options.client.reset(channel, message));
+  }
+
+  #onResetAck(channel: PeerChannel, { incarnation, kept, more, released }: ResetAck): void {
+    if (kept.length > MAX_ADDRESSES) throw new RangeError('too many addresses');
+    const claimed = kept.map(({ address, generation }: KeptAddress) => ({
+      address: addressFromBytes(address),
+      generation,
+    }));
+    this.#expect(channel, this.#options.host.resetAcked(channel, incarnation, claimed, more, released));
+  }
+
+  #onRenew(channel: PeerChannel, { nonce, incarnation, version }: Renew): void {
+    const { host, leaseMs, trace } = this.#options;
+    const ok = host.renew(channel, incarnation, version);
+    channel.send(
+      FrameType.FRAME_TYPE_RENEW_REPLY,
+      RenewReply.encode({ nonce, ok, leaseMs: ok ? leaseMs : 0 }).finish(),
+    );
+    if (!ok) return;
+    trace?.({
+      ev: 'renew-granted',
+      peer: channel.peer.id,
+      channel: channel.id,
+      nonce: nonce.toString('hex'),
+      leaseMs,
+    });
   }
 
   #onWithdraw(channel: PeerChannel, message: Withdraw): void {

@@ -1,22 +1,24 @@
 /**
- * The host's side of leases and fences: says to a peer who this node's endpoints are (rule 1, Vouch), takes it back
- * (rule 4, Withdraw) and keeps a successor on an address shut until every peer that may still believe the earlier owner
- * has let go (rule 5, Fence) and the owner's last packets have drained (rule 6). Time alone never opens a fence.
- *
- * The fence is one for each address, not yet one for each peer: a dead peer that holds a lease keeps a successor shut until it comes
- * back and acks, or until the operator takes the node out of the registry (`forgetNode`): only a person can say that it is dead.
+ * The host's side of leases and fences: says to a peer who this node's endpoints are (rule 1, VouchOwnNode), takes it back (rule 4,
+ * Withdraw) and keeps a successor on an address shut to each peer that may still believe the earlier owner (rule 5, Fence; the fences
+ * themselves are vouch-fences.ts) and to everybody until that one's last packets have drained (rule 6).
  */
-import { FrameType, Reset, Withdraw } from '../../proto/gen/countersign/peer/v1/peer.ts';
 import type { Clock } from '../base/clock.ts';
-import { CountersignError } from '../base/errors.ts';
+import { asError, CountersignError } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
 import type { Timers } from '../base/timers.ts';
 import type { PeerChannel } from '../channel/peer-channel.ts';
-import { addressWireBytes } from '../model/address.ts';
 import type { AuditSink } from '../model/audit-event.ts';
+import type { FenceTable } from '../model/datapath.ts';
 import type { NodeInfo } from '../model/identity.ts';
 import type { IpAddress, NodeId, SecurityIdentity, SpiffeId } from '../model/ids.ts';
-import type { AuthSettings } from './ports.ts';
+import type { AuthSettings, TunnelBinding } from './ports.ts';
 import { laterOf, nsOfMs } from './units.ts';
+import { Drains } from './vouch-drain.ts';
+import { PeerFences } from './vouch-fences.ts';
+import type { Claimed } from './vouch-grants.ts';
+import { VouchLedger } from './vouch-ledger.ts';
+import type { VouchTrace } from './vouch-trace.ts';
 
 /** One workload of this node, as others shall know it. */
 export interface OwnEndpoint {
@@ -29,8 +31,15 @@ export interface OwnEndpoint {
 /** What the host vouches: `generation` rises with every endpoint within an incarnation. */
 export interface HostedEndpoint extends OwnEndpoint {
   readonly generation: bigint;
-  /** False while fenced. */
+  /** False while what an earlier owner sent drains. Open, it may still be shut to some peers. */
   readonly open: boolean;
+}
+
+export interface VouchedAddress {
+  readonly address: IpAddress;
+  readonly owner: HostedEndpoint;
+  /** See VouchHost.earlierOwnerNs. */
+  readonly earlierOwnerNs: bigint | undefined;
 }
 
 export interface VouchHostOptions {
@@ -38,42 +47,42 @@ export interface VouchHostOptions {
   readonly incarnation: bigint;
   /** Above every generation ever used with this incarnation, e.g. Unix time in ns at the agent's start. */
   readonly firstGeneration: bigint;
-  /** True only if the node was attested just now, so that no peer can hold a vouch of an earlier life of this agent. */
+  /** True only if no earlier life of this agent had this incarnation. */
   readonly firstLife: boolean;
   readonly settings: Pick<AuthSettings, 'leaseMs' | 'drainMs'>;
   /** All nodes but this one. */
   peers(): readonly NodeInfo[];
-  channelTo(node: NodeInfo): PeerChannel | undefined;
   /** Opens a channel, so that a withdraw can be said. Failures are not reported; the host asks again. */
   dial(node: NodeInfo): void;
-  /** The fence is open: the datapath lets the endpoint send and receive from here on. */
+  readonly fences: FenceTable;
+  readonly tunnel: Pick<TunnelBinding, 'endSession'>;
+  /** As Datapath.quiesce. */
+  quiesce(): Promise<void>;
+  /** Nodes that the kernel's table believes from before this agent's start. */
+  readonly believed: ReadonlySet<NodeId>;
+  /** The datapath lets the endpoint send and receive from here on, but for the peers it is shut to. */
   opened(endpoint: HostedEndpoint): void;
+  /** The peer acked the channel's RESET: from here on it may be vouched to, and what it knows is known. */
+  settled(channel: PeerChannel): void;
+  /** It is open to this peer, too. */
+  openedTo(endpoint: HostedEndpoint, node: NodeId): void;
   readonly audit: AuditSink;
   readonly clock: Clock;
   readonly timers: Timers;
+  readonly log: Logger;
+  readonly trace?: VouchTrace;
 }
 
 interface Hosted extends OwnEndpoint {
   readonly generation: bigint;
+  readonly continues: boolean;
+  readonly bornNs: bigint;
   open: boolean;
+  /** Tunnel sessions are being ended before it opens. */
+  opening: boolean;
 }
 
-/** A peer may act on a vouch of this generation, or an earlier one, until it says that it let go. */
-interface Grant {
-  generation: bigint;
-  /** When the lease ends by this node's clock: for `list` and for renewal, never for the fence. */
-  untilNs: bigint;
-}
-
-interface Session {
-  resetAcked: boolean;
-  /** Withdraws on this channel that wait for their ack. */
-  readonly pending: Map<bigint, readonly { address: IpAddress; generation: bigint }[]>;
-}
-
-const REDIAL_MS = 1_000;
-/** Withdrawn addresses in one frame: 64 KiB hold far more. */
-const WITHDRAW_BATCH = 1_024;
+const RETRY_MS = 1_000;
 
 export class VouchHost {
   readonly #options: VouchHostOptions;
@@ -81,22 +90,59 @@ export class VouchHost {
   readonly #owners = new Map<IpAddress, Hosted>();
   /** Open endpoints of each identity. */
   readonly #open = new Map<SecurityIdentity, number>();
-  readonly #grants = new Map<IpAddress, Map<NodeId, Grant>>();
-  readonly #closedAtNs = new Map<IpAddress, bigint>();
-  readonly #met = new Set<IpAddress>();
-  readonly #sessions = new Map<PeerChannel, Session>();
-  readonly #redials = new Map<NodeId, () => void>();
+  readonly #ledger: VouchLedger;
+  readonly #drains: Drains;
+  readonly #fences: PeerFences;
   #nextGeneration: bigint;
-  #nextWithdraw = 1n;
 
   constructor(options: VouchHostOptions) {
+    const { clock, timers, log, tunnel, audit, trace, settings } = options;
+    const { drainMs } = settings;
+    const quiesce = () => options.quiesce();
     this.#options = options;
     this.#nextGeneration = options.firstGeneration;
+    this.#ledger = new VouchLedger({
+      incarnation: options.incarnation,
+      leaseMs: settings.leaseMs,
+      generationAt: (address) => this.#owners.get(address)?.generation,
+      openTo: (node) => this.#claimedTo(node),
+      released: (node, addresses) => this.#released(node, addresses),
+      met: (node, kept, released) => this.#metNode(node, kept, released),
+      settled: (channel) => options.settled(channel),
+      peers: () => options.peers(),
+      dial: (node) => options.dial(node),
+      audit,
+      clock,
+      timers,
+      trace,
+    });
+    this.#drains = new Drains({
+      drainMs,
+      firstLife: options.firstLife,
+      quiesce,
+      flushed: (addresses) => this.#openOn(addresses),
+      clock,
+      timers,
+      log,
+      trace,
+    });
+    this.#fences = new PeerFences({
+      kernel: options.fences,
+      tunnel,
+      quiesce,
+      drainMs,
+      opened: (endpoint, node) => this.#openedTo(endpoint, node),
+      clock,
+      timers,
+      log,
+      trace,
+    });
   }
 
   /**
-   * A new endpoint. It is opened (`options.opened`) at once if no peer can believe anybody else on its addresses, else when all
-   * have let go. `continues`: the same endpoint as before an agent's restart, with the generation it had; it was open and stays so.
+   * A new endpoint. It opens (`options.opened`) at once if its addresses had no earlier owner lately, else when that one's packets have
+   * drained; to a peer that may believe the earlier owner only when that peer has let go. `continues`: the same endpoint as before an
+   * agent's restart, with the generation it had; it was open and stays so, shut to whom the kernel's fences say.
    * @throws CountersignError already-exists when an address or the number is taken.
    */
   add(endpoint: OwnEndpoint, continues?: bigint): HostedEndpoint {
@@ -115,36 +161,58 @@ export class VouchHost {
     const generation = continues ?? this.#nextGeneration;
     if (generation >= this.#nextGeneration) this.#nextGeneration = generation;
     this.#nextGeneration += 1n;
-    const hosted: Hosted = { ...endpoint, generation, open: false };
+    const hosted: Hosted = {
+      ...endpoint,
+      generation,
+      continues: continues !== undefined,
+      bornNs: this.#options.clock.bootNs(),
+      open: false,
+      opening: false,
+    };
     this.#endpoints.set(hosted.endpoint, hosted);
     for (const address of hosted.addresses) {
       this.#owners.set(address, hosted);
-      if (continues === undefined) this.#assumeEarlierGrants(address, generation);
-      this.#met.add(address);
+      const { identity } = hosted;
+      this.#options.trace?.({
+        ev: 'born',
+        ip: address,
+        endpoint: hosted.endpoint,
+        identity,
+        generation,
+        continues: hosted.continues,
+      });
     }
-    if (continues !== undefined) this.#openNow(hosted);
-    else this.#tryOpen(hosted);
-    this.#withdrawOwed();
-    return { ...hosted };
+    if (hosted.continues) this.#openNow(hosted);
+    else {
+      this.#fences.forget(hosted.endpoint);
+      this.#tryOpen(hosted);
+    }
+    this.#ledger.withdrawSoon(hosted.addresses);
+    return viewOf(hosted);
   }
 
-  /** Its veth is gone and its queues are flushed: from now on nobody may be told that it lives. Unknown numbers are ignored.
-   *  Returns whose it was. */
+  /** Its interface is gone, its entries are out of the kernel's tables, what it sent is out of the hold queue: from now on nobody may be
+   *  told that it lives. Unknown numbers are ignored. Returns whose it was. */
   close(endpoint: number): SecurityIdentity | undefined {
     const hosted = this.#endpoints.get(endpoint);
     if (hosted === undefined) return undefined;
     this.#endpoints.delete(endpoint);
     if (hosted.open) this.#countOpen(hosted.identity, -1);
-    for (const address of hosted.addresses) {
-      this.#owners.delete(address);
-      this.#closedAtNs.set(address, this.#options.clock.bootNs());
-    }
-    this.#withdrawOwed();
+    for (const address of hosted.addresses) this.#owners.delete(address);
+    this.#fences.forget(endpoint);
+    this.#drains.closed(hosted.addresses, hosted.generation);
+    this.#ledger.withdrawSoon(hosted.addresses);
     return hosted.identity;
   }
 
   at(address: IpAddress): HostedEndpoint | undefined {
     return this.#owners.get(address);
+  }
+
+  /** Until when the address may have been an earlier owner's; undefined: too long ago for any packet of that time to live. */
+  earlierOwnerNs(address: IpAddress): bigint | undefined {
+    if (this.#drains.recentNs(address) === undefined) return undefined;
+    return this.#owners.get(address)?.bornNs;
   }
 
   /** Does an open endpoint of this node have the identity? */
@@ -157,93 +225,93 @@ export class VouchHost {
     return this.#open.keys();
   }
 
-  /** Does the peer hold a lease on the address's present owner, with at least a third of it left? */
-  isKnownTo(peer: NodeId, address: IpAddress): boolean {
-    const owner = this.#owners.get(address);
-    const grant = this.#grants.get(address)?.get(peer);
-    if (owner === undefined || grant === undefined || grant.generation !== owner.generation) return false;
-    return grant.untilNs - this.#options.clock.bootNs() > nsOfMs(this.#options.settings.leaseMs) / 3n;
+  /** Addresses of endpoints that are open to the node. */
+  openTo(node: NodeId): IpAddress[] {
+    return this.#claimedTo(node).map(({ address }) => address);
   }
 
+  /** Does the peer hold a lease on the address's present owner, with at least a third of it left? */
+  isKnownTo(peer: NodeId, address: IpAddress): boolean {
+    const endNs = this.#ledger.leaseEndNs(peer, address);
+    if (endNs === undefined) return false;
+    return endNs - this.#options.clock.bootNs() > nsOfMs(this.#options.settings.leaseMs) / 3n;
+  }
+
+  isSettled(channel: PeerChannel): boolean {
+    return this.#ledger.state(channel) === 'current';
+  }
+
+  isLeasedTo(peer: NodeId): boolean {
+    return this.#ledger.isLeasedTo(peer);
+  }
+
+  /** `waitsFor`: peers it is shut to; they owe an ack, or what they sent before it still drains. */
   list(): {
     endpoint: HostedEndpoint;
     waitsFor: NodeId[];
     grants: { peer: NodeId; address: IpAddress; untilNs: bigint }[];
   }[] {
     return [...this.#endpoints.values()].map((hosted) => ({
-      endpoint: { ...hosted },
-      waitsFor: [...new Set(hosted.addresses.flatMap((address) => this.#owedTo(address)))],
+      endpoint: viewOf(hosted),
+      waitsFor: hosted.open
+        ? this.#fences.nodesOf(hosted.endpoint)
+        : [...new Set(hosted.addresses.flatMap((address) => this.#ledger.owedAt(address)))],
       grants: hosted.addresses.flatMap((address) =>
-        [...(this.#grants.get(address) ?? [])].map(([peer, grant]) => ({ peer, address, untilNs: grant.untilNs })),
+        this.#ledger.grantsAt(address).map(({ peer, untilNs }) => ({ peer, address, untilNs })),
       ),
     }));
   }
 
-  /** RESET is the first thing a peer hears. Nothing is vouched on the channel before it is acked. */
   channelOpened(channel: PeerChannel): void {
-    this.#sessions.set(channel, { resetAcked: false, pending: new Map() });
-    channel.send(
-      FrameType.FRAME_TYPE_RESET,
-      Reset.encode({ incarnation: this.#options.incarnation, keeps: [], more: false }).finish(),
-    );
+    this.#ledger.channelOpened(channel);
   }
 
   channelClosed(channel: PeerChannel): void {
-    this.#sessions.delete(channel);
-    this.#withdrawOwed();
+    this.#ledger.channelClosed(channel);
   }
 
-  /** False: an ack of something else than was said; the channel must close. */
-  resetAcked(channel: PeerChannel, incarnation: bigint): boolean {
-    const session = this.#sessions.get(channel);
-    if (session === undefined || session.resetAcked || incarnation !== this.#options.incarnation) return false;
-    session.resetAcked = true;
-    this.#withdrawOwed();
-    return true;
+  /** False: an ack of something else than was said; the channel must close. So withdrawAcked. See VouchLedger. */
+  resetAcked(
+    channel: PeerChannel,
+    incarnation: bigint,
+    kept: readonly Claimed[],
+    more: boolean,
+    released: boolean,
+  ): boolean {
+    return this.#ledger.resetAcked(channel, incarnation, kept, more, released);
   }
 
   withdrawAcked(channel: PeerChannel, id: bigint): boolean {
-    const session = this.#sessions.get(channel);
-    const said = session?.pending.get(id);
-    if (session === undefined || said === undefined) return false;
-    session.pending.delete(id);
-    for (const { address, generation } of said) {
-      const grants = this.#grants.get(address);
-      const grant = grants?.get(channel.peer.id);
-      if (grants === undefined || grant === undefined || grant.generation > generation) continue;
-      grants.delete(channel.peer.id);
-      if (grants.size === 0) this.#grants.delete(address);
-      this.#options.audit.emit({
-        kind: 'vouch.withdrawn',
-        source: { address },
-        destination: { node: channel.peer.name },
-        detail: { generation: String(generation), acked: true },
-      });
-    }
-    this.#openAll();
-    return true;
+    return this.#ledger.withdrawAcked(channel, id);
+  }
+
+  /** See VouchLedger. */
+  renew(channel: PeerChannel, incarnation: bigint, version: bigint): boolean {
+    return this.#ledger.renew(channel, incarnation, version);
+  }
+
+  /** Nothing that a node vouches for may come into force here before it has let go of this node's earlier lives: until then that is what
+   *  shuts endpoints to it. Resolves with false when the channel on which it might have said so is gone. */
+  whenMet(node: NodeId): Promise<boolean> {
+    return this.#ledger.whenMet(node);
+  }
+
+  isMet(node: NodeId): boolean {
+    return this.#ledger.metNodes.has(node);
   }
 
   /**
-   * Rule 1: only open endpoints are vouched for. undefined: the peer asks before it let go of earlier lives (rule 3), which
-   * no honest peer does. Remembers that the peer now holds a lease.
+   * Rule 1: only endpoints that are open to the peer are vouched for (FenceVouch). undefined: the peer asks before it let go of earlier
+   * lives (rule 3), which no honest peer does. 'superseded': it asks on a channel that was replaced; it will ask again on the new one.
    */
-  vouch(
-    channel: PeerChannel,
-    addresses: readonly IpAddress[],
-  ): { address: IpAddress; owner: HostedEndpoint }[] | undefined {
-    const session = this.#sessions.get(channel);
-    if (session === undefined || !session.resetAcked) return undefined;
-    const untilNs = this.#options.clock.bootNs() + nsOfMs(this.#options.settings.leaseMs);
-    const vouches: { address: IpAddress; owner: HostedEndpoint }[] = [];
-    for (const address of addresses) {
+  vouch(channel: PeerChannel, addresses: readonly IpAddress[]): VouchedAddress[] | 'superseded' | undefined {
+    const state = this.#ledger.state(channel);
+    if (state !== 'current') return state;
+    const peer = channel.peer.id;
+    return addresses.flatMap((address) => {
       const owner = this.#owners.get(address);
-      if (owner === undefined || !owner.open) continue;
-      const grants = this.#grants.get(address) ?? new Map<NodeId, Grant>();
-      this.#grants.set(address, grants);
-      const before = grants.get(channel.peer.id);
-      grants.set(channel.peer.id, { generation: owner.generation, untilNs });
-      if (before?.generation !== owner.generation) {
+      if (owner === undefined || !this.#isOpenTo(owner, peer)) return [];
+      if (this.#ledger.given(peer, address, owner.generation)) {
         this.#options.audit.emit({
           kind: 'vouch.given',
           source: { address, identity: owner.identity, spiffeId: owner.spiffeId },
@@ -251,60 +319,130 @@ export class VouchHost {
           detail: { generation: String(owner.generation), lease_ms: this.#options.settings.leaseMs },
         });
       }
-      vouches.push({ address, owner: { ...owner } });
-    }
-    return vouches;
+      return [{ address, owner: viewOf(owner), earlierOwnerNs: this.earlierOwnerNs(address) }];
+    });
   }
 
-  /** The operator took the node out of the registry: nothing of it passes any more, so nobody waits for its acks. */
+  /** The node left the registry, and nothing of it is in the kernel. */
   forgetNode(node: NodeId): void {
-    for (const [address, grants] of this.#grants) {
-      grants.delete(node);
-      if (grants.size === 0) this.#grants.delete(address);
+    this.#ledger.forgetNode(node);
+    this.#fences.forgetNode(node);
+  }
+
+  #isOpenTo(hosted: Hosted, node: NodeId): boolean {
+    return hosted.open && !this.#fences.isShut(hosted.endpoint, node);
+  }
+
+  #claimedTo(node: NodeId): Claimed[] {
+    return [...this.#endpoints.values()].flatMap((hosted) => {
+      if (!this.#isOpenTo(hosted, node)) return [];
+      return hosted.addresses.map((address) => ({ address, generation: hosted.generation }));
+    });
+  }
+
+  #released(node: NodeId, addresses: readonly IpAddress[]): void {
+    for (const address of addresses) this.#drains.letGo(address, node);
+    const owners = new Set(addresses.flatMap((address) => this.#owners.get(address) ?? []));
+    for (const owner of owners) this.#letGo(owner, node);
+  }
+
+  /** Its vouches may come into force from here on: whatever is open to it must be so rightly. */
+  #metNode(node: NodeId, kept: ReadonlySet<IpAddress>, released: boolean): void {
+    for (const hosted of this.#endpoints.values()) {
+      if (!hosted.open) continue;
+      // What it sent to an earlier owner, of an earlier life, is on its way until its ack.
+      const isSuccessor = released && !hosted.addresses.some((address) => kept.has(address));
+      if (isSuccessor) this.#fences.close(hosted.endpoint, [node]);
+      if (this.#isOpenTo(hosted, node)) this.#traceOpen(hosted, node);
+      this.#letGo(hosted, node);
     }
-    this.#redials.get(node)?.();
-    this.#redials.delete(node);
-    this.#openAll();
   }
 
-  /** Rule 3: after a restart every peer counts as holding a lease on an address that this life has not had yet. */
-  #assumeEarlierGrants(address: IpAddress, generation: bigint): void {
-    if (this.#options.firstLife || this.#met.has(address)) return;
-    const grants = this.#grants.get(address) ?? new Map<NodeId, Grant>();
-    for (const node of this.#options.peers()) grants.set(node.id, { generation: generation - 1n, untilNs: 0n });
-    if (grants.size > 0) this.#grants.set(address, grants);
+  /** Tells the fence if the peer owes nothing at any of the endpoint's addresses. */
+  #letGo(hosted: Hosted, node: NodeId): void {
+    if (!hosted.open || !this.isMet(node)) return;
+    if (hosted.addresses.some((address) => this.#ledger.owes(node, address))) return;
+    this.#fences.letGo(hosted.endpoint, node);
   }
 
-  /** Peers that may believe an earlier owner of the address. */
-  #owedTo(address: IpAddress): NodeId[] {
-    const generation = this.#owners.get(address)?.generation;
-    const owed: NodeId[] = [];
-    for (const [node, grant] of this.#grants.get(address) ?? []) {
-      if (generation === undefined || grant.generation < generation) owed.push(node);
-    }
-    return owed;
+  #openOn(addresses: readonly IpAddress[]): void {
+    const owners = new Set(addresses.flatMap((address) => this.#owners.get(address) ?? []));
+    for (const owner of owners) this.#tryOpen(owner);
   }
 
-  #openAll(): void {
-    for (const hosted of this.#endpoints.values()) if (!hosted.open) this.#tryOpen(hosted);
-  }
-
+  /** DrainTime: not before the earlier owner's queues were empty, and then for a while. */
   #tryOpen(hosted: Hosted): void {
-    if (this.#endpoints.get(hosted.endpoint) !== hosted || hosted.open) return;
-    if (hosted.addresses.some((address) => this.#owedTo(address).length > 0)) return;
-    const waitNs = hosted.addresses.map((address) => this.#drainLeftNs(address)).reduce(laterOf, 0n);
+    if (this.#endpoints.get(hosted.endpoint) !== hosted || hosted.open || hosted.opening) return;
+    let waitNs = 0n;
+    for (const address of hosted.addresses) {
+      const leftNs = this.#drains.leftNs(address);
+      if (leftNs === undefined) return;
+      if (leftNs > waitNs) waitNs = leftNs;
+    }
     if (waitNs > 0n) {
       this.#options.timers.set(Number(waitNs / 1_000_000n) + 1, () => this.#tryOpen(hosted));
       return;
     }
-    this.#openNow(hosted);
+    const recentNs = hosted.addresses.flatMap((address) => this.#drains.recentNs(address) ?? []);
+    if (recentNs.length === 0) {
+      this.#openNow(hosted, this.#ledger.metNodes);
+      return;
+    }
+    // DropSessionBeforeSuccessor: peers that never held a lease may have sent to the earlier owner, or been sent to, all the same.
+    const met = new Set(this.#ledger.metNodes);
+    hosted.opening = true;
+    this.#fences.endSessions([...met], recentNs.reduce(laterOf)).then(
+      () => {
+        hosted.opening = false;
+        if (this.#endpoints.get(hosted.endpoint) === hosted) this.#openNow(hosted, met);
+      },
+      (thrown) => {
+        hosted.opening = false;
+        this.#options.log.error({ err: asError(thrown) }, 'an endpoint waits: tunnel sessions could not be ended');
+        this.#options.timers.set(RETRY_MS, () => this.#tryOpen(hosted));
+      },
+    );
   }
 
-  #openNow(hosted: Hosted): void {
+  /** `ended`: peers whose sessions hold nothing of the time before it. Others stay shut out until they do not. */
+  #openNow(hosted: Hosted, ended: ReadonlySet<NodeId> = this.#ledger.metNodes): void {
+    if (!hosted.continues) this.#shut(hosted, ended);
     hosted.open = true;
     this.#countOpen(hosted.identity, 1);
-    for (const address of hosted.addresses) this.#closedAtNs.delete(address);
-    this.#options.opened({ ...hosted });
+    this.#options.opened(viewOf(hosted));
+    for (const node of this.#ledger.metNodes) {
+      if (this.#isOpenTo(hosted, node)) this.#traceOpen(hosted, node);
+      else this.#letGo(hosted, node);
+    }
+  }
+
+  /** FenceSend, FenceReceive: in the kernel before the endpoint opens. */
+  #shut(hosted: Hosted, ended: ReadonlySet<NodeId>): void {
+    const shut = new Set<NodeId>();
+    for (const address of hosted.addresses) {
+      for (const node of this.#ledger.owedAt(address)) shut.add(node);
+      for (const [node, sinceNs] of this.#drains.lettingGo(address)) {
+        if (!this.#fences.endedSince(node, sinceNs)) shut.add(node);
+      }
+    }
+    for (const node of this.#ledger.metNodes) if (!ended.has(node)) shut.add(node);
+    // ResetAssumesAll: what the kernel believes from before the restart would let their packets pass. Of other peers that were not met
+    // nothing is believed, and nothing will be before they are.
+    for (const node of this.#options.believed) if (!this.isMet(node)) shut.add(node);
+    this.#fences.close(hosted.endpoint, [...shut]);
+  }
+
+  #openedTo(endpoint: number, node: NodeId): void {
+    const hosted = this.#endpoints.get(endpoint);
+    if (hosted === undefined) return;
+    this.#traceOpen(hosted, node);
+    this.#options.openedTo(viewOf(hosted), node);
+  }
+
+  #traceOpen(hosted: Hosted, peer: NodeId): void {
+    const { trace } = this.#options;
+    if (trace === undefined) return;
+    for (const ip of hosted.addresses) trace({ ev: 'open', ip, generation: hosted.generation, peer });
   }
 
   #countOpen(identity: SecurityIdentity, change: 1 | -1): void {
@@ -312,65 +450,8 @@ export class VouchHost {
     if (count === 0) this.#open.delete(identity);
     else this.#open.set(identity, count);
   }
+}
 
-  #drainLeftNs(address: IpAddress): bigint {
-    const closedAtNs = this.#closedAtNs.get(address);
-    if (closedAtNs === undefined) return 0n;
-    return closedAtNs + nsOfMs(this.#options.settings.drainMs) - this.#options.clock.bootNs();
-  }
-
-  /** Says to every peer what it has not been told yet, or dials it. */
-  #withdrawOwed(): void {
-    const owed = new Map<NodeId, { address: IpAddress; generation: bigint }[]>();
-    for (const address of this.#grants.keys()) {
-      for (const node of this.#owedTo(address)) {
-        const list = owed.get(node) ?? [];
-        owed.set(node, list);
-        list.push({ address, generation: this.#grants.get(address)!.get(node)!.generation });
-      }
-    }
-    for (const [id, addresses] of owed) {
-      const node = this.#options.peers().find((peer) => peer.id === id);
-      if (node === undefined) continue;
-      const channel = this.#options.channelTo(node);
-      const session = channel === undefined ? undefined : this.#sessions.get(channel);
-      if (channel === undefined || session === undefined) this.#redial(node, addresses);
-      else if (session.resetAcked) this.#withdraw(channel, session, addresses);
-    }
-  }
-
-  #withdraw(channel: PeerChannel, session: Session, owed: readonly { address: IpAddress; generation: bigint }[]): void {
-    const said = new Map([...session.pending.values()].flat().map(({ address, generation }) => [address, generation]));
-    const news = owed.filter(({ address, generation }) => (said.get(address) ?? -1n) < generation);
-    for (let at = 0; at < news.length; at += WITHDRAW_BATCH) {
-      const batch = news.slice(at, at + WITHDRAW_BATCH);
-      const id = this.#nextWithdraw++;
-      session.pending.set(id, batch);
-      channel.send(
-        FrameType.FRAME_TYPE_WITHDRAW,
-        Withdraw.encode({
-          id,
-          incarnation: this.#options.incarnation,
-          addresses: batch.map(({ address, generation }) => ({ address: addressWireBytes(address), generation })),
-        }).finish(),
-      );
-    }
-  }
-
-  /** A successor waits, or the lease may still live: worth a channel. Else the next channel will carry it. */
-  #redial(node: NodeInfo, owed: readonly { address: IpAddress }[]): void {
-    const now = this.#options.clock.bootNs();
-    const matters = owed.some(
-      ({ address }) => this.#owners.has(address) || (this.#grants.get(address)?.get(node.id)?.untilNs ?? 0n) > now,
-    );
-    if (!matters || this.#redials.has(node.id)) return;
-    this.#options.dial(node);
-    this.#redials.set(
-      node.id,
-      this.#options.timers.set(REDIAL_MS, () => {
-        this.#redials.delete(node.id);
-        this.#withdrawOwed();
-      }),
-    );
-  }
+function viewOf({ endpoint, identity, spiffeId, addresses, generation, open }: Hosted): HostedEndpoint {
+  return { endpoint, identity, spiffeId, addresses, generation, open };
 }

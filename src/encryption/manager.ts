@@ -43,6 +43,8 @@ export interface TunnelManager {
   whenReady(node: NodeId, timeoutMs: number): Promise<Result<void, ReasonCode>>;
   /** Ends the tunnel: no lease needs it any more. An open channel can bring it back when somebody waits for it. */
   forget(node: NodeId): Promise<void>;
+  /** See Tunnel. A new handshake starts at once if both ends have set their keys. */
+  endSession(node: NodeId): Promise<void>;
 }
 
 /** One channel's negotiation. */
@@ -126,7 +128,9 @@ class Manager implements TunnelManager {
       if (!isAgreed(session)) {
         state.current = undefined;
         state.ready = false;
-        if (state.agreed !== undefined) return void this.#set(state, state.agreed);
+        // TunnelOfIncarnation: the keys of an earlier life of the peer are none.
+        const isSameLife = state.agreed?.channel.peer.incarnation === channel.peer.incarnation;
+        if (state.agreed !== undefined && isSameLife) return void this.#set(state, state.agreed);
       }
     }
     if (!state.ready && state.sessions.size === 0) settle(state, err('PEER_CHANNEL_CLOSED'));
@@ -167,6 +171,10 @@ class Manager implements TunnelManager {
     this.#tidy(node, state);
     await this.#options.tunnel.removePeer(node);
     if (was !== undefined) this.#audit('tunnel.down', was);
+  }
+
+  endSession(node: NodeId): Promise<void> {
+    return this.#options.tunnel.endSession(node, this.ready(node));
   }
 
   #onOffer(session: Session, offer: TunnelOffer): void {

@@ -10,6 +10,13 @@ import { KEY_LENGTH, type PeerChange, parseEndpoint, type WireguardDevice } from
 import { nobodysPublicKey, rawPrivateKey, type TunnelKey } from './key-file.ts';
 import type { Links } from './rtnetlink.ts';
 
+/** A session younger than this sends at once: nothing waits for one. Below WireGuard's REJECT_AFTER_TIME, after which packets wait. */
+const FRESH_SECONDS = 170;
+/**
+ * Between two endings of the sessions with one peer, ms: a peer takes no second handshake within 20 ms of the first (it counts as a flood),
+ * and none whose timestamp, exact to 17 ms, has not risen; its next try is five seconds later.
+ */
+const ENDING_SPACE_MS = 50;
 /** Seconds between keepalives: sessions are renewed with nothing to send, so that a dead path shows before it is needed. */
 const KEEPALIVE = 25;
 
@@ -21,6 +28,25 @@ export interface TunnelSettings {
   readonly fwmark: number;
   /** How long peers of an earlier agent that nobody asked for again may stay. */
   readonly orphanMs: number;
+  /** For tests that have a clock of their own. Default: the machine's. */
+  readonly time?: TunnelTime;
+}
+
+export interface TunnelTime {
+  /** Unix ms. */
+  now(): number;
+  sleep(ms: number): Promise<void>;
+}
+
+const machineTime: TunnelTime = {
+  now: () => Date.now(),
+  sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms).unref()),
+};
+
+/** An ending of a session that has not begun: whoever asks meanwhile shares it. */
+interface Ending {
+  handshake: boolean;
+  readonly done: Promise<void>;
 }
 
 export class WireguardTunnel implements Tunnel {
@@ -35,11 +61,19 @@ export class WireguardTunnel implements Tunnel {
   readonly #owner = new Map<IpAddress, NodeId>();
   /** Peers an earlier agent left on the device, by public key: their sessions go on until somebody claims or ends them. */
   readonly #orphans = new Map<string, Set<IpAddress>>();
+  readonly #endings = new Map<NodeId, Ending>();
+  readonly #endedMs = new Map<NodeId, number>();
+  /** When the last handshake that was seen took place, Unix seconds. */
+  readonly #handshakes = new Map<NodeId, number>();
+  readonly #time: TunnelTime;
+  /** Those who wait for an orphan to be claimed or ended. */
+  #claims: (() => void)[] = [];
   #orphanTimer: NodeJS.Timeout | undefined;
   #queue: Promise<unknown> = Promise.resolve();
 
   constructor(settings: TunnelSettings, key: TunnelKey, device: WireguardDevice, links: Links, log: Logger) {
     this.#settings = settings;
+    this.#time = settings.time ?? machineTime;
     this.#key = key;
     this.#device = device;
     this.#links = links;
@@ -92,7 +126,9 @@ export class WireguardTunnel implements Tunnel {
   async restore(beforeTraffic: () => Promise<void>): Promise<void> {
     await this.#inTurn(async () => {
       this.#orphans.clear();
+      this.#claimed();
       this.#handshaken.clear();
+      this.#handshakes.clear();
       await beforeTraffic();
       await this.#configure(0, true);
       const peers = [...this.#peers.values()].map((peer) => this.#change(peer, KEEPALIVE));
@@ -122,8 +158,22 @@ export class WireguardTunnel implements Tunnel {
       }
       changes.push(this.#change(peer, this.#handshaken.has(peer.node) ? KEEPALIVE : 0));
       this.#peers.set(peer.node, peer);
+      if (changes.length > 1) this.#handshakes.delete(peer.node);
       await this.#device.apply({ peers: changes });
+      this.#claimed();
     });
+  }
+
+  endSession(node: NodeId, handshake: boolean): Promise<void> {
+    const shared = this.#endings.get(node);
+    if (shared !== undefined) {
+      shared.handshake ||= handshake;
+      return shared.done;
+    }
+    if (!this.#peers.has(node) && this.#orphans.size === 0) return Promise.resolve();
+    const ending: Ending = { handshake, done: this.#endInTime(node, () => ending.handshake) };
+    this.#endings.set(node, ending);
+    return ending.done;
   }
 
   startHandshake(node: NodeId): Promise<void> {
@@ -141,6 +191,8 @@ export class WireguardTunnel implements Tunnel {
       const addresses = this.#addressesOf(node);
       this.#peers.delete(node);
       this.#handshaken.delete(node);
+      this.#handshakes.delete(node);
+      this.#endedMs.delete(node);
       for (const address of addresses) {
         this.#owner.delete(address);
         this.#links.deleteRoute(this.ifindex, address);
@@ -162,12 +214,15 @@ export class WireguardTunnel implements Tunnel {
     });
   }
 
-  disallow(address: IpAddress): Promise<void> {
-    return this.#inTurn(async () => {
+  async disallow(address: IpAddress): Promise<void> {
+    const owner = await this.#inTurn(async () => {
+      const node = this.#owner.get(address);
       await this.#unbind(address);
       this.#owner.delete(address);
       this.#links.deleteRoute(this.ifindex, address);
+      return node;
     });
+    if (owner !== undefined) await this.#flush(owner);
   }
 
   status(): Promise<readonly TunnelPeerStatus[]> {
@@ -247,12 +302,67 @@ export class WireguardTunnel implements Tunnel {
     });
   }
 
+  /**
+   * A packet that finds no session waits in the peer, whatever becomes of its address's entry, and goes out with the next one. There are none
+   * while a session lives.
+   */
+  async #flush(node: NodeId): Promise<void> {
+    const isFresh = () => {
+      const age = this.#time.now() / 1000 - (this.#handshakes.get(node) ?? 0);
+      return age >= 0 && age < FRESH_SECONDS;
+    };
+    if (isFresh() || !this.#peers.has(node)) return;
+    await this.#inTurn(() => this.#readHandshakes());
+    if (!isFresh()) await this.endSession(node, this.#handshaken.has(node));
+  }
+
+  async #readHandshakes(): Promise<void> {
+    const { peers } = await this.#device.read();
+    const nodes = new Map([...this.#peers.values()].map((peer) => [peer.publicKey.toString('hex'), peer.node]));
+    for (const { publicKey, lastHandshake } of peers) {
+      const node = nodes.get(publicKey.toString('hex'));
+      if (node !== undefined && lastHandshake > 0) this.#handshakes.set(node, lastHandshake);
+    }
+  }
+
+  async #endInTime(node: NodeId, handshake: () => boolean): Promise<void> {
+    try {
+      // The session of an earlier run goes on under a key of which nobody knows yet whose it is.
+      while (!this.#peers.has(node) && this.#orphans.size > 0) {
+        await new Promise<void>((resolve) => this.#claims.push(resolve));
+      }
+      const waitMs = (this.#endedMs.get(node) ?? 0) + ENDING_SPACE_MS - this.#time.now();
+      if (waitMs > 0) await this.#time.sleep(Math.min(waitMs, ENDING_SPACE_MS));
+    } finally {
+      // From here on another call is another ending.
+      await this.#inTurn(async () => {
+        this.#endings.delete(node);
+        const peer = this.#peers.get(node);
+        if (peer === undefined) return;
+        this.#endedMs.set(node, this.#time.now());
+        this.#handshakes.delete(node);
+        if (handshake()) this.#handshaken.add(node);
+        const { publicKey } = peer;
+        const keepalive = this.#handshaken.has(node) ? KEEPALIVE : 0;
+        // Both in one request. The routes stay, so that what comes in between is dropped by the device.
+        await this.#device.apply({ peers: [{ publicKey, remove: true }, this.#change(peer, keepalive)] });
+      });
+    }
+  }
+
+  #claimed(): void {
+    const claims = this.#claims;
+    this.#claims = [];
+    for (const claim of claims) claim();
+  }
+
   async #endOrphans(): Promise<void> {
     const peers = [...this.#orphans.keys()].map((id) => ({ publicKey: Buffer.from(id, 'hex'), remove: true }));
     const addresses = [...this.#orphans.values()].flatMap((set) => [...set]);
     this.#orphans.clear();
     if (peers.length > 0) await this.#device.apply({ peers });
     for (const address of addresses) if (!this.#owner.has(address)) this.#links.deleteRoute(this.ifindex, address);
+    this.#claimed();
   }
 
   /** One change at a time, in the order they were asked for. */

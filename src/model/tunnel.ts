@@ -40,7 +40,14 @@ export interface Tunnel {
   removePeer(node: NodeId): Promise<void>;
   /** Binds a remote workload's address to the node's peer, with its route through the device. Break before make between peers. */
   allow(node: NodeId, address: IpAddress): Promise<void>;
+  /** Resolves when nothing that waited for a session goes there any more. */
   disallow(address: IpAddress): Promise<void>;
+  /**
+   * Ends the session with the node, and keeps the peer: when it resolves, nothing that was sent under the session is taken any more, and
+   * nothing that waited for one is sent. Nothing goes in clear meanwhile: it is dropped. `handshake`: starts a new one at once; both
+   * ends must have set the peer. Calls that wait together share one.
+   */
+  endSession(node: NodeId, handshake: boolean): Promise<void>;
   status(): Promise<readonly TunnelPeerStatus[]>;
   /** Leaves device and process standing (an agent restart finds them again); `destroy` takes them away. */
   close(): Promise<void>;

@@ -214,7 +214,8 @@ describe('a pair that policy does not require', () => {
     b.manager.addEndpoint({ ...backend, addresses: [backend.ip] });
     world.connect(a, b);
     a.manager.flush();
-    await world.settle();
+    // to A it is a successor
+    await world.pass(500);
     world.send(frontend, backend);
     await world.settle();
     expect(a.reasons('auth.failed')).toContain('AUTH_NOT_REQUIRED');

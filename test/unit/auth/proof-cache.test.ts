@@ -171,6 +171,9 @@ describe('a proof that stood a moment ago serves nothing', () => {
     a.manager.addEndpoint({ ...frontend, addresses: [frontend.ip] });
     b.manager.addEndpoint({ ...backend, addresses: [backend.ip] });
     for (const node of [a, b]) for (const channel of node.channelTo.values()) channel.close('PEER_SHUTDOWN');
+    world.connect(a, b);
+    // successors, to each other
+    await world.pass(500);
     await again();
     await world.pass(60_000);
     expect(await again()).toEqual([]);

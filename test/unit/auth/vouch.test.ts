@@ -50,10 +50,14 @@ const isWithdraw = (frame: Frame) => frame.type === FrameType.FRAME_TYPE_WITHDRA
 const isWithdrawAck = (frame: Frame) => frame.type === FrameType.FRAME_TYPE_WITHDRAW_ACK;
 
 /** The workload's address passes to another identity on the same node. */
-async function replaceBackend(): Promise<Workload> {
-  b.manager.closeEndpoint(backend.endpoint);
+async function replaceBackend(known = true): Promise<Workload> {
+  if (known) b.manager.closeEndpoint(backend.endpoint);
   return world.workload('successor', b, '10.0.2.2', 302);
 }
+
+/** As the kernel has it: open, and no fence towards the peer. */
+const isOpenTo = ({ node, endpoint }: Workload, peer: SimNode) =>
+  node.opened.includes(endpoint) && !node.kernelFences.has(`${endpoint}/${peer.info.id}`);
 
 describe('rule 1, vouch', () => {
   test('only the address that was asked for, answered to the nonce, comes into force', async () => {
@@ -105,13 +109,19 @@ describe('rule 1, vouch', () => {
     await world.settle();
     expect(refusals().slice(-2)).toEqual(['VOUCH_HELD_BY_OTHER', 'VOUCH_HELD_BY_OTHER']);
     expect(a.believes(backend.ip)).toBe(301);
-    await world.pass(31_000);
-    expect(a.believes(backend.ip)).toBeUndefined();
     a.log.length = 0;
-    a.manager.signal(missOf(frontend, mover));
-    await world.settle();
-    expect(a.believes(backend.ip)).toBe(303);
-    expect(a.log.filter((line) => line.includes('10.0.2.2'))).toEqual(['allow 10.0.2.2 3', 'vouch+ 10.0.2.2 303@3']);
+    await world.pass(31_000);
+    expect(a.believes(backend.ip), 'asked again as soon as the address is free').toBe(303);
+    const steps = a.log.filter((line) => !line.includes('10.0.1.') && !line.startsWith('auth'));
+    expect(steps.slice(steps.lastIndexOf('vouch- 10.0.2.2'))).toEqual([
+      'vouch- 10.0.2.2',
+      'quiesce',
+      'end 3',
+      'end 2',
+      'allow 10.0.2.2 3',
+      'quiesce',
+      'vouch+ 10.0.2.2 303@3',
+    ]);
   });
 
   test('an own address and a reserved one are never another node’s', async () => {
@@ -147,7 +157,7 @@ describe('rule 1, vouch', () => {
     gate.resolve();
     await world.settle();
     expect(a.believes(backend.ip)).toBe(301);
-    expect(a.log).toEqual(['allow 10.0.2.2 2', 'vouch+ 10.0.2.2 301@2']);
+    expect(a.log).toEqual(['opened 1', 'allow 10.0.2.2 2', 'vouch+ 10.0.2.2 301@2']);
   });
 });
 
@@ -287,19 +297,26 @@ describe('rule 3, incarnation', () => {
     expect(a.believes(backend.ip)).toBeUndefined();
   });
 
-  test('after a restart every peer counts as holding a lease: nothing opens before all have acked', async () => {
-    b.start({ firstLife: false });
-    b.kernelAddresses.clear();
-    b.opened.length = 0;
-    b.manager.addEndpoint({ ...backend, addresses: [backend.ip] });
-    expect(b.opened).toEqual([]);
+  test('after a restart every peer counts as holding a lease: nothing passes to or from it before it has acked', async () => {
+    const second = await world.workload('second', c, '10.0.3.3', 303);
+    await meet();
+    world.connect(c, b);
+    await world.pass(1_000);
+    expect([b.believes(frontend.ip), b.believes(second.ip)]).toEqual([300, 303]);
     world.cut('b', 'c');
+    channelOf(a, b).close('PEER_SHUTDOWN');
+    b.opened.length = 0;
+    b.start({ firstLife: false });
+    const successor = await replaceBackend(false);
     await world.pass(120_000);
-    expect(b.opened).toEqual([]);
-    expect(b.manager.endpoints()[0]).toMatchObject({ waitsFor: [3], endpoint: { open: false } });
+    expect(isOpenTo(successor, a)).toBe(true);
+    expect(isOpenTo(successor, c)).toBe(false);
+    expect(b.manager.endpoints()[0]).toMatchObject({ waitsFor: [3], endpoint: { open: true } });
+    expect(b.believes(second.ip), 'and nothing of it comes into force').toBeUndefined();
     world.heal('b', 'c');
+    world.connect(c, b);
     await world.pass(2_000);
-    expect(b.opened).toEqual([backend.endpoint]);
+    expect(isOpenTo(successor, c)).toBe(true);
   });
 
   test('an endpoint that outlived its agent with its generation stays open', () => {
@@ -318,7 +335,7 @@ describe('rule 3, incarnation', () => {
     inject(
       channel,
       FrameType.FRAME_TYPE_RESET_ACK,
-      Buffer.from(ResetAck.encode({ incarnation: 9n, kept: [], more: false }).finish()),
+      Buffer.from(ResetAck.encode({ incarnation: 9n, kept: [], more: false, released: false }).finish()),
     );
     expect(channel.closeReason).toBe('PEER_FRAME_UNEXPECTED');
   });
@@ -347,7 +364,7 @@ describe('rule 4, withdraw and ack', () => {
     };
     b.manager.closeEndpoint(backend.endpoint);
     await world.settle();
-    expect(seen).toEqual(['vouch- 10.0.2.2', 'disallow 10.0.2.2', 'ack']);
+    expect(seen).toEqual(['vouch- 10.0.2.2', 'quiesce', 'disallow 10.0.2.2', 'ack']);
   });
 
   test('no ack while the tunnel’s entry stands', async () => {
@@ -454,7 +471,7 @@ describe('rule 4, withdraw and ack', () => {
 });
 
 describe('rule 5, fence', () => {
-  test('a successor on the address is neither opened nor vouched for before the ack', async () => {
+  test('a successor on the address is neither open to a peer nor vouched for to it before its ack', async () => {
     await meet();
     const withdraws: Frame[] = [];
     world.intercept = (frame) => {
@@ -464,7 +481,7 @@ describe('rule 5, fence', () => {
     };
     const successor = await replaceBackend();
     await world.pass(3_600_000);
-    expect(b.opened).not.toContain(successor.endpoint);
+    expect(isOpenTo(successor, a)).toBe(false);
     expect(a.reasons('vouch.taken')).toHaveLength(1);
     world.send(frontend, successor);
     await world.settle();
@@ -472,35 +489,106 @@ describe('rule 5, fence', () => {
     world.intercept = undefined;
     inject(channelOf(a, b), withdraws[0]!.type, withdraws[0]!.body);
     await world.pass(1_000);
-    expect(b.opened).toContain(successor.endpoint);
-    await world.pass(31_000);
-    world.send(frontend, successor);
-    await world.settle();
-    expect(a.believes(successor.ip)).toBe(successor.identity);
+    expect(isOpenTo(successor, a)).toBe(true);
+    expect(a.believes(successor.ip), 'offered as soon as it is open').toBe(successor.identity);
   });
 
-  test('time alone never opens it: a peer that is gone keeps it shut until it comes back and acks', async () => {
+  test('the fence is in the kernel before the endpoint opens, and goes after the session has ended', async () => {
+    await meet();
+    world.cut('a', 'b');
+    b.log.length = 0;
+    const successor = await replaceBackend();
+    await world.pass(1_000);
+    const of = (log: readonly string[]) => log.filter((line) => /^(shut|open|opened|end) /.test(line));
+    expect(of(b.log)).toEqual(['end 1', `shut ${successor.endpoint}/1`, `opened ${successor.endpoint}`]);
+    b.log.length = 0;
+    world.heal('a', 'b');
+    await world.pass(31_000);
+    expect(of(b.log).slice(0, 2)).toEqual(['end 1', `open ${successor.endpoint}/1`]);
+  });
+
+  test('time alone never opens it: to a peer that is gone it stays shut until that comes back and acks', async () => {
     await meet();
     world.cut('a', 'b');
     const successor = await replaceBackend();
     await world.pass(600_000);
-    expect(b.opened).not.toContain(successor.endpoint);
+    expect(isOpenTo(successor, a)).toBe(false);
     world.heal('a', 'b');
-    await world.pass(31_000);
-    expect(b.opened).toContain(successor.endpoint);
+    world.connect(a, b);
+    await world.pass(1_000);
+    expect(isOpenTo(successor, a)).toBe(true);
   });
 
-  test('a peer that the operator took out of the registry is not waited for', async () => {
+  test('a dead peer delays traffic with itself only', async () => {
+    const third = await world.workload('third', c, '10.0.3.3', 303);
+    await meet();
+    world.cut('a', 'b');
+    const successor = await replaceBackend();
+    await world.pass(200);
+    expect([isOpenTo(successor, a), isOpenTo(successor, c)]).toEqual([false, true]);
+    world.send(third, successor);
+    await world.settle();
+    expect(c.believes(successor.ip)).toBe(successor.identity);
+    expect(b.manager.endpoints()[0]).toMatchObject({ waitsFor: [1], endpoint: { open: true } });
+  });
+
+  test('an agent that restarts keeps the fences that stand in the kernel, and opens them with the RESET’s ack', async () => {
     await meet();
     world.cut('a', 'b');
     const successor = await replaceBackend();
     await world.pass(1_000);
-    expect(b.opened).not.toContain(successor.endpoint);
+    const { generation } = b.kernelAddresses.get(successor.ip)!;
+    b.start({ firstLife: false });
+    b.manager.addEndpoint({ ...successor, addresses: [successor.ip] }, generation);
+    await world.pass(60_000);
+    expect(isOpenTo(successor, a)).toBe(false);
+    expect(b.manager.endpoints()[0]).toMatchObject({ waitsFor: [1] });
+    world.heal('a', 'b');
+    world.connect(a, b);
+    await world.pass(1_000);
+    expect(isOpenTo(successor, a)).toBe(true);
+    expect(a.believes(successor.ip)).toBe(successor.identity);
+  });
+
+  test('an endpoint that outlived its agent is withdrawn from whom the earlier agent vouched for it', async () => {
+    await meet();
+    const { generation } = b.kernelAddresses.get(backend.ip)!;
+    channelOf(a, b).close('PEER_SHUTDOWN');
+    b.start({ firstLife: false });
+    b.manager.addEndpoint({ ...backend, addresses: [backend.ip] }, generation);
+    world.intercept = (frame) => (isWithdraw(frame) ? undefined : [frame]);
+    world.connect(a, b);
+    await world.settle();
+    expect(a.believes(backend.ip), 'RESET says that it goes on').toBe(301);
+    const successor = await replaceBackend();
+    await world.pass(60_000);
+    expect(isOpenTo(successor, a)).toBe(false);
+  });
+
+  test('a peer that left the registry is not waited for, and has to let go of everything when it comes back', async () => {
+    await meet();
+    world.cut('a', 'b');
+    const successor = await replaceBackend();
+    await world.pass(1_000);
     world.nodes.splice(world.nodes.indexOf(a), 1);
     b.manager.nodesChanged();
     await world.pass(1_000);
-    expect(b.opened).toContain(successor.endpoint);
+    expect(b.manager.endpoints()[0]).toMatchObject({ waitsFor: [] });
     expect(b.kernelAddresses.has(frontend.ip)).toBe(false);
+    world.nodes.push(a);
+    b.manager.nodesChanged();
+    world.heal('a', 'b');
+    world.intercept = (frame) =>
+      frame.type === FrameType.FRAME_TYPE_RESET_ACK && frame.from === 'a' ? undefined : [frame];
+    world.connect(a, b);
+    await world.pass(3_000);
+    expect(b.believes(frontend.ip), 'its vouches are its fence').toBeUndefined();
+    world.intercept = undefined;
+    channelOf(a, b).close('PEER_SHUTDOWN');
+    world.connect(a, b);
+    await world.pass(3_000);
+    expect(b.believes(frontend.ip)).toBe(frontend.identity);
+    expect(isOpenTo(successor, a)).toBe(true);
   });
 
   test('an address that nobody holds a lease on opens at once', async () => {
@@ -518,7 +606,7 @@ describe('rule 5, fence', () => {
       owner = await world.workload(`owner-${i}`, b, '10.0.2.2', 400 + i);
       for (;;) {
         const believed = a.believes(owner.ip);
-        const isOpen = b.opened.includes(owner.endpoint);
+        const isOpen = isOpenTo(owner, a);
         expect(believed === undefined || !isOpen || believed === owner.identity).toBe(true);
         if (isOpen) break;
         await world.pass(50);

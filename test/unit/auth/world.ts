@@ -175,6 +175,11 @@ export class SimNode {
   tunnelReady: Result<void, ReasonCode> = ok(undefined);
   /** While set, changes of the tunnel's table wait for it. */
   tunnelGate: Promise<void> | undefined;
+  /** While set, sessions end when it does; programs, likewise. */
+  sessionGate: Promise<void> | undefined;
+  quiesceGate: Promise<void> | undefined;
+  /** "endpoint/node" */
+  readonly kernelFences = new Set<string>();
 
   constructor(world: World, name: string, id: number, prefixes: string[]) {
     this.world = world;
@@ -225,8 +230,18 @@ export class SimNode {
           this.log.push(`disallow ${ip}`);
           this.tunnelAllowed.delete(ip);
         },
+        endSession: async (node) => {
+          await this.sessionGate;
+          this.log.push(`end ${node}`);
+        },
+      },
+      fences: this.#fenceTable(),
+      quiesce: async () => {
+        await this.quiesceGate;
+        this.log.push('quiesce');
       },
       endpointOpened: (endpoint) => {
+        this.log.push(`opened ${endpoint.endpoint}`);
         this.opened.push(endpoint.endpoint);
         for (const ip of endpoint.addresses) {
           this.kernelAddresses.set(ip, {
@@ -319,12 +334,40 @@ export class SimNode {
         this.log.push(`vouch+ ${entry.address} ${entry.identity}@${entry.node}`);
         this.kernelAddresses.set(entry.address, entry);
       },
+      putAll: (entries) => {
+        for (const entry of entries) {
+          this.log.push(`vouch+ ${entry.address} ${entry.identity}@${entry.node}`);
+          this.kernelAddresses.set(entry.address, entry);
+        }
+      },
       delete: (ip) => {
         this.log.push(`vouch- ${ip}`);
         return this.kernelAddresses.delete(ip);
       },
       get: (ip) => this.kernelAddresses.get(ip),
       list: () => [...this.kernelAddresses.values()],
+    };
+  }
+
+  #fenceTable(): AuthManagerOptions['fences'] {
+    return {
+      close: (endpoint, nodes) => {
+        for (const node of nodes) {
+          this.log.push(`shut ${endpoint}/${node}`);
+          this.kernelFences.add(`${endpoint}/${node}`);
+        }
+      },
+      open: (endpoint, nodes) => {
+        for (const node of nodes) {
+          this.log.push(`open ${endpoint}/${node}`);
+          this.kernelFences.delete(`${endpoint}/${node}`);
+        }
+      },
+      list: () =>
+        [...this.kernelFences].map((fence) => {
+          const [endpoint, node] = fence.split('/').map(Number) as [number, number];
+          return { endpoint, node: nodeId(node) };
+        }),
     };
   }
 

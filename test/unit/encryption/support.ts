@@ -42,6 +42,9 @@ export class RememberedTunnel implements Tunnel {
   }
   async allow(_node: NodeId, _address: IpAddress): Promise<void> {}
   async disallow(_address: IpAddress): Promise<void> {}
+  async endSession(node: NodeId, handshake: boolean): Promise<void> {
+    this.calls.push(`end ${node}${handshake ? ' handshake' : ''}`);
+  }
   async status(): Promise<readonly TunnelPeerStatus[]> {
     return [];
   }
