@@ -230,7 +230,7 @@ export class Monitor {
         const owner = this.#owners.get(key(node, ip));
         must(owner === undefined || owner.generation > generation, 'VouchOwnNode', `${ip} is withdrawn and lives`);
       }
-      if (event.version !== undefined) this.#versions.set(key(node, event.peer), version(event.version));
+      if (event.version !== undefined) this.#versions.set(key(node, event.peer, event.channel), version(event.version));
       this.#withdraws.set(key(node, event.peer, event.id), { entries, acked: false });
     },
     'withdraw-ack': (node, _t, event) => {
@@ -297,7 +297,7 @@ export class Monitor {
       const renewal = this.#renewals.get(key(peer, event.nonce));
       must(this.#isAcked(node, peer), 'RenewalAfterReset', `${node} renews for ${peer}, which has not acked RESET`);
       must(renewal !== undefined, 'VouchNonce', `${node} grants a renewal that nobody asked for`);
-      const last = this.#versions.get(key(node, peer)) ?? 0n;
+      const last = this.#versions.get(key(node, peer, event.channel)) ?? 0n;
       must(
         renewal.version >= last,
         'RenewalNamesVersion',
@@ -305,14 +305,17 @@ export class Monitor {
       );
       renewal.leaseMs = Number(event.leaseMs);
     },
+    // With `ip`: one entry, by a renewal or by a request for it; without: all of the peer's.
     renewed: (node, _t, event) => {
-      const renewal = this.#renewals.get(key(node, event.nonce));
-      must(renewal !== undefined && renewal.leaseMs > 0, 'VouchNonce', `${node} renews without a grant`);
+      const nonce = key(node, event.nonce);
+      const asked = this.#renewals.get(nonce) ?? this.#requests.get(nonce);
+      must(asked !== undefined && asked.leaseMs > 0, 'VouchNonce', `${node} renews without a grant`);
       const end = Number(event.leaseEnd);
-      must(end <= renewal.t + renewal.leaseMs, 'LeaseFromAsking', `the lease ends at ${end}, asked at ${renewal.t}`);
-      for (const [where, entry] of this.#kernel)
-        if (where.startsWith(`${node}|`) && entry.peer === renewal.peer) entry.leaseEnd = end;
-      this.#renewals.delete(key(node, event.nonce));
+      must(end <= asked.t + asked.leaseMs, 'LeaseFromAsking', `the lease ends at ${end}, asked at ${asked.t}`);
+      for (const [where, entry] of this.#kernel) {
+        const isMeant = event.ip === undefined ? where.startsWith(`${node}|`) : where === key(node, event.ip);
+        if (isMeant && entry.peer === asked.peer) entry.leaseEnd = end;
+      }
     },
     send: (node, _t, event) => {
       const owner = this.#owners.get(key(node, event.ip));
