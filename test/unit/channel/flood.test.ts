@@ -72,7 +72,7 @@ describe.each([
     expect(Math.max(...waits)).toBeLessThan(RENEW_MS);
     // the burst, and then so many a second, is all the cryptography that it made this node do
     const { handshakeBurst, handshakesPerSecond } = DEFAULT_CHANNEL_LIMITS;
-    expect(handshakes).toBeLessThan(2 * (handshakeBurst + (handshakesPerSecond * (performance.now() - begun)) / 1000));
+    expect(handshakes).toBeLessThanOrEqual(handshakeBurst + (handshakesPerSecond * (performance.now() - begun)) / 1000);
     expect(friend.closed).toEqual([]);
     expect(victim.closed).toEqual([]);
   }, 60_000);

@@ -88,6 +88,22 @@ describe('after a dial that failed', () => {
   });
 });
 
+it('an address is not dialed any more when the node has come by itself meanwhile', async () => {
+  const a = await cluster.start('a', { limits: { handshakeMs: 300 } });
+  const b = await cluster.start('b');
+  const silent = createServer();
+  silent.listen(0, '127.0.0.1');
+  await once(silent, 'listening');
+  const { port } = silent.address() as { port: number };
+  const opening = a.channels.open({ ...b.info, peerAddresses: [`127.0.0.1:${port}`, b.address] });
+  await b.channels.open(a.info);
+  await expect(opening).resolves.toMatchObject({ role: 'server' });
+  await vi.waitFor(() => expect(a.refusals()).toEqual(['PEER_HANDSHAKE_TIMEOUT']));
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect([a.opened.length, b.opened.length]).toEqual([1, 1]);
+  silent.close();
+});
+
 describe('static addresses', () => {
   it('are dialed before those of the node table, and say nothing of who is there', async () => {
     const b = await cluster.start('b', { unlisted: true });
