@@ -7,5 +7,7 @@ export interface Change {
 }
 
 export const SAFEGUARDS: Readonly<Record<string, readonly Change[]>> = {
-  fences: [{ file: 'src/auth/vouch-host.ts', text: '    return owed;', instead: '    return [];' }],
+  fences: [
+    { file: 'src/auth/vouch-host.ts', text: '    this.#fences.close(hosted.endpoint, [...shut]);\n', instead: '' },
+  ],
 };
