@@ -194,6 +194,8 @@ function certificatesOf(record: AuthRecord): [string, RevocationSubject][] {
   const certificates: [string, RevocationSubject][] = [];
   if (record.own !== undefined) certificates.push([record.own.digest, record.own.subject]);
   const remote = record.remoteProof;
-  if (remote !== undefined) certificates.push([remote.leaf.digest, revocationSubject(remote.leaf, remote.spiffeId)]);
+  // One and the same where an identity talks with itself on its node.
+  if (remote !== undefined && remote.leaf.digest !== record.own?.digest)
+    certificates.push([remote.leaf.digest, revocationSubject(remote.leaf, remote.spiffeId)]);
   return certificates;
 }

@@ -184,7 +184,7 @@ export class Proofs {
     const { policy, lastUse } = this.#options;
     if (!policy().authTypesOf(record.local, record.remote).includes(record.authType)) return false;
     if (lastUse === undefined || record.remoteNode === LOCAL_NODE || this.ahead.covers(record)) return true;
-    return laterOf(lastUse(record.remoteNode) ?? 0n, this.recent.lastUse(record)) >= record.writtenAtNs;
+    return laterOf(lastUse(record.remoteNode) ?? 0n, this.recent.lastUse(record)) > record.writtenAtNs;
   }
 
   /** What ended by itself, or was flushed, is proven again where that is done ahead of packets. */
