@@ -36,6 +36,10 @@ proctype Node(byte i) {
   :: d_step { (opened&B(i))!=0 && (flying&B(i))==0 -> flying=flying|B(i); printf("EV endpoint %d sends\n", i) }
   :: d_step { (flying&B(i))!=0 -> flying=flying&~B(i); printf("EV a packet of endpoint %d comes\n", i);
        if :: key==i+1 && kv!=0 && kv!=i+1 -> printf("P1: a packet of endpoint %d is taken as %d's\n", i, kv-1); assert(false) :: else fi }
+#ifdef REACH
+  :: d_step { i>0 && kv==i+1 && key==i+1 && (flying&B(i))!=0 && (flying&B((i>0->i-1:0)))!=0 ->
+       printf("P0: incarnation %d is believed while an earlier one sends\n", i+1); assert(false) }
+#endif
   :: d_step { kv==i+1 -> kv=0; printf("EV the lease of %d ends\n", i) }
   :: d_step { kv==i+1 && key!=0 && key!=i+1 && (opened&B((key>0->key-1:0)))!=0 ->
        printf("P2: a packet for endpoint %d goes to %d\n", i, key-1); assert(false) }

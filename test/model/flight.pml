@@ -119,6 +119,10 @@ proctype Pair(byte e, r) {
   :: d_step { MAYSEND(e,r) && (outq[e]&B(r))==0 -> outq[e]=outq[e]|B(r); printf("EV %d sends to %d\n", e, r) }
   :: d_step { (outq[e]&B(r))!=0 -> outq[e]=outq[e]&~B(r); outnet[P(e,r)]=M; printf("EV packet of %d to %d in the network\n", e, r) }
   :: d_step { outnet[P(e,r)]>0 && (inq[e]&B(r))==0 -> inq[e]=inq[e]|B(r); printf("EV packet of %d in the queue of %d\n", e, r) }           /* and the network may keep a copy */
+#ifdef REACH
+  :: d_step { (inq[e]&B(r))!=0 && kv[r]==e+1 && BEFORE(0,e) && (hostq[e]&B(r))!=0 && MAYSEND(e,r) ->
+       printf("P0: packets of and for endpoint %d pass where 0 was before\n", e); assert(false) }
+#endif
   :: d_step { (inq[e]&B(r))!=0 -> inq[e]=inq[e]&~B(r);
        if :: kv[r]!=0 && kv[r]!=e+1 ->
             printf("P1: a packet of endpoint %d is taken as %d's by receiver %d\n", e, kv[r]-1, r); assert(false)

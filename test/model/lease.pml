@@ -219,6 +219,10 @@ proctype Pair(byte e, r) {
 #ifdef NO_ResetDeletes
   :: d_step { (undone[e]&B(r))!=0 -> undone[e]=undone[e]&~B(r); delete(e,r); settle() }
 #endif
+#ifdef REACH
+  :: d_step { MAYSEND(e,r) && BELIEVED(r,ip[e]) && TAKENAS(e,r)==e && e>0 && BEFORE(0,e) ->
+       printf("P0: endpoint %d is taken as itself where 0 was before\n", e); assert(false) }
+#endif
   /* The properties, where a packet would pass. */
   :: d_step { MAYSEND(e,r) && WRONG(e,r) && ORIGIN(e,TAKENAS(e,r)) ->
        printf("EV send node=%d peer=%d ip=%d generation=%d packet=1\n", home[e], NH+r, ip[e], e);

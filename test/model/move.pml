@@ -103,6 +103,10 @@ proctype Endpoint(byte e) {
   /* its packets to the receiver */
   :: d_step { st[e]==LIVES && opened[e] && home[e]!=SELF && !flying[e] -> flying[e]=1; printf("EV %d sends\n", e) }
   :: d_step { flying[e] -> flying[e]=0; if :: PASSES(e) -> inq[e]=1 :: else fi; printf("EV packet of %d at the tunnel\n", e) }
+#ifdef REACH
+  :: d_step { inq[e] && kv==e+1 && e>0 && home[e]!=home[0] && outq[e] ->
+       printf("P0: packets of and for endpoint %d pass though the IP was another node's\n", e); assert(false) }
+#endif
   :: d_step { inq[e] -> inq[e]=0;
 #ifdef NO_StampLocalDelivery
        if :: OWN(e) -> printf("P1: a packet of endpoint %d, from the tunnel, is taken as the own endpoint's\n", e); assert(false) :: else fi;

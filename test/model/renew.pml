@@ -39,6 +39,10 @@ proctype Endpoint(byte e) {
   :: d_step { st[e]!=UNBORN && !(asked&B(e)) && acked -> asked=asked|B(e); printf("EV ask for %d\n", e) }
   :: d_step { st[e]==LIVES && (asked&B(e)) && !(vouched&B(e)) && acked -> vouched=vouched|B(e); printf("EV grant %d\n", e) }
   :: d_step { (vouched&B(e)) && lease>0 -> vouched=vouched&~B(e); asked=asked&~B(e); kernel=kernel|B(e); printf("EV apply %d\n", e) }
+#ifdef REACH
+  :: d_step { st[e]==LIVES && (kernel&B(e)) && version>0 && applied==version && answer==1 && lease<age ->
+       printf("P0: a lease is renewed after a withdraw\n"); assert(false) }
+#endif
   /* a withdraw is heard, in order; then it is applied: kernel map, tunnel, requests */
   :: d_step { at[e]==heard+1 && st[e]==DEAD && acked -> heard++; printf("EV withdraw of %d heard\n", e) }
   :: d_step { at[e]==applied+1 && st[e]==DEAD && heard>applied -> applied++; kernel=kernel&~B(e); asked=asked&~B(e); vouched=vouched&~B(e); printf("EV withdraw of %d applied\n", e) }

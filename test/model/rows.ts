@@ -6,7 +6,7 @@ export interface Row {
   /** Rules that are taken away; none: the model itself. */
   readonly without: readonly string[];
   /** What must break (packet: P1 or P2, whichever is met first); undefined: must hold over the whole state space. */
-  readonly breaks?: 'packet' | 'P3' | 'P4' | 'P5' | 'liveness';
+  readonly breaks?: 'packet' | 'P0' | 'P3' | 'P4' | 'P5' | 'liveness';
   /** What is checked, or the packet that slips through, in a sentence. */
   readonly words: string;
 }
@@ -27,6 +27,14 @@ const breaks = (
   words: string,
   size: readonly string[] = model === 'lease' ? SMALL : [],
 ): Row => ({ model, size, without: [without].flat(), breaks: property, words });
+
+const reach = (model: Row['model'], size: readonly string[], words: string): Row => ({
+  model,
+  size: [...size, 'REACH'],
+  without: [],
+  breaks: 'P0',
+  words,
+});
 
 /** Longest first, so that two cores end together. */
 export const BASES: readonly Row[] = [
@@ -317,6 +325,16 @@ export const REDUNDANT: readonly Row[] = [
   holds('move', ['NE=3'], 'a stale tunnel entry without a kernel entry lets nothing pass, given MoveSerial', [
     'AckAfterTunnel',
   ]),
+];
+
+/** Good things that each model can do: one that could do nothing would hold too. */
+export const REACHED: readonly Row[] = [
+  reach('lease', SMALL, 'a successor is taken as itself'),
+  reach('flight', [], 'packets of and for a successor pass'),
+  reach('flight', ['DELAYER'], 'packets of and for a successor pass'),
+  reach('move', [], "packets of and for the new node's endpoint pass"),
+  reach('renew', [], 'a lease is renewed after a withdraw'),
+  reach('channel', [], 'a new incarnation is believed while an earlier one sends'),
 ];
 
 /** What no rule stops: shown, so that nobody believes it is stopped. */

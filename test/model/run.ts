@@ -5,7 +5,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { againstTraces } from './against-traces.ts';
-import { BASES, HAZARDS, REDUNDANT, REMOVED, type Row } from './rows.ts';
+import { BASES, HAZARDS, REACHED, REDUNDANT, REMOVED, type Row } from './rows.ts';
 import { type Checked, check } from './spin.ts';
 
 const WORKERS = 2;
@@ -22,6 +22,8 @@ function nameOf(row: Row): string {
   const what = row.without.length > 0 ? `without ${row.without.join(', ')}` : row.words;
   return `${row.model}: ${what}`;
 }
+
+const outcome = ({ broken }: Checked) => (broken === 'P0' ? 'reached' : (broken ?? 'holds'));
 
 /** Why the row is not as it must be; undefined: it is. */
 function fault(row: Row, checked: Checked): string | undefined {
@@ -56,6 +58,7 @@ function table(seen: readonly Seen[]): string {
     `### What holds\n\n| model | size | | what | ${costs}${of(BASES)}`,
     `### A rule taken away\n\n| model | without | breaks | the packet that slips through |\n| --- | --- | --- | --- |\n${of(REMOVED)}`,
     `### One of several lines\n\n| model | without | | why | ${costs}${of(REDUNDANT)}`,
+    `### What each model can reach\n\n| model | with | | |\n| --- | --- | --- | --- |\n${of(REACHED)}`,
     `### What no rule stops\n\n| model | with | breaks | |\n| --- | --- | --- | --- |\n${of(HAZARDS)}`,
   ].join('\n\n');
 }
@@ -63,7 +66,7 @@ function table(seen: readonly Seen[]): string {
 async function main(): Promise<number> {
   const args = process.argv.slice(2);
   const wanted = args.filter((arg) => !arg.startsWith('--'));
-  const all = [...BASES, ...REMOVED, ...REDUNDANT, ...HAZARDS];
+  const all = [...BASES, ...REMOVED, ...REDUNDANT, ...REACHED, ...HAZARDS];
   const rows = all.filter((row) => wanted.length === 0 || wanted.some((word) => nameOf(row).includes(word)));
   const seen: Seen[] = [];
   let number = 0;
@@ -80,15 +83,14 @@ async function main(): Promise<number> {
       seen.push({ row, checked });
       const why = fault(row, checked);
       const cost = `${checked.states.toLocaleString('en')} states, ${checked.seconds.toFixed(1)} s`;
-      say(
-        why === undefined,
-        `${nameOf(row)} [${checked.broken ?? 'holds'}] ${cost}${why === undefined ? '' : `: ${why}`}`,
-      );
+      say(why === undefined, `${nameOf(row)} [${outcome(checked)}] ${cost}${why === undefined ? '' : `: ${why}`}`);
       if (args.includes('--steps')) for (const step of checked.steps) console.log(`#   ${step}`);
     }
   };
   await Promise.all(Array.from({ length: WORKERS }, work));
-  if (wanted.length === 0 || wanted.includes('traces')) await againstTraces(say);
+  if (wanted.length === 0 || wanted.includes('traces')) {
+    await againstTraces(say, (row) => seen.find((one) => one.row === row)?.checked.steps);
+  }
   if (args.includes('--write') && wanted.length === 0) {
     seen.sort((a, b) => all.indexOf(a.row) - all.indexOf(b.row));
     const [before, after] = readFileSync(readme, 'utf8').split(/(?<=<!-- results -->\n)[\s\S]*(?=<!-- end -->)/);
