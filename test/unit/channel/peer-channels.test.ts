@@ -169,6 +169,38 @@ describe('peer channels', () => {
     await vi.waitFor(() => expect(a.closed.map(({ reason }) => reason)).toEqual(['CERT_EXPIRED']));
   });
 
+  it('is dialed anew before the certificates end, under the renewed one, and nothing is without a channel meanwhile', async () => {
+    const short = authority.issue({ spiffeId: 'spiffe://example.org/node/a', incarnation: '1', notAfter: 600 });
+    const a = await cluster.start('a', { svid: short, limits: { idleMs: 3_600_000, redialRetryMs: 1_000 } });
+    const b = await cluster.start('b', { limits: { idleMs: 3_600_000 } });
+    await a.channels.open(b.info);
+    a.svid = authority.issue({ spiffeId: 'spiffe://example.org/node/a', incarnation: '1', notAfter: 3_000 });
+    // nine tenths of four fifths of its rest is the earliest
+    a.clock.advance(420_000);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(a.opened).toHaveLength(1);
+    a.clock.advance(62_000);
+    await vi.waitFor(() => expect(a.closed.map(({ reason }) => reason)).toEqual(['PEER_REPLACED']));
+    expect(a.opened.map(({ validUntilMs }) => validUntilMs)).toEqual([short.notAfterMs, a.svid.notAfterMs]);
+    a.clock.advance(130_000);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(a.closed).toHaveLength(1);
+    expect(a.channels.get(b.info)?.closed).toBe(false);
+  });
+
+  it('beyond the cap on connections nobody gets in, nor out, until one has left', async () => {
+    const a = await cluster.start('a', { limits: { connections: 2 } });
+    const [b, c, d] = [await cluster.start('b'), await cluster.start('c'), await cluster.start('d')];
+    await a.channels.open(b.info);
+    await c.channels.open(a.info);
+    await vi.waitFor(() => expect(a.opened).toHaveLength(2));
+    await expect(d.channels.open(a.info)).rejects.toThrow();
+    await expect(a.channels.open(d.info)).rejects.toMatchObject({ reason: 'PEER_TOO_MANY_CONNECTIONS' });
+    expect(a.refusals()).toEqual(['PEER_TOO_MANY_CONNECTIONS']);
+    a.channels.get(b.info)!.close('PEER_IDLE');
+    await expect(d.channels.open(a.info)).resolves.toMatchObject({ closed: false });
+  });
+
   it('presents a renewed node certificate to the next peer, dialing and accepting', async () => {
     const a = await cluster.start('a');
     const b = await cluster.start('b');
