@@ -20,7 +20,12 @@ const OUTSIDE = ['10.1.2.3', '10.1.2.4', '10.1.3.1', '10.9.9.9', '192.0.2.1', '2
   (text) => parseAddress(text)!,
 );
 const OWN: Readonly<Record<4 | 6, IpAddress>> = { 4: families[0]!.a, 6: families[1]!.a };
-const AUTH: Readonly<Record<string, AuthType>> = { none: 'none', spiffe: 'spiffe', 'test-always-fail': 'always-fail' };
+const AUTH: Readonly<Record<string, AuthType>> = {
+  none: 'none',
+  spiffe: 'spiffe',
+  'spiffe-connection': 'connection',
+  'test-always-fail': 'always-fail',
+};
 
 interface Peer {
   readonly identity: SecurityIdentity;
@@ -93,7 +98,7 @@ function expected({ verdict, authType, rule }: Verdict, peer: Peer): string {
   if (verdict === 'deny') return rule === 0 ? 'drop POLICY_DENIED' : 'drop POLICY_DENY_RULE';
   if (authType === 'none') return 'pass';
   if (peer.kind !== 'node') return 'drop AUTH_NOT_A_WORKLOAD';
-  return authType === 'spiffe' ? 'drop AUTH_REQUIRED' : 'drop AUTH_ALWAYS_FAIL';
+  return authType === 'test-always-fail' ? 'drop AUTH_ALWAYS_FAIL' : 'drop AUTH_REQUIRED';
 }
 
 const looks = fc.array(fc.tuple(fc.nat(), fc.nat(), fc.boolean()), { minLength: 60, maxLength: 60 });
