@@ -10,6 +10,7 @@ const names = [
   'throughput',
   'scale',
   'first-connect',
+  'vouch-scale',
   'auth-latency',
   'revoke',
   'authenticate',
