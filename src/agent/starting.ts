@@ -2,9 +2,13 @@
 import { CountersignError } from '../base/errors.ts';
 import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
 
+/** A start that waits for less is an ordinary one: whoever sees the socket then finds the agent behind it. */
+const ORDINARY_MS = 2_000;
+
 export class StartingStatus {
   readonly #path: string;
   readonly #node: string;
+  readonly #begunMs = performance.now();
   #why = '';
   #served: Promise<{ close(): void } | undefined> | undefined;
 
@@ -13,9 +17,10 @@ export class StartingStatus {
     this.#node = node;
   }
 
-  /** From the first call on the socket is there. */
+  /** From the first call after a while on, the socket is there. */
   waiting(why: string): void {
     this.#why = why;
+    if (performance.now() - this.#begunMs < ORDINARY_MS) return;
     this.#served ??= serveAdmin(this.#path, this.#handlers()).catch(() => undefined);
   }
 
