@@ -57,8 +57,12 @@ export class Agent {
     const continues = machine.device !== undefined;
     machine.device ??= new TunnelDevice(machine);
     const key = world.material.tunnelKey(machine.name);
+    const time = {
+      now: () => machine.nowMs(),
+      sleep: (ms: number) => new Promise<void>((resolve) => timers.set(ms, resolve)),
+    };
     const tunnel = new WireguardTunnel(
-      { device: 'wg', listenPort: 51_820, mtu: 1_420, fwmark: 0, orphanMs: 60_000 },
+      { device: 'wg', listenPort: 51_820, mtu: 1_420, fwmark: 0, orphanMs: 60_000, time },
       key,
       machine.device,
       { addRoute: () => {}, deleteRoute: () => {}, setUp: () => {} } as never,
@@ -79,10 +83,13 @@ export class Agent {
       whenReady: (node) => this.#tunnels.whenReady(node.id, READY_TIMEOUT_MS),
       allow: (node, address) => tunnel.allow(node, address),
       disallow: (address) => tunnel.disallow(address),
+      endSession: async (node) => {
+        if (!world.faults.noEndSession) await this.#tunnels.endSession(node);
+      },
     };
     const firstLife = !machine.hasState;
     machine.hasState = true;
-    machine.trace.event('agent-start', { incarnation: String(this.self.incarnation) });
+    machine.trace.event('agent-start', { incarnation: this.self.incarnation });
     this.manager = createAuthManager({
       self: this.self,
       firstGeneration: BigInt(machine.nowMs()) * 1_000_000n,
@@ -99,6 +106,9 @@ export class Agent {
       policy: () => machine.policy,
       tunnel: binding,
       lastUse: (node) => datapath.lastUse(node),
+      fences: datapath.fences,
+      quiesce: () => datapath.quiesce(),
+      trace: machine.trace.vouches(),
       endpointOpened: (endpoint) => this.endpoints.opened(endpoint.endpoint),
       audit,
       clock: machine,

@@ -74,6 +74,8 @@ export class Engine {
       this.current = undefined;
     }
     if (!isOver()) this.nowMs = Math.max(this.nowMs, untilMs);
+    // Promises that nobody caught are told now.
+    await nextTurn();
   }
 
   #push(event: Event): void {

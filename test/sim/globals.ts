@@ -8,10 +8,12 @@ import { setImmediate as realImmediate, setTimeout as realTimeout } from 'node:t
 import type { Engine, Event } from './engine.ts';
 
 let engine: Engine | undefined;
+let onRejection: (thrown: unknown) => void = () => {};
 
-/** Whose time it is from now on. */
-export function follow(now: Engine | undefined): void {
+/** Whose time it is from now on, and who hears of promises that nobody caught. */
+export function follow(now: Engine | undefined, rejected: (thrown: unknown) => void): void {
   engine = now;
+  onRejection = rejected;
 }
 
 class Timer {
@@ -32,6 +34,7 @@ class Timer {
 
 /** Simulated while a schedule runs in an event of some machine; else the real ones. */
 export function simulateTimers(): void {
+  process.on('unhandledRejection', (thrown) => onRejection(thrown));
   const scope = globalThis as unknown as Record<string, unknown>;
   scope.setTimeout = (fn: (...args: unknown[]) => void, ms = 0, ...args: unknown[]) =>
     engine?.current === undefined

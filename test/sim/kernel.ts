@@ -366,7 +366,9 @@ export class Kernel {
     const machine = this.#machine;
     return {
       close: (endpoint, nodes) => {
-        if (machine.world.faults.noFences) return;
+        if (nodes.includes(LOCAL_NODE))
+          throw new RangeError('a fence stands towards another node, never towards the own one');
+        if (nodes.length === 0 || machine.world.faults.noFences) return;
         const fenced = memory.fences.get(endpoint) ?? new Set();
         for (const node of nodes) fenced.add(node);
         memory.fences.set(endpoint, fenced);
@@ -387,13 +389,15 @@ export class Kernel {
   #addressTable(): AddressTable {
     const { memory } = this;
     const machine = this.#machine;
+    const put = (entry: AddressEntry) => {
+      const before = memory.addresses.get(entry.address);
+      memory.addresses.set(entry.address, entry);
+      machine.world.vouchWritten(machine, before, entry);
+      machine.trace.applied(before, entry);
+    };
     return {
-      put: (entry) => {
-        const before = memory.addresses.get(entry.address);
-        memory.addresses.set(entry.address, entry);
-        machine.world.vouchWritten(machine, before, entry);
-        machine.trace.applied(before, entry);
-      },
+      put,
+      putAll: (entries) => entries.forEach(put),
       delete: (address) => {
         const before = memory.addresses.get(address);
         if (before === undefined) return false;

@@ -50,6 +50,7 @@ export class Machine implements Clock, Pausable {
   readonly revoked = new Set<SecurityIdentity>();
   #bootedMs = -20_000;
   #standstillMs = 0;
+  #earlierMs = 0;
   wallOffsetMs = 0;
 
   constructor(world: World, name: string) {
@@ -76,6 +77,15 @@ export class Machine implements Clock, Pausable {
   bootMs(): number {
     const now = this.pausedAtMs ?? this.world.engine.nowMs;
     return now - this.#bootedMs - this.#standstillMs;
+  }
+
+  /** For traces: as the boot clock, and it goes on over reboots. Ms with three decimals. */
+  traceMs(): number {
+    return this.traceMsOf(this.bootNs());
+  }
+
+  traceMsOf(bootNs: bigint): number {
+    return Math.round(this.#earlierMs * 1000 + Number(bootNs) / 1000) / 1000;
   }
 
   bootNs(): bigint {
@@ -140,11 +150,15 @@ export class Machine implements Clock, Pausable {
   /** Power off: memory, workloads and clocks are gone. */
   crash(): void {
     this.killAgent(true);
+    this.#earlierMs += this.bootMs();
     this.kernelOwner.dead = true;
     this.kernelOwner = { machine: this, dead: false };
     this.frozen.length = 0;
     this.pausedAtMs = undefined;
-    for (const workload of this.interfaces.values()) workload.alive = false;
+    for (const workload of this.interfaces.values()) {
+      workload.alive = false;
+      workload.diedMs = this.world.engine.nowMs;
+    }
     this.interfaces.clear();
     this.kernel = new Kernel(this, new KernelMemory());
     this.device = undefined;
@@ -186,6 +200,7 @@ export class Machine implements Clock, Pausable {
   restore(snapshot: Snapshot): void {
     this.crash();
     const { engine } = this.world;
+    this.#earlierMs -= snapshot.bootMs;
     this.#bootedMs = engine.nowMs - snapshot.bootMs;
     this.kernel = new Kernel(this, snapshot.memory.copy());
     if (snapshot.device !== undefined) {
@@ -195,6 +210,7 @@ export class Machine implements Clock, Pausable {
     this.incarnation = snapshot.incarnation;
     for (const workload of snapshot.workloads) {
       workload.alive = true;
+      workload.diedMs = Number.POSITIVE_INFINITY;
       this.interfaces.set(workload.ifindex, workload);
     }
     this.nextInterface = Math.max(this.nextInterface, snapshot.interfaces);

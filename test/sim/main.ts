@@ -1,16 +1,24 @@
 /**
- * `node test/sim/main.ts [--schedules N] [--from N] [--mutants]`: random schedules in all cores, the transitions they took, and the rules whose
- * absence they find. `--seed N [--trace] [--mutant NAME]`: one schedule again, with its plan and, if wanted, every event.
+ * The tier: random schedules in all cores with the transitions they took, recordings, and the rules whose absence is found.
+ *
+ *     node test/sim/main.ts                              all of it
+ *     node test/sim/main.ts --schedules N [--from SEED]  so many schedules alone; so --recordings, --mutants
+ *     node test/sim/main.ts --seed N [--trace] [--mutant NAME]  one schedule again, with its plan and, if wanted, every event
  */
+import { hash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { MUTANTS } from './mutants.ts';
 import { judgeTransitions } from './transitions.ts';
-import type { Found, Report, Task, WorkerData } from './worker.ts';
+import type { Found, Recorded, Report, Task, WorkerData } from './worker.ts';
 
 const SCHEDULES = 100_000;
 const BATCH = 100;
+/** Schedules whose events the model's monitor reads. */
+const RECORDED = 1_000;
+/** Of these, the first are run again. */
+const REPEATED = 100;
 
 const { values } = parseArgs({
   options: {
@@ -18,6 +26,7 @@ const { values } = parseArgs({
     trace: { type: 'boolean', default: false },
     mutant: { type: 'string' },
     mutants: { type: 'boolean', default: false },
+    recordings: { type: 'boolean', default: false },
     schedules: { type: 'string' },
     from: { type: 'string', default: '1' },
     workers: { type: 'string' },
@@ -30,12 +39,19 @@ interface Sum {
   events: number;
   readonly found: Found[];
   readonly taken: Map<string, number>;
+  readonly recorded: Recorded[];
 }
 
 /** Seeds from `from` on, in all workers; ends early when `isEnough`. */
-async function runAll(data: WorkerData, from: number, count: number, isEnough: (sum: Sum) => boolean): Promise<Sum> {
-  const sum: Sum = { ran: 0, events: 0, found: [], taken: new Map() };
+async function runAll(
+  data: WorkerData & { readonly record?: boolean },
+  from: number,
+  count: number,
+  isEnough: (sum: Sum) => boolean = () => false,
+): Promise<Sum> {
+  const sum: Sum = { ran: 0, events: 0, found: [], taken: new Map(), recorded: [] };
   let next = from;
+  const batch = Math.min(BATCH, Math.ceil(count / workers));
   const endAt = from + count;
   const one = () =>
     new Promise<void>((resolve, reject) => {
@@ -47,15 +63,16 @@ async function runAll(data: WorkerData, from: number, count: number, isEnough: (
           sum.ran += message.ran;
           sum.events += message.events;
           sum.found.push(...message.found);
+          sum.recorded.push(...message.recorded);
           for (const [name, times] of message.taken) sum.taken.set(name, (sum.taken.get(name) ?? 0) + times);
         }
         if (next >= endAt || isEnough(sum)) return end();
-        const task: Task = { first: next, count: Math.min(BATCH, endAt - next) };
+        const task: Task = { first: next, count: Math.min(batch, endAt - next), record: data.record === true };
         next += task.count;
         worker.postMessage(task);
       });
     });
-  await Promise.all(Array.from({ length: Math.min(workers, Math.ceil(count / BATCH)) }, one));
+  await Promise.all(Array.from({ length: Math.min(workers, Math.ceil(count / batch)) }, one));
   sum.found.sort((a, b) => a.seed - b.seed);
   return sum;
 }
@@ -68,18 +85,37 @@ async function all(): Promise<boolean> {
   const began = performance.now();
   const count = Number(values.schedules ?? SCHEDULES);
   const sum = await runAll({ mutant: values.mutant }, Number(values.from), count, ({ found }) => found.length >= 20);
+  const seconds = ((performance.now() - began) / 1000).toFixed(0);
   for (const found of sum.found) console.log(`not ok - ${tell(found)}`);
   const first = sum.found[0];
   if (first !== undefined) {
     console.log(`# again, with its schedule: node test/sim/main.ts --seed ${first.seed} --trace`);
     await one(first.seed, false);
   }
-  const seconds = ((performance.now() - began) / 1000).toFixed(0);
   console.log(`# ${sum.ran} schedules, ${sum.events} events, ${seconds} s, ${workers} workers`);
   if (sum.found.length === 0) console.log(`ok - ${sum.ran} schedules: the property and liveness hold`);
   const transitions = judgeTransitions(sum.taken);
   for (const line of transitions.lines) console.log(line);
   return sum.found.length === 0 && transitions.ok;
+}
+
+/** The same seed gives the same events, whoever runs it and after what; and the model's monitor accepts what the product says of itself. */
+async function recordings(): Promise<boolean> {
+  const [once, again] = [
+    await runAll({ mutant: undefined, record: true }, 1, RECORDED),
+    await runAll({ mutant: undefined, record: true }, 1 - REPEATED, 2 * REPEATED),
+  ];
+  const digests = new Map(once.recorded.map(({ seed, digest }) => [seed, digest]));
+  const repeated = again.recorded.filter(({ seed }) => seed >= 1);
+  const different = repeated.filter(({ seed, digest }) => digests.get(seed) !== digest);
+  for (const { seed } of different) console.log(`not ok - seed ${seed} does not give the same events twice`);
+  if (different.length === 0) console.log(`ok - ${repeated.length} schedules give the same events twice`);
+  const refused = once.recorded.filter(({ refusal }) => refusal !== undefined);
+  for (const { seed, refusal } of refused.slice(0, 10))
+    console.log(`not ok - the model refuses seed ${seed}: ${refusal}`);
+  const events = once.recorded.reduce((sum, one) => sum + one.events, 0);
+  if (refused.length === 0) console.log(`ok - the model accepts ${events} events of ${once.recorded.length} schedules`);
+  return different.length + refused.length === 0;
 }
 
 async function mutants(): Promise<boolean> {
@@ -116,24 +152,32 @@ async function one(seed: number, trace: boolean): Promise<boolean> {
   const { planOf } = await import('./plan.ts');
   const { runSchedule } = await import('./schedule.ts');
   const plan = planOf(seed);
-  const { steps, required, ...rest } = plan;
-  console.log(JSON.stringify({ ...rest, required: required.map((pair) => pair.join('/')).join(' ') }));
+  const { steps, required, denied, ...rest } = plan;
+  const text = (pairs: typeof required) => pairs.map((pair) => pair.join('/')).join(' ');
+  console.log(JSON.stringify({ ...rest, required: text(required), denied: text(denied) }));
   for (const { atMs, op } of steps) console.log(`# ${atMs.toFixed(3).padStart(11)} ms ${JSON.stringify(op)}`);
   const outcome = await runSchedule(plan, await Material.create(), {
-    recording: trace,
+    recording: true,
     faults: mutant?.faults ?? {},
     ...(mutant?.settings === undefined ? {} : { settings: mutant.settings }),
   });
-  for (const line of outcome.log) console.log(line);
+  if (trace) for (const line of outcome.log) console.log(line);
+  console.log(`# ${outcome.log.length} events, SHA-256 ${hash('sha256', outcome.log.join('\n'))}`);
   if (outcome.violation === undefined) console.log(`ok - seed ${seed}`);
   else console.log(`not ok - ${tell({ seed, profile: plan.profile, ...outcome.violation })}`);
   return outcome.violation === undefined;
 }
 
-const good =
-  values.seed !== undefined
-    ? await one(Number(values.seed), values.trace)
-    : values.mutants
-      ? await mutants()
-      : await all();
-process.exitCode = good ? 0 : 1;
+async function tier(): Promise<boolean> {
+  const parts = [all, recordings, mutants];
+  let good = true;
+  for (const part of parts) good = (await part()) && good;
+  return good;
+}
+
+let run = tier;
+if (values.seed !== undefined) run = () => one(Number(values.seed), values.trace);
+else if (values.mutants) run = mutants;
+else if (values.recordings) run = recordings;
+else if (values.schedules !== undefined) run = all;
+process.exitCode = (await run()) ? 0 : 1;

@@ -208,7 +208,7 @@ export class SimChannels implements PeerChannels {
         world.isCut(agent.self.name, node.name) ||
         peer.machine.pausedAtMs !== undefined
       ) {
-        const isRefused = peer === undefined && !world.isCut(agent.self.name, node.name);
+        const isRefused = peer?.isReady !== true && !world.isCut(agent.self.name, node.name);
         engine.after(isRefused ? 1 : DEFAULT_CHANNEL_LIMITS.connectMs, agent.owner, () => giveUp('PEER_UNREACHABLE'));
         return;
       }

@@ -12,6 +12,8 @@ export interface Workload {
   readonly ifindex: number;
   readonly bornMs: number;
   alive: boolean;
+  /** Ms of the schedule. */
+  diedMs: number;
 }
 
 export interface Packet {

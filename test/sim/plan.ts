@@ -64,6 +64,7 @@ export interface Plan {
   /** Pairs that policy requires are proven before their first packet. */
   readonly preauthenticates: boolean;
   readonly required: readonly (readonly [SecurityIdentity, SecurityIdentity])[];
+  readonly denied: readonly (readonly [SecurityIdentity, SecurityIdentity])[];
   readonly steps: readonly Step[];
   /** Is liveness demanded after the faults? */
   readonly demandsLife: boolean;
@@ -139,7 +140,15 @@ export function planOf(seed: number): Plan {
   steps.sort((x, y) => x.atMs - y.atMs);
 
   const required: (readonly [SecurityIdentity, SecurityIdentity])[] = [];
-  for (const a of IDENTITIES) for (const b of IDENTITIES) if (a <= b && random.chance(0.6)) required.push([a, b]);
+  const denied: (readonly [SecurityIdentity, SecurityIdentity])[] = [];
+  for (const a of IDENTITIES) {
+    for (const b of IDENTITIES) {
+      if (a > b) continue;
+      const part = random.next();
+      if (part < 0.6) required.push([a, b]);
+      else if (part < 0.65) denied.push([a, b]);
+    }
+  }
   const slow = random.next();
   const demandsLife = seed % LIFE_EVERY === 0;
   const preauthenticates = profile === 'calm' ? seed % 4 !== 0 : random.chance(0.7);
@@ -155,6 +164,7 @@ export function planOf(seed: number): Plan {
     fullCrypto: seed % FULL_CRYPTO_EVERY === 0,
     preauthenticates,
     required,
+    denied,
     steps,
     healMs,
     demandsLife,

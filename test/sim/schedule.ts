@@ -20,19 +20,23 @@ const LIVELY_MS = 2_000;
 
 export async function runSchedule(plan: Plan, material: Material, options: WorldOptions): Promise<Outcome> {
   const world = new World(plan, material, options);
-  follow(world.engine);
+  follow(world.engine, (thrown) => world.fault(textOf(thrown)));
   useRealSignatures(plan.fullCrypto);
   const run = new Run(world);
   try {
     await run.all();
   } catch (thrown) {
-    world.fault(thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown));
+    world.fault(textOf(thrown));
   } finally {
-    follow(undefined);
+    follow(undefined, () => {});
     useRealSignatures(true);
   }
   const { violation, taken, log, engine } = world;
   return { violation, taken, log, events: engine.events };
+}
+
+function textOf(thrown: unknown): string {
+  return thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown);
 }
 
 class Run {
@@ -47,7 +51,7 @@ class Run {
     const { plan, engine } = world;
     for (const machine of world.machines.values()) {
       world.attest(machine);
-      machine.trace.event('node-start', { incarnation: String(machine.incarnation) });
+      machine.trace.event('node-start', { incarnation: machine.incarnation });
       this.#start(machine);
     }
     for (const { atMs, op } of plan.steps)
@@ -111,7 +115,7 @@ class Run {
         world.transition('snapshot restored');
         const machine = world.machine(op.node);
         machine.restore(snapshot);
-        machine.trace.event('node-start', { incarnation: String(machine.incarnation) });
+        machine.trace.event('node-start', { incarnation: machine.incarnation });
         return this.#start(machine, true);
       }
       case 'attest': {
@@ -169,6 +173,7 @@ class Run {
       ifindex: machine.nextInterface++,
       bornMs: world.engine.nowMs,
       alive: true,
+      diedMs: Number.POSITIVE_INFINITY,
     };
     machine.interfaces.set(workload.ifindex, workload);
     world.workloads.set(workload.uid, workload);
@@ -181,6 +186,7 @@ class Run {
     const machine = this.#world.machine(workload.node);
     if (machine.interfaces.get(workload.ifindex) !== workload) return;
     workload.alive = false;
+    workload.diedMs = this.#world.engine.nowMs;
     machine.interfaces.delete(workload.ifindex);
     this.#interfacesChanged(machine);
   }
@@ -202,14 +208,14 @@ class Run {
     if (machine.agent !== undefined) return;
     if (!asIs && machine.needsAttestation) {
       world.attest(machine);
-      machine.trace.event('node-start', { incarnation: String(machine.incarnation) });
+      machine.trace.event('node-start', { incarnation: machine.incarnation });
     }
     machine.needsAttestation = false;
     machine.policyInForce = world.policy;
     const agent = new Agent(machine);
     machine.agent = agent;
     world.engine.after(world.random.between(5, 50), agent.owner, () => {
-      agent.start().catch((thrown) => world.fault(thrown instanceof Error ? (thrown.stack ?? '') : String(thrown)));
+      agent.start().catch((thrown) => world.fault(textOf(thrown)));
     });
   }
 
@@ -310,7 +316,7 @@ class Run {
     const endpoint = memory.endpoints.get(workload.ifindex);
     if (endpoint?.open !== true) return world.violated('L', `w${workload.uid} on ${workload.node} is not open`);
     const fences = memory.fences.get(endpoint.endpoint);
-    if (fences !== undefined)
+    if (fences !== undefined && fences.size > 0)
       world.violated(
         'L',
         `w${workload.uid} on ${workload.node} is fenced from ${[...fences].map((id) => world.nodeName(id))}`,

@@ -1,18 +1,9 @@
 /**
- * What one node did, in the words of the model (test/model/trace.ts reads them): one JSON object for each event, recorded at the
- * boundary (tables, frames, packets), not by the code that is tried.
+ * What one node did, in the words of the model (test/model/README.md). What leases and fences do, the product says itself by its `trace`
+ * option; machines, agents, channels and packets are said here. Notes beside them are for people: they have no `ev`.
  */
-import {
-  FrameType,
-  Renew,
-  RenewReply,
-  Reset,
-  ResetAck,
-  VouchReply,
-  VouchRequest,
-  Withdraw,
-  WithdrawAck,
-} from '../../proto/gen/countersign/peer/v1/peer.ts';
+import { FrameType, ResetAck } from '../../proto/gen/countersign/peer/v1/peer.ts';
+import type { VouchTrace } from '../../src/auth/vouch-trace.ts';
 import { addressFromBytes } from '../../src/model/address.ts';
 import type { AddressEntry, EndpointAttachment } from '../../src/model/datapath.ts';
 import { type IpAddress, LOCAL_NODE, type NodeId } from '../../src/model/ids.ts';
@@ -22,10 +13,13 @@ import type { Packet } from './packet.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
 
+const FRAME_NAMES = new Map<number, string>(Object.entries(FrameType).map(([name, type]) => [type, name]));
+
 export class NodeTrace {
   readonly #machine: Machine;
-  /** Nonces of requests, to their replies' entries. */
-  readonly #applied = new Map<string, string>();
+
+  /** By link: what the last RESET_ACK's frames named. */
+  readonly #kept = new Map<string, { readonly ip: IpAddress; readonly generation: bigint }[]>();
 
   constructor(machine: Machine) {
     this.#machine = machine;
@@ -34,107 +28,41 @@ export class NodeTrace {
   event(ev: string, fields: Fields) {
     const { world, name } = this.#machine;
     world.transition(ev);
-    if (!world.recording) return;
-    world.record({ ev, node: name, t: Math.round(this.#machine.bootMs() * 1000) / 1000, ...fields });
+    if (world.recording) world.record({ ev, node: name, t: this.#machine.traceMs(), ...fields });
+  }
+
+  /** Of the product's own words: nodes by name, channels by their link, times as `t`. */
+  vouches(): VouchTrace {
+    const { world } = this.#machine;
+    return (event) => {
+      const fields: Record<string, unknown> = { ...event };
+      delete fields.ev;
+      if ('peer' in event) fields.peer = world.nodeName(event.peer);
+      if ('channel' in event) fields.channel = event.channel.slice(0, -1);
+      if ('nonce' in event) fields.nonce = world.nonce(event.nonce);
+      if (event.ev === 'reset-ack' || event.ev === 'reset-acked')
+        fields.kept = this.#kept.get(`${event.ev} ${fields.channel}`) ?? [];
+      // The model counts withdraws by their own ids.
+      if (event.ev === 'withdraw') fields.version = event.id;
+      if ('leaseEndNs' in event) {
+        delete fields.leaseEndNs;
+        fields.leaseEnd = this.#machine.traceMsOf(event.leaseEndNs);
+      }
+      this.event(event.ev, fields);
+    };
   }
 
   channelOpen(end: ChannelEnd) {
-    this.event('channel-open', {
-      peer: end.peer.name,
-      channel: end.link.id,
-      incarnation: String(end.peer.incarnation),
-    });
+    this.event('channel-open', { peer: end.peer.name, channel: end.link.id, incarnation: end.peer.incarnation });
   }
 
   channelClose(end: ChannelEnd) {
-    this.event('channel-close', {
-      peer: end.peer.name,
-      channel: end.link.id,
-      incarnation: String(end.peer.incarnation),
-    });
-  }
-
-  opened(endpoint: EndpointAttachment) {
-    const { memory } = this.#machine.kernel;
-    const fenced = memory.fences.get(endpoint.endpoint) ?? new Set<NodeId>();
-    const { world } = this.#machine;
-    for (const ip of endpoint.addresses) {
-      const generation = String(endpoint.generation);
-      if (fenced.size === 0) this.event('open', { ip, generation, peer: '*' });
-      else {
-        world.transition('open with fences');
-        for (const peer of world.machineNames(this.#machine.name))
-          if (!fenced.has(world.nodeInfo(peer).id)) this.event('open', { ip, generation, peer });
-      }
-    }
-  }
-
-  fenced(endpoint: number, nodes: readonly NodeId[]) {
-    if (nodes.length > 0) this.#machine.world.transition('fence closed');
-    this.#machine.world.note(this.#machine.name, 'fences closed', { endpoint, nodes });
-  }
-
-  unfenced(endpoint: number, nodes: readonly NodeId[]) {
-    const { world, kernel } = this.#machine;
-    if (nodes.length > 0) world.transition('fence opened');
-    const attachment = [...kernel.memory.endpoints.values()].find((known) => known.endpoint === endpoint);
-    if (attachment === undefined || !attachment.open) return;
-    for (const ip of attachment.addresses) {
-      for (const node of nodes)
-        this.event('open', { ip, generation: String(attachment.generation), peer: world.nodeName(node) });
-    }
-  }
-
-  closed(endpoint: EndpointAttachment) {
-    const generation = String(endpoint.generation);
-    for (const ip of endpoint.addresses) {
-      this.event('close', { ip, generation });
-      this.event('flushed', { ip, generation });
-    }
-  }
-
-  applied(before: AddressEntry | undefined, entry: AddressEntry) {
-    if (entry.node === LOCAL_NODE) return;
-    const peer = this.#machine.world.nodeName(entry.node);
-    const leaseEnd = Number((entry.leaseEndNs ?? 0n) / 1000n) / 1000;
-    const isRenewal =
-      before !== undefined &&
-      before.node === entry.node &&
-      before.incarnation === entry.incarnation &&
-      before.generation === entry.generation;
-    const nonce = this.#applied.get(`${peer}|${entry.address}`) ?? '';
-    if (isRenewal) return this.event('renewed', { peer, ip: entry.address, nonce, leaseEnd });
-    this.event('apply', {
-      peer,
-      ip: entry.address,
-      identity: entry.identity,
-      incarnation: String(entry.incarnation),
-      generation: String(entry.generation),
-      leaseEnd,
-      nonce,
-    });
-  }
-
-  deleted(ip: IpAddress) {
-    this.event('delete', { ip });
-  }
-
-  tunnelAllow(ip: IpAddress, key: string) {
-    this.event('tunnel-allow', { ip, peer: this.#machine.world.nameOfKey(key) });
-  }
-
-  tunnelDisallow(ip: IpAddress, key: string) {
-    const peer = this.#machine.world.nameOfKey(key);
-    if (peer !== '') this.event('tunnel-disallow', { ip, peer });
-  }
-
-  sessionDrop(key: string) {
-    const peer = this.#machine.world.nameOfKey(key);
-    if (peer !== '') this.event('session-drop', { peer });
+    this.event('channel-close', { peer: end.peer.name, channel: end.link.id, incarnation: end.peer.incarnation });
   }
 
   send(packet: Packet, node: NodeId) {
-    this.event('send', { packet: packet.id, ip: packet.from, peer: this.#machine.world.nodeName(node), to: packet.to });
+    const { generation } = packet;
+    this.event('send', { packet: packet.id, ip: packet.from, generation, peer: this.#peer(node), to: packet.to });
   }
 
   take(packet: Packet, peer: string, identity: number) {
@@ -142,79 +70,88 @@ export class NodeTrace {
   }
 
   frameSent(end: ChannelEnd, type: FrameType, body: Buffer) {
-    const { world } = this.#machine;
-    world.transition(`frame ${type}`);
-    if (!world.recording) return;
-    const where = { peer: end.peer.name, channel: end.link.id };
-    switch (type) {
-      case FrameType.FRAME_TYPE_VOUCH_REQUEST: {
-        const { nonce, addresses } = VouchRequest.decode(body);
-        if (addresses.length === 0) return;
-        return this.event('ask', { ...where, nonce: world.nonce(nonce), ips: addresses.map(addressFromBytes) });
-      }
-      case FrameType.FRAME_TYPE_VOUCH_REPLY: {
-        const reply = VouchReply.decode(body);
-        return this.event('grant', {
-          ...where,
-          nonce: world.nonce(reply.nonce),
-          leaseMs: reply.vouches[0]?.leaseMs ?? 0,
-          vouches: reply.vouches.map((vouch) => ({
-            ip: addressFromBytes(vouch.address),
-            identity: vouch.securityIdentity,
-            generation: String(vouch.generation),
-          })),
-        });
-      }
-      case FrameType.FRAME_TYPE_WITHDRAW: {
-        const withdraw = Withdraw.decode(body);
-        return this.event('withdraw', {
-          ...where,
-          id: String(withdraw.id),
-          version: String(withdraw.id),
-          entries: withdraw.addresses.map(({ address, generation }) => ({
-            ip: addressFromBytes(address),
-            generation: String(generation),
-          })),
-        });
-      }
-      case FrameType.FRAME_TYPE_WITHDRAW_ACK:
-        return this.event('withdraw-ack', { ...where, id: String(WithdrawAck.decode(body).id) });
-      case FrameType.FRAME_TYPE_RESET:
-        return this.event('reset', { ...where, incarnation: String(Reset.decode(body).incarnation), keeps: [] });
-      case FrameType.FRAME_TYPE_RESET_ACK:
-        return this.event('reset-ack', { ...where, incarnation: String(ResetAck.decode(body).incarnation) });
-      case FrameType.FRAME_TYPE_RENEW: {
-        const renew = Renew.decode(body);
-        return this.event('renew', {
-          ...where,
-          nonce: world.nonce(renew.nonce),
-          incarnation: String(renew.incarnation),
-          version: String(renew.version),
-        });
-      }
-      case FrameType.FRAME_TYPE_RENEW_REPLY: {
-        const reply = RenewReply.decode(body);
-        if (!reply.ok) return world.transition('renewal refused');
-        return this.event('renew-granted', { ...where, nonce: world.nonce(reply.nonce), leaseMs: reply.leaseMs });
-      }
-    }
+    if (type === FrameType.FRAME_TYPE_RESET_ACK) this.#keep(`reset-ack ${end.link.id}`, body);
+    const name = FRAME_NAMES.get(type) ?? `${type}`;
+    this.#machine.world.transition(`sent ${name}`);
+    this.#note('sent', { frame: name, peer: end.peer.name, channel: end.link.id });
   }
 
   frameTaken(end: ChannelEnd, type: FrameType, body: Buffer) {
-    const { world } = this.#machine;
-    if (!world.recording) return;
-    const where = { peer: end.peer.name, channel: end.link.id };
-    switch (type) {
-      case FrameType.FRAME_TYPE_VOUCH_REPLY: {
-        const reply = VouchReply.decode(body);
-        for (const { address } of reply.vouches)
-          this.#applied.set(`${end.peer.name}|${addressFromBytes(address)}`, world.nonce(reply.nonce));
-        return;
-      }
-      case FrameType.FRAME_TYPE_WITHDRAW_ACK:
-        return this.event('withdraw-acked', { ...where, id: String(WithdrawAck.decode(body).id) });
-      case FrameType.FRAME_TYPE_RESET_ACK:
-        return this.event('reset-acked', { ...where, incarnation: String(ResetAck.decode(body).incarnation) });
-    }
+    if (type === FrameType.FRAME_TYPE_RESET_ACK) this.#keep(`reset-acked ${end.link.id}`, body);
+    this.#note('taken', { frame: FRAME_NAMES.get(type), peer: end.peer.name, channel: end.link.id });
+  }
+
+  opened({ addresses, generation, endpoint }: EndpointAttachment) {
+    const fences = [...(this.#machine.kernel.memory.fences.get(endpoint) ?? [])].map((node) => this.#peer(node));
+    this.#machine.world.transition(fences.length > 0 ? 'kernel: opened with fences' : 'kernel: opened');
+    this.#note('kernel: opened', { addresses, generation, fences });
+  }
+
+  closed({ addresses, generation }: EndpointAttachment) {
+    this.#machine.world.transition('kernel: closed');
+    this.#note('kernel: closed', { addresses, generation });
+  }
+
+  fenced(endpoint: number, nodes: readonly NodeId[]) {
+    if (nodes.length === 0) return;
+    this.#machine.world.transition('kernel: fence closed');
+    this.#note('kernel: fenced', { endpoint, nodes: nodes.map((node) => this.#peer(node)) });
+  }
+
+  unfenced(endpoint: number, nodes: readonly NodeId[]) {
+    if (nodes.length === 0) return;
+    this.#machine.world.transition('kernel: fence opened');
+    this.#note('kernel: unfenced', { endpoint, nodes: nodes.map((node) => this.#peer(node)) });
+  }
+
+  applied(before: AddressEntry | undefined, entry: AddressEntry) {
+    if (entry.node === LOCAL_NODE) return;
+    const isRenewal = before?.node === entry.node && before.generation === entry.generation;
+    this.#machine.world.transition(isRenewal ? 'kernel: lease renewed' : 'kernel: vouch written');
+    const { address, identity, generation, incarnation, node, leaseEndNs } = entry;
+    this.#note(isRenewal ? 'kernel: renewed' : 'kernel: vouch', {
+      address,
+      identity,
+      peer: this.#peer(node),
+      incarnation,
+      generation,
+      leaseEnd: this.#machine.traceMsOf(leaseEndNs ?? 0n),
+    });
+  }
+
+  deleted(address: IpAddress) {
+    this.#machine.world.transition('kernel: vouch deleted');
+    this.#note('kernel: deleted', { address });
+  }
+
+  tunnelAllow(address: IpAddress, key: string) {
+    const peer = this.#machine.world.nameOfKey(key);
+    if (peer !== '') this.#note('device: allowed', { address, peer });
+  }
+
+  tunnelDisallow(address: IpAddress, key: string) {
+    const peer = this.#machine.world.nameOfKey(key);
+    if (peer !== '') this.#note('device: no longer allowed', { address, peer });
+  }
+
+  sessionDrop(key: string) {
+    this.#machine.world.transition('device: sessions ended');
+    this.#note('device: sessions ended', { peer: this.#machine.world.nameOfKey(key) });
+  }
+
+  #keep(where: string, body: Buffer) {
+    if (!this.#machine.world.recording) return;
+    const kept = this.#kept.get(where) ?? [];
+    for (const { address, generation } of ResetAck.decode(body).kept)
+      kept.push({ ip: addressFromBytes(address), generation });
+    this.#kept.set(where, kept);
+  }
+
+  #peer(node: NodeId): string {
+    return this.#machine.world.nodeName(node);
+  }
+
+  #note(what: string, fields: Fields) {
+    this.#machine.world.note(this.#machine.name, what, fields);
   }
 }

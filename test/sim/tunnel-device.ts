@@ -12,6 +12,7 @@ import type { Packet } from './packet.ts';
 const RETRY_MS = 5_000;
 const GIVE_UP_MS = 90_000;
 const MAX_STAGED = 128;
+const REJECT_AFTER_MS = 180_000;
 
 export interface Session {
   readonly id: number;
@@ -28,6 +29,8 @@ interface Peer {
   /** A responder's, until the initiator used it. */
   next: Session | undefined;
   staged: Packet[];
+  /** Unix ms, by this machine's clock; 0: never. */
+  handshakenMs: number;
   handshake: { readonly sinceMs: number; readonly retry: Event } | undefined;
 }
 
@@ -67,7 +70,7 @@ export class TunnelDevice implements WireguardDevice {
         publicKey: Buffer.from(peer.key, 'hex'),
         endpoint: '192.0.2.1:51820',
         addresses: [...peer.allowed],
-        lastHandshake: peer.current === undefined ? 0 : 1,
+        lastHandshake: Math.floor(peer.handshakenMs / 1000),
         rxBytes: 0n,
         txBytes: 0n,
       })),
@@ -99,6 +102,7 @@ export class TunnelDevice implements WireguardDevice {
         peer.previous = peer.current;
         peer.current = peer.next;
         peer.next = undefined;
+        peer.handshakenMs = this.machine.nowMs();
         this.#flush(peer);
       } else if (peer.current?.id !== session && peer.previous?.id !== session) continue;
       if (packet === undefined) return;
@@ -117,6 +121,7 @@ export class TunnelDevice implements WireguardDevice {
       peer.current = undefined;
       peer.previous = undefined;
       peer.next = undefined;
+      peer.handshakenMs = Math.max(0, peer.handshakenMs - REJECT_AFTER_MS);
     }
   }
 
@@ -153,6 +158,7 @@ export class TunnelDevice implements WireguardDevice {
         previous: undefined,
         next: undefined,
         staged: [],
+        handshakenMs: 0,
         handshake: undefined,
       };
       this.peers.set(key, peer);
@@ -205,6 +211,7 @@ export class TunnelDevice implements WireguardDevice {
       there.handshake = undefined;
       there.previous = there.current;
       there.current = session;
+      there.handshakenMs = initiator.machine.nowMs();
       if (there.staged.length === 0) initiator.#keepalive(there, session);
       initiator.#flush(there);
     });

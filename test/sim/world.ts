@@ -81,7 +81,12 @@ export class World {
     this.faults = options.faults;
     this.random = new Random(plan.seed, 2);
     this.underlay = new Underlay(this);
-    this.policy = new Policy(new Map(plan.required.map(([a, b]): [string, PairRule] => [pairText(a, b), 'required'])));
+    this.policy = new Policy(
+      new Map([
+        ...plan.required.map(([a, b]): [string, PairRule] => [pairText(a, b), 'required']),
+        ...plan.denied.map(([a, b]): [string, PairRule] => [pairText(a, b), 'denied']),
+      ]),
+    );
     const nodes = plan.nodes.map((name) => nodeSpiffeId(DOMAIN, name as NodeName));
     this.#rows = IDENTITIES.map((identity) => ({ identity, spiffeId: workloadSpiffeId(identity), labels: {}, nodes }));
     for (const name of plan.nodes) {
@@ -119,7 +124,7 @@ export class World {
   }
 
   nodeName(id: NodeId): string {
-    return NODES[id - 1] ?? '?';
+    return id === LOCAL_NODE ? 'itself' : (NODES[id - 1] ?? `node ${id}`);
   }
 
   nameOfKey(key: string): string {
@@ -239,11 +244,15 @@ export class World {
         'P2',
         `packet ${packet.id} of w${packet.sender.uid}, meant for w${packet.meant}, delivered to w${to.uid} on ${machine.name}`,
       );
-    const before = [...this.workloads.values()].find((w) => w.ip === to.ip && w !== to && w.bornMs <= packet.sentMs);
-    if (packet.sentMs < to.bornMs && before !== undefined)
+    // Held or queued since a time when the address was somebody else's.
+    const { sentMs } = packet;
+    const meant = [...this.workloads.values()].find(
+      (w) => w.ip === to.ip && w !== to && w.bornMs <= sentMs && w.diedMs > sentMs,
+    );
+    if (sentMs < to.bornMs && meant !== undefined)
       this.violated(
         'P2',
-        `packet ${packet.id} of w${packet.sender.uid} was sent before w${to.uid} existed, to ${to.ip} of w${before.uid}, and delivered to w${to.uid} on ${machine.name}`,
+        `packet ${packet.id} of w${packet.sender.uid} was sent to w${meant.uid}, before w${to.uid} existed, and delivered to w${to.uid} on ${machine.name}`,
       );
     this.arrivals.set(`${packet.sender.uid}>${to.uid}`, packet.sentMs);
   }
@@ -286,7 +295,8 @@ export class World {
   }
 
   record(event: Readonly<Record<string, unknown>>) {
-    this.log.push(JSON.stringify({ at: Math.round(this.engine.nowMs * 1000) / 1000, ...event }));
+    const at = Math.round(this.engine.nowMs * 1000) / 1000;
+    this.log.push(JSON.stringify({ at, ...event }, (_, value) => (typeof value === 'bigint' ? String(value) : value)));
   }
 
   /** For people: beside the model's vocabulary. */
@@ -295,8 +305,7 @@ export class World {
   }
 
   /** Nonces are random: in the log they are numbered. */
-  nonce(bytes: Uint8Array): string {
-    const text = Buffer.from(bytes).toString('latin1');
+  nonce(text: string): string {
     const known = this.#nonces.get(text) ?? `n${this.#nonces.size + 1}`;
     this.#nonces.set(text, known);
     return known;
