@@ -25,7 +25,9 @@ export function traceOf(lines: readonly string[], lease: number): TraceEvent[] {
   const clocks = new Map<string, number>();
   const nonces = new Map<string, number>();
   const born = new Map<number, { node: string; ip: string }>();
-  const trace: TraceEvent[] = [0, 1, 2].map((n) => ({ ev: 'node-start', node: `n${n}`, incarnation: 1 }));
+  const trace: TraceEvent[] = [0, 1, 2].flatMap((n) =>
+    ['node-start', 'agent-start'].map((ev) => ({ ev, node: `n${n}`, incarnation: 1 })),
+  );
   for (const line of lines.filter((l) => l.startsWith('EV '))) {
     const { ev, fields } = fieldsOf(line);
     const node = `n${fields.node}`;
@@ -86,10 +88,12 @@ export function traceOf(lines: readonly string[], lease: number): TraceEvent[] {
       case 'reset-acked':
         trace.push({ ...base, peer, channel: 'c' });
         break;
+      case 'node-start':
+        trace.push(base, { ...base, ev: 'agent-start' });
+        break;
       case 'agent-start':
       case 'agent-stop':
       case 'node-crash':
-      case 'node-start':
         trace.push(base);
         break;
       default:

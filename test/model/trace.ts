@@ -76,6 +76,7 @@ export class Monitor {
   readonly #incarnations = new Map<string, bigint>();
   /** node → agents' lives so far; 1: nobody can hold anything of an earlier one. */
   readonly #lives = new Map<string, number>();
+  readonly #booted = new Set<string>();
   readonly #owners = new Map<string, Owner>();
   readonly #lastVersion = new Map<string, Version>();
   readonly #closedAt = new Map<string, number>();
@@ -137,12 +138,15 @@ export class Monitor {
       );
       this.#incarnations.set(node, incarnation);
       this.#begin(node);
+      this.#booted.add(node);
     },
     'agent-start': (node, _t, event) => {
       if (event.incarnation !== undefined) this.#incarnations.set(node, version(event.incarnation));
-      this.#begin(node);
+      // The first agent of a node's life has no earlier one.
+      if (!this.#booted.delete(node)) this.#begin(node);
     },
     'agent-stop': (node) => {
+      this.#booted.delete(node);
       for (const nonce of this.#requests.keys()) if (nonce.startsWith(`${node}|`)) this.#requests.delete(nonce);
     },
     'node-crash': (node) => {
