@@ -82,7 +82,7 @@ async function main(): Promise<number> {
       const checked = await check(row, TIMEOUT_MS);
       seen.push({ row, checked });
       const why = fault(row, checked);
-      const cost = `${checked.states.toLocaleString('en')} states, ${checked.seconds.toFixed(1)} s`;
+      const cost = `${checked.states.toLocaleString('en')} states, ${checked.seconds.toFixed(1)} s, ${checked.megabytes.toFixed(0)} MB`;
       say(why === undefined, `${nameOf(row)} [${outcome(checked)}] ${cost}${why === undefined ? '' : `: ${why}`}`);
       if (args.includes('--steps')) for (const step of checked.steps) console.log(`#   ${step}`);
     }

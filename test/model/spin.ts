@@ -8,6 +8,7 @@ import type { Row } from './rows.ts';
 export interface Checked {
   readonly states: number;
   readonly seconds: number;
+  readonly megabytes: number;
   readonly errors: number;
   /** False: the search ended early, so that nothing is proved. */
   readonly exhausted: boolean;
@@ -68,6 +69,7 @@ export async function check(row: Row, timeoutMs: number): Promise<Checked> {
     const seconds = (performance.now() - started) / 1000;
     const errors = Number(/errors: (\d+)/.exec(out)?.[1] ?? Number.NaN);
     const states = Number(/^\s*([0-9.e+]+) states, stored/m.exec(out)?.[1] ?? 0);
+    const megabytes = Number(/^\s*([0-9.]+)\s+total actual memory usage/m.exec(out)?.[1] ?? 0);
     const exhausted =
       code === 0 && !/Search not completed|max search depth too small|out of memory|truncated/i.test(out);
     const trail = existsSync(join(dir, `${model}.trail`))
@@ -77,6 +79,7 @@ export async function check(row: Row, timeoutMs: number): Promise<Checked> {
     return {
       states,
       seconds,
+      megabytes,
       errors,
       exhausted,
       broken:
