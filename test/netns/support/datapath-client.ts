@@ -7,7 +7,7 @@ import type { Namespaces } from './namespaces.ts';
 
 type Method = (...args: never[]) => unknown;
 /** "setPolicy" or "auth.put" to its function type. */
-type MethodAt<P extends string> = P extends `${infer A extends 'auth' | 'addresses' | 'hold'}.${infer B}`
+type MethodAt<P extends string> = P extends `${infer A extends 'auth' | 'addresses' | 'hold' | 'fences'}.${infer B}`
   ? B extends keyof Datapath[A]
     ? Datapath[A][B]
     : never
@@ -60,7 +60,7 @@ export class DatapathClient {
   call<P extends string>(
     method: P,
     ...args: MethodAt<P> extends Method ? Parameters<MethodAt<P>> : never
-  ): Promise<MethodAt<P> extends Method ? ReturnType<MethodAt<P>> : never> {
+  ): Promise<MethodAt<P> extends Method ? Awaited<ReturnType<MethodAt<P>>> : never> {
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });

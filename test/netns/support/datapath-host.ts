@@ -24,13 +24,13 @@ const datapath = openDatapath({
 });
 send({ ready: datapath.attachMode });
 
-process.on('message', (request: HostRequest) => {
+process.on('message', async (request: HostRequest) => {
   const { id, method, args } = request;
   try {
     const names = method.split('.');
     const name = names.pop()!;
     const target = names.reduce((object, key) => object[key] as Methods, datapath as unknown as Methods);
-    const result = (target[name] as (...a: unknown[]) => unknown).apply(target, [...args]);
+    const result = await (target[name] as (...a: unknown[]) => unknown).apply(target, [...args]);
     send({ id, result });
   } catch (error) {
     send({ id, error: String(error) });
