@@ -83,12 +83,13 @@ export class ChannelProofs {
     return this.#ledger.admit(request);
   }
 
-  /** The proof that stands, or the one that this authenticator is; `request`: what was asked, undefined: nothing. */
+  /** The proof that stands, or the one that this authenticator is; `request`: what was asked, undefined: nothing. `isKept`: for other pairs too. */
   take(
     identity: SecurityIdentity,
     request: Buffer | undefined,
     epoch: number,
     authenticator: Buffer,
+    isKept = true,
   ): Result<Proof, ReasonCode> {
     const { facts } = this.#host;
     if (request === undefined) {
@@ -100,7 +101,7 @@ export class ChannelProofs {
     const { id: node, spiffeId: nodeSpiffeId } = this.#channel.peer;
     const outcome = this.#ledger.answer(request, authenticator);
     const proof = verifyProof(facts, { identity, node, nodeSpiffeId, epoch }, outcome);
-    if (proof.ok) this.#theirs.set(identity, proof.value);
+    if (proof.ok && isKept) this.#theirs.set(identity, proof.value);
     return proof;
   }
 

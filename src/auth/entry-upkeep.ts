@@ -53,7 +53,7 @@ export class EntryUpkeep {
     const epoch = this.#hasLostAuthority() ? table.raiseEpoch() : undefined;
     const verdicts = new Map<readonly Buffer[], ReasonCode | undefined>();
     const verdictOf = (chain: readonly Buffer[], spiffeId: SpiffeId) => {
-      if (!verdicts.has(chain)) verdicts.set(chain, this.#chainRefusal(chain, spiffeId));
+      if (!verdicts.has(chain)) verdicts.set(chain, this.chainRefusal(chain, spiffeId));
       return verdicts.get(chain);
     };
     const good: AuthRecord[] = [];
@@ -121,7 +121,8 @@ export class EntryUpkeep {
     entries.remove(entries.ofNode(node), { kind: 'auth.expired', reason: 'VOUCH_NO_NODE' });
   }
 
-  #chainRefusal(chain: readonly Buffer[], spiffeId: SpiffeId): ReasonCode | undefined {
+  /** Does the chain verify with the bundles of now? */
+  chainRefusal(chain: readonly Buffer[], spiffeId: SpiffeId): ReasonCode | undefined {
     const bundle = this.#options.facts.bundles.bundleOf(trustDomainOf(spiffeId));
     if (bundle === undefined) return 'CERT_UNTRUSTED';
     const verdict = verifyX509Svid(chain, bundle, this.#options.clock.nowMs());

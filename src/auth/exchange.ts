@@ -14,20 +14,24 @@
  * Both may begin at once: the TLS client's exchange goes on, the TLS server lets its own ride on it.
  */
 import {
+  type Flow,
   FrameType,
   ProveChallenge,
   ProveProof,
   ProveRequest,
   ProveResult,
 } from '../../proto/gen/countersign/peer/v1/peer.ts';
-import { err, ok } from '../base/errors.ts';
+import { err, ok, type Result } from '../base/errors.ts';
 import { type ReasonCode, reasonCodes } from '../base/registry/reason-codes.ts';
 import type { PeerChannel } from '../channel/peer-channel.ts';
-import { AUTH_TYPE_CODE } from '../model/datapath.ts';
+import { addressFromBytes, addressWireBytes } from '../model/address.ts';
+import { AUTH_TYPE_CODE, type FlowTuple } from '../model/datapath.ts';
 import { type SecurityIdentity, securityIdentity } from '../model/ids.ts';
 import type { AuthRecord } from './auth-entries.ts';
 import type { ChannelProofs } from './channel-proofs.ts';
 import { type ExchangeHost, lifeLeftMs, type Outcome, type Pair, type ProvenPair } from './exchange-host.ts';
+import { flowText } from './flow-proofs.ts';
+import type { Proof } from './verify-proof.ts';
 
 type Finish = (outcome: Outcome) => void;
 
@@ -94,7 +98,8 @@ export class Exchanges {
     const own = this.#host.own(pair.local);
     if (!own.ok) return finish(own);
     const epoch = this.#host.epoch();
-    const request = this.#proofs.ask(pair.remote);
+    const { flow } = pair;
+    const request = this.#proofs.ask(pair.remote, flow !== undefined);
     if (!request.ok) return finish(request);
     const id = this.#nextId;
     this.#nextId += 2n;
@@ -114,9 +119,9 @@ export class Exchanges {
         exchange: id,
         localIdentity: pair.local,
         remoteIdentity: pair.remote,
-        authType: AUTH_TYPE_CODE.spiffe,
+        authType: AUTH_TYPE_CODE[typeOf(pair)],
         authenticatorRequest: request.value ?? NONE,
-        flow: undefined,
+        flow: flow === undefined ? undefined : flowMessage(flow),
         localCertificate: Buffer.from(own.value.digest, 'hex'),
       }),
     );
@@ -129,13 +134,19 @@ export class Exchanges {
     const isTheirs = id % 2n === (this.#channel.role === 'client' ? 0n : 1n);
     if (!isTheirs || id <= this.#lastTheirs) return this.#channel.close('PEER_FRAME_UNEXPECTED');
     this.#lastTheirs = id;
-    const pair = { local: securityIdentity(message.remoteIdentity), remote: securityIdentity(message.localIdentity) };
+    const flow = message.flow === undefined ? undefined : this.#flowOf(message.flow);
+    const identities = {
+      local: securityIdentity(message.remoteIdentity),
+      remote: securityIdentity(message.localIdentity),
+    };
+    const pair: Pair = flow === undefined ? identities : { ...identities, flow };
     const theirRequest = message.authenticatorRequest;
     if (theirRequest.length > 0) {
       const admitted = this.#proofs.admit(theirRequest);
       if (!admitted.ok) return this.#sayNo(id, admitted.error);
     }
-    if (message.authType !== AUTH_TYPE_CODE.spiffe) return this.#sayNo(id, 'AUTH_BAD_REQUEST');
+    const isFresh = flow === undefined || theirRequest.length > 0;
+    if (message.authType !== AUTH_TYPE_CODE[typeOf(pair)] || !isFresh) return this.#sayNo(id, 'AUTH_BAD_REQUEST');
     if (this.#responded.size >= this.#host.settings.queueSize) return this.#sayNo(id, 'AUTH_QUEUE_FULL');
 
     const riders: Finish[] = [];
@@ -149,7 +160,7 @@ export class Exchanges {
     const certificate = message.localCertificate;
     if (certificate.length > 0) this.#proofs.expect(pair.remote, certificate.toString('hex'));
     const epoch = this.#host.epoch();
-    const request = this.#proofs.ask(pair.remote);
+    const request = this.#proofs.ask(pair.remote, flow !== undefined);
     if (!request.ok) {
       for (const finish of riders) finish(request);
       return this.#sayNo(id, request.error);
@@ -228,12 +239,13 @@ export class Exchanges {
 
   #judge(id: bigint, exchange: Responded, authenticator: Buffer) {
     const { pair } = exchange;
-    const proof = this.#proofs.take(pair.remote, exchange.request, exchange.epoch, authenticator);
+    const proof = this.#take(pair, exchange, authenticator);
     if (!proof.ok) return this.#refuse(id, proof.error);
     // From here on the initiator has proved itself: it may learn what this node does and does not have.
-    if (!this.#host.authTypesOf(pair.local, pair.remote).includes('spiffe'))
+    if (!this.#host.authTypesOf(pair.local, pair.remote).includes(typeOf(pair)))
       return this.#refuse(id, 'AUTH_NOT_REQUIRED');
-    if (!this.#host.hosts(pair.local)) return this.#refuse(id, 'AUTH_NOT_VOUCHED');
+    if (!this.#host.hosts(pair.local) || (pair.flow !== undefined && !this.#host.isFlowOf(pair)))
+      return this.#refuse(id, 'AUTH_NOT_VOUCHED');
     let shown: Buffer = NONE;
     if (exchange.theirRequest.length > 0) {
       const answer = this.#proofs.answer(pair.local, exchange.theirRequest);
@@ -260,7 +272,7 @@ export class Exchanges {
 
   #conclude(id: bigint, exchange: Initiated, message: ProveResult) {
     const { pair } = exchange;
-    const proof = this.#proofs.take(pair.remote, exchange.request, exchange.epoch, message.authenticator);
+    const proof = this.#take(pair, exchange, message.authenticator);
     if (!proof.ok) return this.#giveUp(id, proof.error);
     const own = this.#host.own(pair.local);
     if (!own.ok) return this.#giveUp(id, own.error);
@@ -283,6 +295,21 @@ export class Exchanges {
     if (reason !== undefined) return this.#endResponded(id, err(reason));
     if (exchange.record === undefined) return this.#channel.close('PEER_FRAME_UNEXPECTED');
     this.#endResponded(id, ok(exchange.record));
+  }
+
+  /** What a flow's authenticator proves, it proves for that flow. */
+  #take(pair: Pair, { request, epoch }: Initiated | Responded, authenticator: Buffer): Result<Proof, ReasonCode> {
+    return this.#proofs.take(pair.remote, request, epoch, authenticator, pair.flow === undefined);
+  }
+
+  /** As this side's endpoint sees it. @throws RangeError on what is no flow. */
+  #flowOf({ localAddress, remoteAddress, protocol, localPort, remotePort }: Flow): FlowTuple {
+    if (protocol > 0xff || localPort > 0xffff || remotePort > 0xffff) throw new RangeError('no flow');
+    const near = addressFromBytes(remoteAddress);
+    const far = addressFromBytes(localAddress);
+    // Of an address that is not here it fits nobody, which is said once the initiator has proved itself.
+    const endpoint = this.#host.endpointAt(near) ?? 0;
+    return { endpoint, localAddress: near, remoteAddress: far, protocol, localPort: remotePort, remotePort: localPort };
   }
 
   #write(pair: ProvenPair): AuthRecord {
@@ -326,7 +353,8 @@ export class Exchanges {
     this.#responded.delete(id);
     exchange.cancelTimeout();
     if (exchange.request !== undefined) this.#proofs.cancel(exchange.request);
-    if (!outcome.ok && exchange.record !== undefined) this.#host.erase([exchange.record], outcome.error);
+    if (!outcome.ok && exchange.record !== undefined)
+      this.#host.erase([exchange.record], outcome.error, exchange.pair.flow);
     this.#host.answered(exchange.pair, this.#correlation(id), outcome);
     for (const finish of exchange.riders) finish(outcome);
   }
@@ -365,11 +393,27 @@ export class Exchanges {
 }
 
 function isSame(a: Pair, b: Pair): boolean {
-  return a.local === b.local && a.remote === b.remote;
+  if (a.local !== b.local || a.remote !== b.remote) return false;
+  if (a.flow === undefined || b.flow === undefined) return a.flow === b.flow;
+  return flowText(a.flow) === flowText(b.flow);
 }
 
 /** undefined: ok. A code that this build does not know is a refusal all the same. */
 export function reasonOf(message: { readonly ok: boolean; readonly reason: string }): ReasonCode | undefined {
   if (message.ok) return undefined;
   return Object.hasOwn(reasonCodes, message.reason) ? (message.reason as ReasonCode) : 'AUTH_REFUSED';
+}
+
+function typeOf({ flow }: Pair): 'spiffe' | 'spiffe-connection' {
+  return flow === undefined ? 'spiffe' : 'spiffe-connection';
+}
+
+export function flowMessage({ localAddress, remoteAddress, protocol, localPort, remotePort }: FlowTuple): Flow {
+  return {
+    localAddress: addressWireBytes(localAddress),
+    remoteAddress: addressWireBytes(remoteAddress),
+    protocol,
+    localPort,
+    remotePort,
+  };
 }

@@ -2,17 +2,20 @@
  * A packet's story, where the agent learns of a miss: find out who the other side is (vouch), whether policy wants proof, prove it, and
  * let the held packets go, or drop them with a reason. A miss at the receiver holds nothing: it makes the next packet pass.
  */
-import { FrameType, Miss } from '../../proto/gen/countersign/peer/v1/peer.ts';
+import { type Flow, FrameType, Miss } from '../../proto/gen/countersign/peer/v1/peer.ts';
 import type { Clock } from '../base/clock.ts';
 import { err, ok, type Result } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { PeerChannel, PeerChannels } from '../channel/peer-channel.ts';
+import { addressFromBytes } from '../model/address.ts';
 import type { AuditSink } from '../model/audit-event.ts';
-import type { AuthKey, AuthType, DatapathSignal, HoldQueue } from '../model/datapath.ts';
+import type { AuthKey, AuthType, DatapathSignal, FlowTuple, HoldQueue } from '../model/datapath.ts';
 import type { IdentityTable, NodeInfo, NodeTable } from '../model/identity.ts';
-import { LOCAL_NODE, type SecurityIdentity, type SpiffeId } from '../model/ids.ts';
+import { type IpAddress, LOCAL_NODE, type SecurityIdentity, type SpiffeId } from '../model/ids.ts';
 import type { Backoff } from './backoff.ts';
+import { flowMessage } from './exchange.ts';
+import { type FlowProofs, flowText } from './flow-proofs.ts';
 import type { PairAuthenticator } from './pair-authenticator.ts';
 import type { AuthSettings, PolicyDecisions } from './ports.ts';
 import { reasonOfDial } from './redial.ts';
@@ -30,6 +33,7 @@ export interface HeldPacketsOptions {
   readonly vouches: VouchClient;
   readonly host: VouchHost;
   readonly pairs: PairAuthenticator;
+  readonly flows: FlowProofs;
   policy(): PolicyDecisions;
   /** By pair of addresses: what failed before the other side's identity was known. */
   readonly backoff: Backoff;
@@ -40,6 +44,8 @@ export interface HeldPacketsOptions {
 }
 
 type Step = Result<void, ReasonCode>;
+
+const GO: Step = { ok: true, value: undefined };
 
 /** Who hosts the other side's address, by its own word. */
 interface Found {
@@ -64,7 +70,8 @@ export class HeldPackets {
 
   signal(signal: DatapathSignal) {
     if (signal.kind !== 'vouch-miss' && signal.kind !== 'auth-miss') return;
-    const key = `${signal.kind}|${signal.direction}|${addressKey(signal)}`;
+    const flow = isOfFlow(signal) ? ` ${flowText(signal)}` : '';
+    const key = `${signal.kind}|${signal.direction}|${addressKey(signal)}${flow}`;
     if (this.#underWay.has(key)) return;
     if (this.#options.backoff.isWaiting(addressKey(signal), this.#options.clock.bootNs())) {
       return this.#finish(signal, err('AUTH_BACKOFF'));
@@ -86,15 +93,34 @@ export class HeldPackets {
   }
 
   /** "I met a packet of this pair and have no proof": proves again, whatever the own table holds. @throws on a malformed body. */
-  onMiss(channel: PeerChannel, body: Buffer): void {
-    const { localIdentity, remoteIdentity } = Miss.decode(body);
+  onMiss(channel: PeerChannel, body: Buffer) {
+    const { localIdentity, remoteIdentity, flow } = Miss.decode(body);
     const local = remoteIdentity as SecurityIdentity;
     const remote = localIdentity as SecurityIdentity;
+    if (flow !== undefined) return this.#onFlowMiss(channel, local, remote, flow);
     const key: AuthKey = { local, remote, remoteNode: channel.peer.id, authType: 'spiffe' };
     if (!this.#options.host.hosts(local) || !this.#options.policy().authTypesOf(local, remote).includes('spiffe'))
       return;
     if (this.#isTooSoon(`heed|${local}|${remote}|${channel.peer.id}`)) return;
     void this.#options.pairs.authenticate(key, this.#options.clock.bootNs());
+  }
+
+  #onFlowMiss(channel: PeerChannel, local: SecurityIdentity, remote: SecurityIdentity, theirs: Flow): void {
+    const { host, policy, flows, clock } = this.#options;
+    const own = host.at(addressFromBytes(theirs.remoteAddress));
+    const flow: FlowTuple = {
+      endpoint: own?.endpoint ?? 0,
+      localAddress: addressFromBytes(theirs.remoteAddress),
+      remoteAddress: addressFromBytes(theirs.localAddress),
+      protocol: theirs.protocol,
+      localPort: theirs.remotePort,
+      remotePort: theirs.localPort,
+    };
+    if (own?.identity !== local || !own.open) return;
+    if (!policy().authTypesOf(local, remote).includes('spiffe-connection')) return;
+    if (this.#isTooSoon(`heed|${flowText(flow)}|${channel.peer.id}`)) return;
+    const key: AuthKey = { local, remote, remoteNode: channel.peer.id, authType: 'spiffe-connection' };
+    void flows.authenticate(key, flow, clock.bootNs());
   }
 
   /** Both kinds of miss at egress: the packet waits. */
@@ -115,16 +141,21 @@ export class HeldPackets {
     const again = await this.#ask(signal, node);
     if (!again.ok) return this.#failed(signal, again.error);
     const { identity } = again.value.vouch;
-    pairs.forgive({ ...pairOf(signal, identity), remoteNode: node.id, authType: 'spiffe' });
+    for (const authType of ['spiffe', 'spiffe-connection'] as const)
+      pairs.forgive({ ...pairOf(signal, identity), remoteNode: node.id, authType });
     return this.#prove(signal, identity, node);
   }
 
   async #prove(signal: DatapathSignal, remote: SecurityIdentity, node: NodeInfo | undefined): Promise<Step> {
     const authType = this.#demand(signal, remote);
-    if (authType === 'none') return ok(undefined);
+    if (authType === 'none') return GO;
     const key: AuthKey = { ...pairOf(signal, remote), remoteNode: node?.id ?? LOCAL_NODE, authType };
-    const outcome = await this.#options.pairs.authenticate(key, signal.timeNs);
-    return outcome.ok ? ok(undefined) : outcome;
+    const { pairs, flows } = this.#options;
+    const isOfItsOwn = authType === 'spiffe-connection';
+    const outcome = await (isOfItsOwn
+      ? flows.authenticate(key, flowOf(signal), signal.timeNs)
+      : pairs.authenticate(key, signal.timeNs));
+    return outcome.ok ? GO : outcome;
   }
 
   /** A denied packet goes on too: the kernel drops it with the right name and counts it. */
@@ -137,19 +168,21 @@ export class HeldPackets {
 
   /** The packet is gone; the sender's node is told, or asked who its address is. */
   async #atReceiver(signal: DatapathSignal): Promise<Step> {
-    if (this.#options.host.at(signal.remoteAddress) !== undefined) return ok(undefined);
+    if (this.#options.host.at(signal.remoteAddress) !== undefined) return GO;
     if (signal.kind === 'vouch-miss') {
       const found = await this.#find(signal);
-      return found.ok ? ok(undefined) : this.#failed(signal, found.error);
+      return found.ok ? GO : this.#failed(signal, found.error);
     }
     const node = this.#options.nodes.byId(signal.remoteNode);
     if (node === undefined) return this.#failed(signal, 'VOUCH_NO_NODE');
     const reached = await this.#reach(node);
     if (!reached.ok) return this.#failed(signal, reached.error);
     const { localIdentity, remoteIdentity } = signal;
-    if (this.#isTooSoon(`say|${localIdentity}|${remoteIdentity}|${node.id}`)) return ok(undefined);
-    reached.value.send(FrameType.FRAME_TYPE_MISS, Miss.encode({ localIdentity, remoteIdentity }).finish());
-    return ok(undefined);
+    const flow = isOfFlow(signal) ? flowMessage(flowOf(signal)) : undefined;
+    const of = flow === undefined ? '' : flowText(signal);
+    if (this.#isTooSoon(`say|${localIdentity}|${remoteIdentity}|${node.id}|${of}`)) return GO;
+    reached.value.send(FrameType.FRAME_TYPE_MISS, Miss.encode({ localIdentity, remoteIdentity, flow }).finish());
+    return GO;
   }
 
   /**
@@ -214,11 +247,18 @@ export class HeldPackets {
   #finish(signal: DatapathSignal, step: Step): void {
     if (signal.direction === 'ingress') return;
     const { localAddress, remoteAddress } = signal;
-    if (step.ok) this.#options.hold.release(localAddress, remoteAddress);
+    const flow = isOfFlow(signal) ? flowOf(signal) : undefined;
+    if (step.ok) this.#options.hold.release(localAddress, remoteAddress, this.#meantSince(remoteAddress), flow);
     else {
       const reason = step.error === 'AUTH_ALWAYS_FAIL' ? 'AUTH_ALWAYS_FAIL' : 'HOLD_REFUSED';
-      this.#options.hold.refuse(localAddress, remoteAddress, reason);
+      this.#options.hold.refuse(localAddress, remoteAddress, reason, flow);
     }
+  }
+
+  /** DrainFlush: what was held before is meant for an earlier owner of the address. */
+  #meantSince(remote: IpAddress): bigint | undefined {
+    const { host, vouches } = this.#options;
+    return host.at(remote) === undefined ? vouches.tables.get(remote)?.earlierOwnerNs : host.earlierOwnerNs(remote);
   }
 
   #isTooSoon(key: string): boolean {
@@ -235,6 +275,16 @@ export class HeldPackets {
 /** As the backoff of addresses is keyed. */
 export function addressKey(signal: Pick<DatapathSignal, 'localAddress' | 'remoteAddress'>): string {
   return `${signal.localAddress}|${signal.remoteAddress}`;
+}
+
+/** Does the kernel ask for this flow alone? */
+function isOfFlow(signal: DatapathSignal): boolean {
+  return signal.kind === 'auth-miss' && signal.authType === 'spiffe-connection';
+}
+
+function flowOf(signal: DatapathSignal): FlowTuple {
+  const { endpoint, localAddress, remoteAddress, protocol, localPort, remotePort } = signal;
+  return { endpoint, localAddress, remoteAddress, protocol, localPort, remotePort };
 }
 
 function pairOf(signal: DatapathSignal, remote: SecurityIdentity): Pick<AuthKey, 'local' | 'remote'> {

@@ -5,7 +5,7 @@
 import { createPublicKey } from 'node:crypto';
 import { err, ok, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
-import type { AuthKey } from '../model/datapath.ts';
+import type { AuthKey, FlowTuple } from '../model/datapath.ts';
 import { LOCAL_NODE, type SecurityIdentity, type SpiffeId } from '../model/ids.ts';
 import type { AuthRecord } from './auth-entries.ts';
 import type { AuthMethod } from './auth-method.ts';
@@ -40,14 +40,19 @@ export class SpiffeOnNode implements AuthMethod {
     return Promise.resolve(this.#prove(key));
   }
 
-  #prove(key: AuthKey): Outcome {
+  /** `back`: the same flow as the other endpoint sees it. */
+  proveFlow(key: AuthKey, flow: FlowTuple, back: FlowTuple): Promise<Outcome> {
+    return Promise.resolve(this.#prove(key, flow, back));
+  }
+
+  #prove(key: AuthKey, ...flows: [] | [FlowTuple, FlowTuple]): Outcome {
     const epoch = this.#options.epoch();
     const local = this.#proofOf(key.local, epoch);
     if (!local.ok) return local;
     const remote = this.#proofOf(key.remote, epoch);
     if (!remote.ok) return remote;
     const correlation = `local/${key.local}-${key.remote}-${this.#next++}`;
-    const pair = (near: LocalProof, far: LocalProof, initiated: boolean): ProvenPair => ({
+    const pair = (near: LocalProof, far: LocalProof, initiated: boolean, flow?: FlowTuple): ProvenPair => ({
       local: near.own.identity,
       remote: far.own.identity,
       own: near.own,
@@ -55,10 +60,12 @@ export class SpiffeOnNode implements AuthMethod {
       initiated,
       correlation,
       peerUntilMs: undefined,
+      ...(flow === undefined ? {} : { flow }),
     });
-    const there = pair(local.value, remote.value, true);
-    const back = pair(remote.value, local.value, false);
-    const [record] = this.#options.write(key.local === key.remote ? [there] : [there, back]);
+    const there = pair(local.value, remote.value, true, flows[0]);
+    const back = pair(remote.value, local.value, false, flows[1]);
+    const isOne = key.local === key.remote && flows.length === 0;
+    const [record] = this.#options.write(isOne ? [there] : [there, back]);
     return ok(record!);
   }
 

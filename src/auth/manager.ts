@@ -116,7 +116,7 @@ class Manager implements AuthManager {
       quiesce: () => options.quiesce(),
       flushTo: (address) => this.#flushTo(address),
       drainMs: settings.drainMs,
-      lost: (node, identity) => this.#proofs.upkeep.lostVouch(node, identity),
+      lost: (node, identity) => this.#proofs.lostVouch(node, identity),
       taken: (node, identity) => this.#proofs.ahead.changed(node, { remotes: new Set([identity]) }),
       audit,
       clock,
@@ -154,6 +154,14 @@ class Manager implements AuthManager {
       hosted: () => this.#host.openIdentities(),
       vouchedBy: (node) => new Set(this.#vouches.tables.book.ofNode(node).map((vouch) => vouch.identity)),
       settled: (node, identity) => this.#vouches.tables.settled(node, identity),
+      ownAt: (address) => {
+        const own = this.#host.at(address);
+        return own?.open ? own : undefined;
+      },
+      identityAt: (node, address) => {
+        const vouch = this.#vouches.tables.get(address);
+        return vouch?.node === node ? vouch.identity : undefined;
+      },
       policy: () => options.policy(),
       lastUse: options.lastUse,
       backoff: this.#pairBackoff,
@@ -172,6 +180,7 @@ class Manager implements AuthManager {
       vouches: this.#vouches,
       host: this.#host,
       pairs: this.#proofs.pairs,
+      flows: this.#proofs.flows,
       policy: () => options.policy(),
       backoff: this.#addressBackoff,
       settings,
@@ -217,7 +226,7 @@ class Manager implements AuthManager {
     };
     const closed = this.#host.close(endpoint);
     for (const address of addresses) this.#vouches.freed(address);
-    if (closed !== undefined) this.#proofs.upkeep.closed(closed);
+    if (closed !== undefined) this.#proofs.closed(closed);
   }
 
   policyChanged(of?: ReadonlySet<SecurityIdentity>): void {
@@ -259,8 +268,7 @@ class Manager implements AuthManager {
   }
 
   flush(concerns: (key: AuthKey) => boolean = () => true): number {
-    const { entries } = this.#proofs.pairs;
-    return entries.remove(entries.list().filter(concerns), { kind: 'auth.revoked', reason: 'REVOKED_BY_ADMIN' });
+    return this.#proofs.flush(concerns);
   }
 
   connect(node: NodeInfo): Promise<ReasonCode | undefined> {

@@ -1,18 +1,20 @@
 /** Proofs of one node, wired up: the methods, the entries they write, what takes those away again, and what is proven ahead of packets. */
 import type { Clock } from '../base/clock.ts';
+import { err } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { Timers } from '../base/timers.ts';
 import type { PeerChannel, PeerChannels } from '../channel/peer-channel.ts';
 import type { AuditSink } from '../model/audit-event.ts';
-import type { AuthKey, AuthTable, AuthType } from '../model/datapath.ts';
+import type { AuthKey, AuthTable, AuthType, FlowTuple } from '../model/datapath.ts';
 import type { NodeInfo, NodeTable } from '../model/identity.ts';
-import { LOCAL_NODE, type NodeId, type SecurityIdentity } from '../model/ids.ts';
+import { type IpAddress, LOCAL_NODE, type NodeId, type SecurityIdentity } from '../model/ids.ts';
 import { AuthAudit } from './auth-audit.ts';
 import type { AuthRecord, WhyGone } from './auth-entries.ts';
 import { type AuthMethod, alwaysFail } from './auth-method.ts';
 import { Backoff } from './backoff.ts';
 import { EntryUpkeep } from './entry-upkeep.ts';
-import type { ExchangeHost, ProvenPair } from './exchange-host.ts';
+import type { ExchangeHost, Outcome, ProvenPair } from './exchange-host.ts';
+import { FlowProofs, mirrored } from './flow-proofs.ts';
 import { SpiffeOnNode } from './local-pair.ts';
 import type { OwnProofs } from './own-proof.ts';
 import { PairAuthenticator } from './pair-authenticator.ts';
@@ -37,6 +39,10 @@ export interface ProofsOptions {
   /** Identities that the node vouches for now. */
   vouchedBy(node: NodeId): Iterable<SecurityIdentity>;
   settled(node: NodeId, identity: SecurityIdentity): Promise<unknown> | undefined;
+  /** Who has the address on this node, open. */
+  ownAt(address: IpAddress): { readonly endpoint: number; readonly identity: SecurityIdentity } | undefined;
+  /** Who has the address by the node's vouch, in force now. */
+  identityAt(node: NodeId, address: IpAddress): SecurityIdentity | undefined;
   policy(): PolicyDecisions;
   /** When a packet last passed between here and the node, CLOCK_BOOTTIME. Left out: nobody counts, everything is in use. */
   readonly lastUse: ((node: NodeId) => bigint | undefined) | undefined;
@@ -55,6 +61,7 @@ export class Proofs {
   readonly ahead: PreAuthentication;
   readonly onChannels: SpiffeOnChannels;
   readonly recent = new RecentPairs();
+  readonly flows: FlowProofs;
   readonly #options: ProofsOptions;
   readonly #onNode: SpiffeOnNode;
 
@@ -92,6 +99,18 @@ export class Proofs {
       backoff: options.backoff,
       settings,
       random,
+      audit,
+      clock,
+      timers,
+    });
+    this.flows = new FlowProofs({
+      table,
+      facts,
+      hosts,
+      policy: () => options.policy(),
+      prove: (key, flow) => this.#proveFlow(key, flow),
+      backoff: options.backoff,
+      settings,
       audit,
       clock,
       timers,
@@ -137,27 +156,48 @@ export class Proofs {
     const untilNs = clock.bootNs() + nsOfMs(settings.backoffMinMs);
     const gone = this.upkeep.revoked(untilNs);
     this.pairs.banned(gone, untilNs);
-    return gone.length;
+    return gone.length + this.flows.revoked();
   }
 
   bundlesChanged(): void {
     this.onChannels.forgetProofs();
     this.upkeep.bundlesChanged();
+    this.flows.recheck(undefined, (proof) => this.upkeep.chainRefusal(proof.chain, proof.spiffeId));
     this.ahead.allChanged();
   }
 
   policyChanged(of?: ReadonlySet<SecurityIdentity>): void {
     this.upkeep.policyChanged(of);
+    this.flows.recheck(of);
     this.#concerns(of);
   }
 
   identitiesChanged(of?: ReadonlySet<SecurityIdentity>): void {
     this.upkeep.recheck(of);
+    this.flows.recheck(of);
     this.#concerns(of);
+  }
+
+  /** The endpoint closed. */
+  closed(identity: SecurityIdentity): void {
+    this.upkeep.closed(identity);
+    this.flows.recheck(new Set([identity]));
+  }
+
+  lostVouch(node: NodeId, identity: SecurityIdentity): void {
+    this.upkeep.lostVouch(node, identity);
+    this.flows.recheck(new Set([identity]));
+  }
+
+  flush(concerns: (key: AuthKey) => boolean): number {
+    const { entries } = this.pairs;
+    const why = { kind: 'auth.revoked', reason: 'REVOKED_BY_ADMIN' } as const;
+    return entries.remove(entries.list().filter(concerns), why) + this.flows.flush(concerns);
   }
 
   nodeRemoved(node: NodeId): void {
     this.upkeep.nodeRemoved(node);
+    this.flows.flush((key) => key.remoteNode === node);
     this.ahead.nodeRemoved(node);
     this.recent.forget(node);
   }
@@ -194,11 +234,25 @@ export class Proofs {
   }
 
   #write(pairs: readonly ProvenPair[]): AuthRecord[] {
-    return writeProven(this.pairs.entries, pairs, this.#options);
+    if (!pairs.some(({ flow }) => flow !== undefined)) return writeProven(this.pairs.entries, pairs, this.#options);
+    // Flows come one by one, or as the two sides of one.
+    return pairs.map((pair) => this.flows.write(pair, pair.flow!));
+  }
+
+  #erase(records: readonly AuthRecord[], reason: ReasonCode, flow: FlowTuple | undefined): void {
+    if (flow === undefined) this.pairs.entries.remove(records, { kind: 'auth.expired', reason });
+    else for (const record of records) this.flows.erase(record, flow);
+  }
+
+  #proveFlow(key: AuthKey, flow: FlowTuple): Promise<Outcome> {
+    if (key.remoteNode !== LOCAL_NODE) return this.onChannels.proveFlow(key, flow);
+    const neighbour = this.#options.ownAt(flow.remoteAddress);
+    if (neighbour?.identity !== key.remote) return Promise.resolve(err('AUTH_NOT_VOUCHED'));
+    return this.#onNode.proveFlow(key, flow, mirrored(flow, neighbour.endpoint));
   }
 
   #exchangeHost(peer: NodeInfo): ExchangeHost {
-    const { facts, table, owns, hosts, settled, settings, clock, timers, policy } = this.#options;
+    const { facts, table, owns, hosts, settled, ownAt, identityAt, settings, clock, timers, policy } = this.#options;
     return {
       facts,
       epoch: () => table.epoch,
@@ -206,8 +260,13 @@ export class Proofs {
       hosts,
       authTypesOf: (a, b) => policy().authTypesOf(a, b),
       settled: (remote) => settled(peer.id, remote),
+      endpointAt: (address) => ownAt(address)?.endpoint,
+      isFlowOf: ({ local, remote, flow }) =>
+        flow !== undefined &&
+        ownAt(flow.localAddress)?.identity === local &&
+        identityAt(peer.id, flow.remoteAddress) === remote,
       write: (pairs) => this.#write(pairs),
-      erase: (records, reason) => void this.pairs.entries.remove(records, { kind: 'auth.expired', reason }),
+      erase: (records, reason, flow) => this.#erase(records, reason, flow),
       answered: (pair, correlation, outcome) => this.pairs.answered(peer.id, pair, correlation, outcome),
       settings,
       clock,

@@ -2,7 +2,7 @@
 import { FrameType } from '../../proto/gen/countersign/peer/v1/peer.ts';
 import { err } from '../base/errors.ts';
 import type { PeerChannel } from '../channel/peer-channel.ts';
-import type { AuthKey } from '../model/datapath.ts';
+import type { AuthKey, FlowTuple } from '../model/datapath.ts';
 import type { NodeInfo } from '../model/identity.ts';
 import type { NodeId } from '../model/ids.ts';
 import type { AuthMethod } from './auth-method.ts';
@@ -36,6 +36,12 @@ export class SpiffeOnChannels implements AuthMethod {
     const session = this.#sessionTo(remoteNode);
     if (session === undefined) return err('PEER_CHANNEL_CLOSED');
     return session.exchanges.prove({ local, remote });
+  }
+
+  async proveFlow({ local, remote, remoteNode }: AuthKey, flow: FlowTuple): Promise<Outcome> {
+    const session = this.#sessionTo(remoteNode);
+    if (session === undefined) return err('PEER_CHANNEL_CLOSED');
+    return session.exchanges.prove({ local, remote, flow });
   }
 
   /** All of one node, at most MAX_PAIRS. */

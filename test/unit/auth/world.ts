@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type CertificateAuthority, openCertificateAuthority } from '../../../ca/api.ts';
 import type { FrameType } from '../../../proto/gen/countersign/peer/v1/peer.ts';
+import { flowText } from '../../../src/auth/flow-proofs.ts';
 import { type AuthManager, type AuthManagerOptions, createAuthManager } from '../../../src/auth/manager.ts';
 import type { AuthSettings } from '../../../src/auth/ports.ts';
 import type { Clock } from '../../../src/base/clock.ts';
@@ -18,7 +19,14 @@ import type { Timers } from '../../../src/base/timers.ts';
 import type { ChannelRole, PeerChannel, PeerChannels } from '../../../src/channel/peer-channel.ts';
 import { parseAddress, parsePrefix, prefixContains } from '../../../src/model/address.ts';
 import type { AuditEvent } from '../../../src/model/audit-event.ts';
-import type { AddressEntry, AuthEntry, AuthKey, AuthType, DatapathSignal } from '../../../src/model/datapath.ts';
+import type {
+  AddressEntry,
+  AuthEntry,
+  AuthKey,
+  AuthType,
+  DatapathSignal,
+  FlowAuthEntry,
+} from '../../../src/model/datapath.ts';
 import type { IdentityRow, NodeInfo, Svid } from '../../../src/model/identity.ts';
 import {
   type IpAddress,
@@ -161,6 +169,8 @@ export class SimNode {
   readonly svids = new Map<SecurityIdentity, Result<Svid, ReasonCode>>();
   readonly kernelAddresses = new Map<IpAddress, AddressEntry>();
   readonly kernelAuth = new Map<string, AuthEntry>();
+  /** Proofs of flows, by endpoint, protocol and both ends. */
+  readonly kernelFlows = new Map<string, FlowAuthEntry>();
   /** Until when packets of a key drop at once. */
   readonly kernelRefused = new Map<string, bigint>();
   readonly tunnelAllowed = new Map<IpAddress, NodeId>();
@@ -321,10 +331,21 @@ export class SimNode {
       },
       forgetRefusals: () => this.kernelRefused.clear(),
       list: () => [...this.kernelAuth.values()],
-      putFlow: () => {},
-      refuseFlow: () => {},
-      deleteFlows: () => 0,
-      listFlows: () => [],
+      putFlow: (entry, flow) => {
+        this.log.push(`flow+ ${entry.local}>${entry.remote}@${entry.remoteNode} ${flowText(flow)}`);
+        this.kernelFlows.set(flowText(flow), { ...entry, flow, taken: false });
+      },
+      refuseFlow: (_, flow) => {
+        this.log.push(`flow! ${flowText(flow)}`);
+        this.kernelFlows.delete(flowText(flow));
+      },
+      deleteFlows: (keys) => {
+        const texts = new Set(keys.map(keyText));
+        const going = [...this.kernelFlows].filter(([, entry]) => texts.has(keyText(entry)));
+        for (const [text] of going) this.kernelFlows.delete(text);
+        return going.length;
+      },
+      listFlows: () => [...this.kernelFlows.values()],
     };
   }
 
@@ -571,6 +592,22 @@ export class World {
     if (node.isRefused(from.identity, believed, entry!.node)) return 'dropped';
     const signal = this.signalOf('auth-miss', 'egress', from, remote);
     node.manager.signal({ ...signal, remoteIdentity: believed, remoteNode: entry!.node, authType });
+    return 'held';
+  }
+
+  /** The first packet of a flow that policy wants a proof of its own for. */
+  sendFlow(from: Workload, to: Workload, localPort: number, remotePort = 80): 'passed' | 'held' {
+    const { node } = from;
+    const entry = node.kernelAddresses.get(to.ip);
+    const signal = { ...this.signalOf('auth-miss', 'egress', from, to.ip), localPort, remotePort };
+    if (node.believes(to.ip) === undefined) {
+      node.manager.signal({ ...signal, kind: 'vouch-miss' });
+      return 'held';
+    }
+    const proof = node.kernelFlows.get(flowText(signal));
+    if (proof !== undefined && proof.expiresAtNs > this.time.bootNs() && proof.epoch >= node.epoch) return 'passed';
+    const { identity, node: remoteNode } = entry!;
+    node.manager.signal({ ...signal, remoteIdentity: identity, remoteNode, authType: 'spiffe-connection' });
     return 'held';
   }
 
