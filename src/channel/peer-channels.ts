@@ -161,6 +161,12 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
   }
 
   greeted(incoming: Connection, hello: PeerHello): void {
+    // Rule BarLowerIncarnation: a newer life may have shown itself, or a revocation come, since the handshake.
+    const again = this.#verifier.verify(incoming.proven.chain, incoming.peer.spiffeId);
+    if (!again.ok) {
+      incoming.close(again.error);
+      return;
+    }
     const existing = this.#current.get(incoming.peer.spiffeId);
     if (existing === undefined) {
       this.#install(incoming);
@@ -197,6 +203,7 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
   /** Make before break: the new channel is told to the layers above before the old one closes. */
   #install(connection: Connection): void {
     const { spiffeId } = connection.peer;
+    this.#endEarlierLives(connection);
     const previous = this.#current.get(spiffeId);
     this.#current.set(spiffeId, connection);
     connection.open();
@@ -207,6 +214,15 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
     this.#pending.kept(connection);
     if (previous !== undefined) this.#replace(previous, connection);
     connection.flow();
+  }
+
+  /** Rule LowerChannelsClose: nothing is heard from an earlier life once a newer one can be. Break before make. */
+  #endEarlierLives({ peer }: Connection): void {
+    for (const connection of [...this.#current.values(), ...this.#draining]) {
+      if (connection.peer.spiffeId === peer.spiffeId && connection.peer.incarnation < peer.incarnation) {
+        connection.close('PEER_INCARNATION_BARRED');
+      }
+    }
   }
 
   /** After a redial the other end closes the old channel, once it has the new one: until then it still speaks on the old. */
@@ -306,7 +322,7 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
   }
 
   revokeCheck(): void {
-    for (const connection of [...this.#current.values()]) {
+    for (const connection of [...this.#current.values(), ...this.#draining]) {
       const { chain, info } = connection.proven;
       const again = this.#verifier.verify(chain, info.spiffeId);
       if (!again.ok) connection.close(again.error);

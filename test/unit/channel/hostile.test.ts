@@ -172,6 +172,19 @@ describe('by its certificate', () => {
     await vi.waitFor(() => expect(peer.farewell()).toBe('PEER_CERTIFICATE_REJECTED'));
   });
 
+  it('of a lower incarnation than one that opened since its handshake: refused, also when that one does not answer', async () => {
+    const older = await greetedTls(victim.port, authority.issue({ spiffeId: evil.spiffeId, incarnation: '7' }));
+    const newer = await greetedTls(victim.port, authority.issue({ spiffeId: evil.spiffeId, incarnation: '8' }));
+    newer.hello({ ...evil, incarnation: 8n });
+    await vi.waitFor(() => expect(victim.opened).toHaveLength(2));
+    newer.socket.pause();
+    older.hello({ ...evil, incarnation: 7n });
+    await refusedWith('PEER_INCARNATION_BARRED');
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(victim.opened).toHaveLength(2);
+    expect(victim.closed).toEqual([]);
+  });
+
   it('of a lower incarnation than one that outlived the last agent: refused', async () => {
     const again = await cluster.start('again', { seenIncarnation: (node) => (node === evil.id ? 4n : undefined) });
     const peer = rawTls(again.port, authority.issue({ spiffeId: evil.spiffeId, incarnation: '3' }));

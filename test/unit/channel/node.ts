@@ -126,6 +126,8 @@ export class TestNode {
   readonly clock = new TestClock();
   readonly audit: AuditEvent[] = [];
   readonly opened: PeerChannel[] = [];
+  /** Of both, with the peer's incarnation, in the order in which they were told. */
+  readonly order: string[] = [];
   readonly closed: { channel: PeerChannel; reason: ReasonCode }[] = [];
   readonly frames: { channel: PeerChannel; type: FrameType; body: Buffer }[] = [];
   revoked: (subject: RevocationSubject) => boolean = () => false;
@@ -158,12 +160,18 @@ export class TestNode {
       audit: { emit: (event) => this.audit.push(event) },
       log: createLogger('test', 'silent'),
       events: {
-        opened: (channel) => this.opened.push(channel),
+        opened: (channel) => {
+          this.opened.push(channel);
+          this.order.push(`opened ${channel.peer.incarnation}`);
+        },
         frame: (channel, type, body) => {
           this.frames.push({ channel, type, body });
           this.#options.onFrame?.(channel, type, body);
         },
-        closed: (channel, reason) => this.closed.push({ channel, reason }),
+        closed: (channel, reason) => {
+          this.closed.push({ channel, reason });
+          this.order.push(`closed ${channel.peer.incarnation} ${reason}`);
+        },
       },
       ...(this.#options.groups === undefined ? {} : { groups: this.#options.groups }),
       staticAddresses: this.#options.staticAddresses ?? new Map(),

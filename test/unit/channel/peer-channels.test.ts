@@ -158,6 +158,23 @@ describe('peer channels', () => {
     expect(second.exportKey(label, none, 32)).toEqual(b.channels.get(a.info)!.exportKey(label, none, 32));
   });
 
+  it('hears nothing of an earlier life once a newer one is there: break before make', async () => {
+    const a = await cluster.start('a', { limits: { redialAfterMs: 60_000, redialRetryMs: 1_000, idleMs: 600_000 } });
+    const earlier = await cluster.start('b');
+    const first = await a.channels.open(earlier.info);
+    await vi.waitFor(() => expect(earlier.opened).toHaveLength(1));
+    // the same name, dialed anew by a, in another life at another place
+    cluster.change('b', { incarnation: 2n });
+    const later = await cluster.start('b');
+    const talking = setInterval(() => earlier.channels.get(a.info)?.send(TestNode.someType, none), 1);
+    a.clock.advance(61_000);
+    await vi.waitFor(() => expect(later.opened).toHaveLength(1));
+    await vi.waitFor(() => expect(a.order).toEqual(['opened 1', 'closed 1 PEER_INCARNATION_BARRED', 'opened 2']));
+    expect(first.closed).toBe(true);
+    clearInterval(talking);
+    await vi.waitFor(() => expect(earlier.closed.map(({ reason }) => reason)).toEqual(['PEER_INCARNATION_BARRED']));
+  });
+
   it('closes at the end of the shorter node certificate', async () => {
     const a = await cluster.start('a', { limits: { redialRetryMs: 100_000_000 } });
     const b = await cluster.start('b', {

@@ -131,8 +131,8 @@ describe('static addresses', () => {
 
 describe('a channel that nobody needs', () => {
   it('ends with PEER_IDLE on both ends, is refused by nobody, is not dialed again, and opens when it is needed', async () => {
-    const a = await cluster.start('a', { limits: { redialAfterMs: 50, redialRetryMs: 20 } });
-    const b = await cluster.start('b', { limits: { redialAfterMs: 50, redialRetryMs: 20 } });
+    const a = await cluster.start('a', { limits: { redialAfterMs: 60_000, redialRetryMs: 1_000 } });
+    const b = await cluster.start('b', { limits: { redialAfterMs: 60_000, redialRetryMs: 1_000 } });
     const channel = await a.channels.open(b.info);
     await vi.waitFor(() => expect(b.opened).toHaveLength(1));
     channel.close('PEER_IDLE');
