@@ -85,10 +85,16 @@ function judge(
   if (outcome.authType === 'none')
     return { verdict: 'allow', because: 'policy allows it and requires no authentication' };
   if (!areWorkloads) return { verdict: 'deny', because: dropReasons.AUTH_NOT_A_WORKLOAD.text };
-  if (proven) return { verdict: 'allow', because: 'policy allows it and both sides are proven' };
+  if (proven && outcome.authType === 'spiffe')
+    return { verdict: 'allow', because: 'policy allows it and both sides are proven' };
   // A failure that was forgiven, because what it rested on has changed, does not decide the next try.
   if (failure !== undefined && failure.count > 0)
     return { verdict: 'deny', because: `policy requires authentication and it failed: ${reasonCodes[failure.reason]}` };
+  if (outcome.authType === 'spiffe-connection') {
+    const because =
+      'policy requires authentication of each connection: its first packet will be held while both sides prove themselves for it';
+    return { verdict: 'on demand', because };
+  }
   return {
     verdict: 'on demand',
     because: 'policy requires authentication; the first packet will be held while both sides prove themselves',

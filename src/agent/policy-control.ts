@@ -91,7 +91,8 @@ export class PolicyControl {
 
   /** Identities that an endpoint of this node must authenticate with. */
   requiredPeers(): readonly SecurityIdentity[] {
-    return this.#compiled.requiredPeers('spiffe');
+    const types = ['spiffe', 'spiffe-connection'] as const;
+    return [...new Set(types.flatMap((authType) => this.#compiled.requiredPeers(authType)))];
   }
 
   rule(index: number): PolicyRule | undefined {

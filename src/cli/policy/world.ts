@@ -52,8 +52,9 @@ function sentence({ verdict, authType, egress, ingress }: Decision, sender: Side
     ];
     return denies.filter((text) => text !== undefined).join('; ');
   }
-  return authType === 'none'
-    ? 'policy allows it and requires no authentication'
+  if (authType === 'none') return 'policy allows it and requires no authentication';
+  return authType === 'spiffe-connection'
+    ? 'policy allows each connection once both sides have proved who they are for it'
     : 'policy allows it once both sides have proved who they are';
 }
 

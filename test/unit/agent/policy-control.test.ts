@@ -24,11 +24,12 @@ const row = (identity: number, app: string): IdentityRow => ({
 });
 const [frontend, backend, intruder] = [row(256, 'frontend'), row(257, 'backend'), row(258, 'intruder')];
 
-const policyFile = (name: string, rest: string, metadata = '') =>
+const CILIUM = { apiVersion: 'cilium.io/v2', kind: 'CiliumNetworkPolicy' };
+const policyFile = (name: string, rest: string, metadata = '', { apiVersion, kind } = CILIUM) =>
   writeFileSync(
     join(dir, `${name}.yaml`),
-    `apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
+    `apiVersion: ${apiVersion}
+kind: ${kind}
 metadata:
   name: ${name}
 ${metadata}spec:
@@ -89,6 +90,15 @@ describe('policies on their way to the kernel', () => {
       authType: 'spiffe',
     });
     expect(s.events.map((e) => e.kind)).toEqual(['policy.changed']);
+  });
+
+  test('who is asked for a proof of each connection is a required peer like any other', () => {
+    const each = toBackend.replace('mode: required', 'mode: required, scope: connection');
+    policyFile('backend', each, '', { apiVersion: 'countersign.dev/v1alpha1', kind: 'AuthenticationPolicy' });
+    using s = stage();
+    s.control.apply();
+    expect(s.control.requiredPeers()).toEqual([frontend.identity]);
+    expect(s.control.authTypesOf(frontend.identity, backend.identity)).toEqual(['spiffe-connection']);
   });
 
   test('when the kernel takes a change in part only, the next one writes the whole', () => {
