@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DEFAULT_CHANNEL_LIMITS } from '../../../src/channel/limits.ts';
 import { createTestAuthority, type TestAuthority } from './certificates.ts';
-import { TestCluster, TestNode } from './node.ts';
+import { eventually, TestCluster, TestNode } from './node.ts';
 
 let authority: TestAuthority;
 let cluster: TestCluster;
@@ -67,7 +67,7 @@ describe.each([
     }
     const { ended, handshakes } = await flooded;
     clearInterval(renewing);
-    await vi.waitFor(() => expect(waits).toHaveLength(asked));
+    await eventually(() => expect(waits).toHaveLength(asked));
     expect(ended).toBe(count);
     expect(Math.max(...waits)).toBeLessThan(RENEW_MS);
     // the burst, and then so many a second, is all the cryptography that it made this node do

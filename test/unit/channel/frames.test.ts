@@ -1,13 +1,13 @@
 /** Frames that were cut, stretched or made up: of each type, at each octet. */
 
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { MessageFns } from '../../../proto/gen/countersign/peer/v1/peer.ts';
 import * as peer from '../../../proto/gen/countersign/peer/v1/peer.ts';
 import { encodeFrame, FrameReader, MAX_FRAME_OCTETS } from '../../../src/channel/frame.ts';
 import type { NodeInfo } from '../../../src/model/identity.ts';
 import { createTestAuthority, type TestAuthority } from './certificates.ts';
-import { TestCluster, type TestNode } from './node.ts';
+import { eventually, TestCluster, type TestNode } from './node.ts';
 import { greetedTls, type RawPeer } from './raw-peer.ts';
 
 const { FrameType } = peer;
@@ -139,11 +139,11 @@ describe('on a real socket', () => {
   });
   let opened = 0;
   async function open(): Promise<RawPeer> {
-    await vi.waitFor(() => expect(victim.channels.list()).toEqual([]));
+    await eventually(() => expect(victim.channels.list()).toEqual([]));
     const connection = await greetedTls(victim.port, cluster.svidOf(evil));
     connection.hello(evil);
     opened++;
-    await vi.waitFor(() => expect(victim.opened).toHaveLength(opened));
+    await eventually(() => expect(victim.opened).toHaveLength(opened));
     return connection;
   }
   const ended = () => victim.closed.map(({ reason }) => reason);
@@ -153,7 +153,7 @@ describe('on a real socket', () => {
       const connection = await open();
       const frame = encodeFrame(FrameType[name], samples[name].body)!;
       connection.socket.end(frame.subarray(0, frame.length - 1));
-      await vi.waitFor(() => expect(victim.closed).toHaveLength(opened));
+      await eventually(() => expect(victim.closed).toHaveLength(opened));
       expect(ended().at(-1), name).toBe('PEER_CHANNEL_CLOSED');
     }
     expect(victim.frames).toEqual([]);
@@ -166,7 +166,7 @@ describe('on a real socket', () => {
       header.writeUInt32BE(MAX_FRAME_OCTETS + 1, 0);
       header[4] = FrameType[name];
       connection.socket.write(header);
-      await vi.waitFor(() => expect(connection.farewell(), name).toBe('PEER_FRAME_TOO_LARGE'));
+      await eventually(() => expect(connection.farewell(), name).toBe('PEER_FRAME_TOO_LARGE'));
       connection.socket.destroy();
     }
     expect(victim.frames).toEqual([]);
@@ -180,12 +180,12 @@ describe('on a real socket', () => {
         connection.frame(FrameType[name], samples[name].body.subarray(0, cut));
         if (name === 'FRAME_TYPE_PING' && cut === 0) {
           // an empty message is a ping with the number 0
-          await vi.waitFor(() => expect(connection.frames().at(-1)?.type).toBe(FrameType.FRAME_TYPE_PONG));
+          await eventually(() => expect(connection.frames().at(-1)?.type).toBe(FrameType.FRAME_TYPE_PONG));
           connection.socket.destroy();
-          await vi.waitFor(() => expect(victim.closed.length).toBeGreaterThan(before));
+          await eventually(() => expect(victim.closed.length).toBeGreaterThan(before));
           continue;
         }
-        await vi.waitFor(() => expect(connection.farewell()).toMatch(/^PEER_FRAME_(MALFORMED|UNEXPECTED)$/));
+        await eventually(() => expect(connection.farewell()).toMatch(/^PEER_FRAME_(MALFORMED|UNEXPECTED)$/));
         connection.socket.destroy();
       }
     }

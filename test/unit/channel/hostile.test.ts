@@ -1,11 +1,11 @@
 /** Peers that are not what they should be: each is refused with its reason, in time, and the others do not notice. */
 import { once } from 'node:events';
 import { createServer, type TLSSocket } from 'node:tls';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { FrameType } from '../../../proto/gen/countersign/peer/v1/peer.ts';
 import type { NodeInfo, Svid } from '../../../src/model/identity.ts';
 import { createTestAuthority, type TestAuthority } from './certificates.ts';
-import { TestCluster, TestNode } from './node.ts';
+import { eventually, TestCluster, TestNode } from './node.ts';
 import { credentialsOf, greetedTls, RawPeer, rawTcp, rawTls } from './raw-peer.ts';
 
 let authority: TestAuthority;
@@ -30,13 +30,13 @@ beforeEach(async () => {
   friend = await cluster.start('friend');
   evil = cluster.list('evil');
   await friend.channels.open(victim.info);
-  await vi.waitFor(() => expect(victim.opened).toHaveLength(1));
+  await eventually(() => expect(victim.opened).toHaveLength(1));
 });
 /** Whatever happened: the friend's channel stands and still carries frames. */
 afterEach(async () => {
   const before = victim.frames.length;
   friend.channels.get(victim.info)!.send(TestNode.someType, Buffer.from('still here'));
-  await vi.waitFor(() => expect(victim.frames).toHaveLength(before + 1));
+  await eventually(() => expect(victim.frames).toHaveLength(before + 1));
   expect(friend.closed).toEqual([]);
   await cluster.close();
 });
@@ -48,7 +48,7 @@ function dripping(peer: RawPeer, type: FrameType, everyMs: number): NodeJS.Timeo
 }
 
 async function refusedWith(reason: string): Promise<void> {
-  await vi.waitFor(() => expect(victim.refusals()).toEqual([reason]));
+  await eventually(() => expect(victim.refusals()).toEqual([reason]));
 }
 
 describe('before TLS is done', () => {
@@ -59,13 +59,13 @@ describe('before TLS is done', () => {
     peer.socket.write('GET / HTTP/1.1\r\n\r\n');
     await refusedWith('PEER_HANDSHAKE_FAILED');
     expect(victim.audit.at(-1)).toMatchObject({ source: { address: '127.0.0.1', port: localPort } });
-    await vi.waitFor(() => expect(peer.closed).toBe(true));
+    await eventually(() => expect(peer.closed).toBe(true));
   });
 
   it('silence ends it at the deadline', async () => {
     const peer = rawTcp(victim.port);
     await refusedWith('PEER_HANDSHAKE_TIMEOUT');
-    await vi.waitFor(() => expect(peer.closed).toBe(true));
+    await eventually(() => expect(peer.closed).toBe(true));
   });
 
   it('an octet now and then does not move the deadline', async () => {
@@ -75,26 +75,26 @@ describe('before TLS is done', () => {
     const drip = setInterval(() => peer.socket.write(hello.subarray(at % hello.length, (at++ % hello.length) + 1)), 40);
     await refusedWith('PEER_HANDSHAKE_TIMEOUT');
     clearInterval(drip);
-    await vi.waitFor(() => expect(peer.closed).toBe(true));
+    await eventually(() => expect(peer.closed).toBe(true));
   });
 
   it('TLS 1.2, another group and another protocol are refused', async () => {
     rawTls(victim.port, evilSvid, { minVersion: 'TLSv1.2', maxVersion: 'TLSv1.2' });
-    await vi.waitFor(() => expect(victim.refusals()).toEqual(['PEER_HANDSHAKE_FAILED']));
+    await eventually(() => expect(victim.refusals()).toEqual(['PEER_HANDSHAKE_FAILED']));
     rawTls(victim.port, evilSvid, { ALPNProtocols: ['h2'] });
-    await vi.waitFor(() => expect(victim.refusals()).toEqual(['PEER_HANDSHAKE_FAILED', 'PEER_ALPN_MISMATCH']));
+    await eventually(() => expect(victim.refusals()).toEqual(['PEER_HANDSHAKE_FAILED', 'PEER_ALPN_MISMATCH']));
     victim.clock.advance(1_001);
     const classical = rawTls(victim.port, evilSvid, { ecdhCurve: 'X25519' });
-    await vi.waitFor(() => expect(victim.refusals()).toHaveLength(3));
-    await vi.waitFor(() => expect(classical.closed).toBe(true));
+    await eventually(() => expect(victim.refusals()).toHaveLength(3));
+    await eventually(() => expect(classical.closed).toBe(true));
   });
 
   it('strangers who take all places do not keep a listed node out', async () => {
     const strangers = Array.from({ length: 12 }, () => rawTcp(victim.port));
-    await vi.waitFor(() => expect(victim.refusals()).toEqual(['PEER_TOO_MANY_CONNECTIONS']));
+    await eventually(() => expect(victim.refusals()).toEqual(['PEER_TOO_MANY_CONNECTIONS']));
     // Sources in the node table have as many places again: 127.0.0.1 is listed here, so 8 are taken, 4 refused.
-    await vi.waitFor(() => expect(strangers.filter(({ closed }) => closed)).toHaveLength(4));
-    await vi.waitFor(() => expect(strangers.filter(({ closed }) => closed)).toHaveLength(12));
+    await eventually(() => expect(strangers.filter(({ closed }) => closed)).toHaveLength(4));
+    await eventually(() => expect(strangers.filter(({ closed }) => closed)).toHaveLength(12));
     const late = await cluster.start('late');
     await late.channels.open(victim.info);
     expect(victim.refusals()).toEqual(['PEER_TOO_MANY_CONNECTIONS', 'PEER_HANDSHAKE_TIMEOUT']);
@@ -147,9 +147,9 @@ describe('by its certificate', () => {
       peer.socket.once('secureConnect', () => {
         shown = peer.socket.getPeerX509Certificate()?.subjectAltName;
       });
-      await vi.waitFor(() => expect(victim.refusals()).toHaveLength(1));
+      await eventually(() => expect(victim.refusals()).toHaveLength(1));
       expect(reason.split('|')).toContain(victim.refusals()[0]);
-      await vi.waitFor(() => expect(peer.closed).toBe(true));
+      await eventually(() => expect(peer.closed).toBe(true));
       expect(shown).toBe('URI:spiffe://example.org/node/victim');
       expect(peer.octets).toBe(0);
     });
@@ -159,24 +159,24 @@ describe('by its certificate', () => {
     const newer = authority.issue({ spiffeId: evil.spiffeId, incarnation: '7' });
     const peer = await greetedTls(victim.port, newer);
     peer.hello({ ...evil, incarnation: 7n });
-    await vi.waitFor(() => expect(victim.opened).toHaveLength(2));
+    await eventually(() => expect(victim.opened).toHaveLength(2));
     const older = rawTls(victim.port, authority.issue({ spiffeId: evil.spiffeId, incarnation: '6' }));
     await refusedWith('PEER_INCARNATION_BARRED');
-    await vi.waitFor(() => expect(older.farewell()).toBe('PEER_INCARNATION_BARRED'));
+    await eventually(() => expect(older.farewell()).toBe('PEER_INCARNATION_BARRED'));
     expect(victim.closed).toEqual([]);
   });
 
   it('without an incarnation: refused, and told why', async () => {
     const peer = rawTls(victim.port, authority.issue({ spiffeId: evil.spiffeId }));
     await refusedWith('PEER_CERTIFICATE_REJECTED');
-    await vi.waitFor(() => expect(peer.farewell()).toBe('PEER_CERTIFICATE_REJECTED'));
+    await eventually(() => expect(peer.farewell()).toBe('PEER_CERTIFICATE_REJECTED'));
   });
 
   it('of a lower incarnation than one that opened since its handshake: refused, also when that one does not answer', async () => {
     const older = await greetedTls(victim.port, authority.issue({ spiffeId: evil.spiffeId, incarnation: '7' }));
     const newer = await greetedTls(victim.port, authority.issue({ spiffeId: evil.spiffeId, incarnation: '8' }));
     newer.hello({ ...evil, incarnation: 8n });
-    await vi.waitFor(() => expect(victim.opened).toHaveLength(2));
+    await eventually(() => expect(victim.opened).toHaveLength(2));
     newer.socket.pause();
     older.hello({ ...evil, incarnation: 7n });
     await refusedWith('PEER_INCARNATION_BARRED');
@@ -188,7 +188,7 @@ describe('by its certificate', () => {
   it('of a lower incarnation than one that outlived the last agent: refused', async () => {
     const again = await cluster.start('again', { seenIncarnation: (node) => (node === evil.id ? 4n : undefined) });
     const peer = rawTls(again.port, authority.issue({ spiffeId: evil.spiffeId, incarnation: '3' }));
-    await vi.waitFor(() => expect(again.refusals()).toEqual(['PEER_INCARNATION_BARRED']));
+    await eventually(() => expect(again.refusals()).toEqual(['PEER_INCARNATION_BARRED']));
     peer.socket.destroy();
     await greetedTls(again.port, authority.issue({ spiffeId: evil.spiffeId, incarnation: '4' }));
   });
@@ -197,7 +197,7 @@ describe('by its certificate', () => {
     victim.revoked = ({ node }) => node === evil.spiffeId;
     const peer = rawTls(victim.port, evilSvid);
     await refusedWith('AUTH_REVOKED');
-    await vi.waitFor(() => expect(peer.closed).toBe(true));
+    await eventually(() => expect(peer.closed).toBe(true));
     expect(peer.farewell()).toBe('AUTH_REVOKED');
     expect(peer.frames().map(({ type }) => type)).toEqual([FrameType.FRAME_TYPE_CLOSE]);
   });
@@ -205,20 +205,20 @@ describe('by its certificate', () => {
   it('without ALPN it still connects, and is refused then', async () => {
     const peer = rawTls(victim.port, evilSvid, { ALPNProtocols: [] });
     await refusedWith('PEER_ALPN_MISMATCH');
-    await vi.waitFor(() => expect(peer.closed).toBe(true));
+    await eventually(() => expect(peer.closed).toBe(true));
     expect(peer.octets).toBe(0);
   });
 
   it('a resumed session is refused', async () => {
     const first = await greetedTls(victim.port, evilSvid);
     first.hello(evil);
-    await vi.waitFor(() => expect(victim.opened).toHaveLength(2));
+    await eventually(() => expect(victim.opened).toHaveLength(2));
     const session = first.socket.getSession()!;
     first.socket.destroy();
-    await vi.waitFor(() => expect(victim.closed).toHaveLength(1));
+    await eventually(() => expect(victim.closed).toHaveLength(1));
     const second = rawTls(victim.port, evilSvid, { session });
     await refusedWith('PEER_RESUMPTION_REFUSED');
-    await vi.waitFor(() => expect(second.closed).toBe(true));
+    await eventually(() => expect(second.closed).toBe(true));
     expect(second.octets).toBe(0);
   });
 });
@@ -227,7 +227,7 @@ describe('a proven node', () => {
   it('that says nothing after the handshake is dropped at the deadline', async () => {
     const peer = await greetedTls(victim.port, evilSvid);
     await refusedWith('PEER_HELLO_TIMEOUT');
-    await vi.waitFor(() => expect(peer.closed).toBe(true));
+    await eventually(() => expect(peer.closed).toBe(true));
     expect(peer.farewell()).toBe('PEER_HELLO_TIMEOUT');
     // who this node is, which its certificate said already, and not a word of what lives on it
     expect(peer.frames().map(({ type }) => type)).toEqual([FrameType.FRAME_TYPE_HELLO, FrameType.FRAME_TYPE_CLOSE]);
@@ -246,9 +246,9 @@ describe('a proven node', () => {
     const patient = await cluster.start('patient', { limits: { pingAfterMs: 60_000, idleMs: 400 } });
     const peer = await greetedTls(patient.port, evilSvid);
     peer.hello(evil);
-    await vi.waitFor(() => expect(patient.opened).toHaveLength(1));
+    await eventually(() => expect(patient.opened).toHaveLength(1));
     const drip = dripping(peer, TestNode.someType, 20);
-    await vi.waitFor(() => expect(patient.closed.map(({ reason }) => reason)).toEqual(['PEER_IDLE_TIMEOUT']));
+    await eventually(() => expect(patient.closed.map(({ reason }) => reason)).toEqual(['PEER_IDLE_TIMEOUT']));
     clearInterval(drip);
     expect(patient.frames).toEqual([]);
   });
@@ -305,7 +305,7 @@ describe('a proven node', () => {
       const peer = await greetedTls(victim.port, evilSvid);
       speak(peer);
       await refusedWith(reason);
-      await vi.waitFor(() => expect(peer.farewell()).toBe(reason));
+      await eventually(() => expect(peer.farewell()).toBe(reason));
       expect(victim.opened).toHaveLength(1);
     });
   }
@@ -313,7 +313,7 @@ describe('a proven node', () => {
   it('speaks any version that both know', async () => {
     const peer = await greetedTls(victim.port, evilSvid);
     peer.hello(evil, { minVersion: 0, maxVersion: 9, features: ['unheard-of'] });
-    await vi.waitFor(() => expect(victim.opened).toHaveLength(2));
+    await eventually(() => expect(victim.opened).toHaveLength(2));
   });
 
   const frames: { name: string; reason: string; speak: (peer: RawPeer) => void }[] = [
@@ -345,18 +345,18 @@ describe('a proven node', () => {
     it(`that sends ${name} on an open channel is dropped`, async () => {
       const peer = await greetedTls(victim.port, evilSvid);
       peer.hello(evil);
-      await vi.waitFor(() => expect(victim.opened).toHaveLength(2));
+      await eventually(() => expect(victim.opened).toHaveLength(2));
       speak(peer);
-      await vi.waitFor(() => expect(victim.closed.map((end) => end.reason)).toEqual([reason]));
+      await eventually(() => expect(victim.closed.map((end) => end.reason)).toEqual([reason]));
       expect(victim.audit.at(-1)).toMatchObject({ kind: 'peer.closed', reason, source: { node: 'evil' } });
-      await vi.waitFor(() => expect(peer.farewell()).toBe(reason));
+      await eventually(() => expect(peer.farewell()).toBe(reason));
     });
   }
 
   it('under the name of a living one is refused: the first stays', async () => {
     const first = await greetedTls(victim.port, evilSvid);
     first.hello(evil);
-    await vi.waitFor(() => expect(victim.opened).toHaveLength(2));
+    await eventually(() => expect(victim.opened).toHaveLength(2));
     const answering = setInterval(() => {
       for (const { type, body } of first.frames())
         if (type === FrameType.FRAME_TYPE_PING) first.frame(FrameType.FRAME_TYPE_PONG, body);
@@ -365,31 +365,31 @@ describe('a proven node', () => {
     second.hello(evil);
     await refusedWith('PEER_NODE_IN_USE');
     clearInterval(answering);
-    await vi.waitFor(() => expect(second.farewell()).toBe('PEER_NODE_IN_USE'));
+    await eventually(() => expect(second.farewell()).toBe('PEER_NODE_IN_USE'));
   });
 
   it('that lost its old connection takes its place again when the old one does not answer', async () => {
     const first = await greetedTls(victim.port, evilSvid);
     first.hello(evil);
-    await vi.waitFor(() => expect(victim.opened).toHaveLength(2));
+    await eventually(() => expect(victim.opened).toHaveLength(2));
     first.socket.pause();
     const second = await greetedTls(victim.port, evilSvid);
     second.hello(evil);
     second.frame(TestNode.someType, Buffer.from('sent while waiting'));
-    await vi.waitFor(() => expect(victim.opened).toHaveLength(3));
+    await eventually(() => expect(victim.opened).toHaveLength(3));
     expect(victim.closed.map(({ reason }) => reason)).toEqual(['PEER_IDLE_TIMEOUT']);
-    await vi.waitFor(() => expect(victim.frames.map(({ body }) => body.toString())).toEqual(['sent while waiting']));
+    await eventually(() => expect(victim.frames.map(({ body }) => body.toString())).toEqual(['sent while waiting']));
   });
 
   it("cannot take a living one's place with a guessed proof of succession", async () => {
     const first = await greetedTls(victim.port, evilSvid);
     first.hello(evil);
-    await vi.waitFor(() => expect(victim.opened).toHaveLength(2));
+    await eventually(() => expect(victim.opened).toHaveLength(2));
     const second = await greetedTls(victim.port, evilSvid);
     second.hello(evil, {
       succeeds: second.socket.exportKeyingMaterial(32, 'EXPORTER-countersign-succession', Buffer.alloc(0)),
     });
-    await vi.waitFor(() => expect(first.frames().some(({ type }) => type === FrameType.FRAME_TYPE_PING)).toBe(true));
+    await eventually(() => expect(first.frames().some(({ type }) => type === FrameType.FRAME_TYPE_PING)).toBe(true));
     expect(victim.closed).toEqual([]);
     second.socket.destroy();
   });
@@ -403,11 +403,11 @@ describe('a proven node', () => {
     });
     const peer = await greetedTls(flooded.port, evilSvid);
     peer.hello(evil);
-    await vi.waitFor(() => expect(flooded.opened).toHaveLength(1));
+    await eventually(() => expect(flooded.opened).toHaveLength(1));
     peer.socket.pause();
     for (let i = 0; i < 200; i++) peer.frame(TestNode.someType);
     // The first frames fill the queue; those already read from the socket in one piece may fill it over.
-    await vi.waitFor(() => expect(flooded.closed.map(({ reason }) => reason)).toEqual(['PEER_SEND_QUEUE_FULL']));
+    await eventually(() => expect(flooded.closed.map(({ reason }) => reason)).toEqual(['PEER_SEND_QUEUE_FULL']));
     expect(flooded.frames.length).toBeLessThan(200);
   });
 });
@@ -441,7 +441,7 @@ describe('a responder that is not what it should be', () => {
     const peers: RawPeer<TLSSocket>[] = [];
     const address = await impostor(evilSvid, ['countersign/1'], (socket) => peers.push(new RawPeer(socket)));
     expect(await dial(address)).toEqual(['PEER_HELLO_TIMEOUT']);
-    await vi.waitFor(() => expect(peers[0]!.frames().map(({ type }) => type)).toEqual([FrameType.FRAME_TYPE_CLOSE]));
+    await eventually(() => expect(peers[0]!.frames().map(({ type }) => type)).toEqual([FrameType.FRAME_TYPE_CLOSE]));
   });
 
   it('is refused when it is another node than the one dialed', async () => {

@@ -1,4 +1,5 @@
 /** Nodes over real sockets on the loopback device, with everything a test wants to see or turn. */
+import { vi } from 'vitest';
 import { FrameType } from '../../../proto/gen/countersign/peer/v1/peer.ts';
 import type { Clock } from '../../../src/base/clock.ts';
 import { createLogger } from '../../../src/base/log.ts';
@@ -12,6 +13,9 @@ import type { NodeInfo, NodeTable, RevocationSubject, Svid, TrustBundle } from '
 import { type NodeId, nodeId } from '../../../src/model/ids.ts';
 import { nodeSpiffeId, parseNodeName } from '../../../src/model/spiffe-id.ts';
 import type { TestAuthority } from './certificates.ts';
+
+/** On a busy machine too. */
+export const eventually = (probe: () => void) => vi.waitFor(probe, { timeout: 10_000 });
 
 /** Real time, with a hand to move it on. */
 export class TestClock implements Clock {

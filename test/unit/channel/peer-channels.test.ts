@@ -1,9 +1,9 @@
 /** Two agents, one channel: what holds when both are honest. */
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { FrameType } from '../../../proto/gen/countersign/peer/v1/peer.ts';
 import type { NodeInfo } from '../../../src/model/identity.ts';
 import { createTestAuthority, type TestAuthority } from './certificates.ts';
-import { TestCluster, TestNode } from './node.ts';
+import { eventually, TestCluster, TestNode } from './node.ts';
 
 let authority: TestAuthority;
 let cluster: TestCluster;
@@ -27,7 +27,7 @@ describe('peer channels', () => {
     expect(channel.role).toBe('client');
     expect(channel.peer.spiffeId).toBe('spiffe://example.org/node/b');
     expect(channel.hash).toBe('sha384');
-    await vi.waitFor(() => expect(b.opened).toHaveLength(1));
+    await eventually(() => expect(b.opened).toHaveLength(1));
     expect(b.opened[0]!.role).toBe('server');
     expect(b.opened[0]!.peer.name).toBe('a');
     expect(await a.channels.open(b.info)).toBe(channel);
@@ -44,14 +44,14 @@ describe('peer channels', () => {
     const a = await cluster.start('a');
     const b = await cluster.start('b');
     const first = await a.channels.open(b.info);
-    await vi.waitFor(() => expect(b.opened).toHaveLength(1));
+    await eventually(() => expect(b.opened).toHaveLength(1));
     const key = first.exportKey(label, none, 48);
     expect(b.opened[0]!.exportKey(label, none, 48)).toEqual(key);
     expect(first.exportKey('EXPORTER-other', none, 48)).not.toEqual(key);
     expect(first.exportKey(label, none, 32)).not.toEqual(key.subarray(0, 32));
     first.close('PEER_SHUTDOWN');
     expect(() => first.exportKey(label, none, 48)).toThrow('closed');
-    await vi.waitFor(() => expect(b.closed).toHaveLength(1));
+    await eventually(() => expect(b.closed).toHaveLength(1));
     const second = await a.channels.open(b.info);
     expect(second.exportKey(label, none, 48)).not.toEqual(key);
   });
@@ -62,7 +62,7 @@ describe('peer channels', () => {
     const channel = await a.channels.open(b.info);
     const bodies = [Buffer.alloc(0), Buffer.from('one'), Buffer.alloc(65_535, 7), Buffer.from('last')];
     for (const body of bodies) channel.send(TestNode.someType, body);
-    await vi.waitFor(() => expect(b.frames).toHaveLength(4));
+    await eventually(() => expect(b.frames).toHaveLength(4));
     expect(b.frames.map(({ body }) => body)).toEqual(bodies);
     channel.send(TestNode.someType, Buffer.alloc(65_536));
     expect(channel.closed).toBe(true);
@@ -76,7 +76,7 @@ describe('peer channels', () => {
     channel.close('AUTH_REVOKED');
     channel.send(TestNode.someType, none);
     expect(a.channels.list()).toEqual([]);
-    await vi.waitFor(() => expect(b.closed.map(({ reason }) => reason)).toEqual(['AUTH_REVOKED']));
+    await eventually(() => expect(b.closed.map(({ reason }) => reason)).toEqual(['AUTH_REVOKED']));
     expect(b.frames).toEqual([]);
     expect(b.audit.at(-1)).toMatchObject({ kind: 'peer.closed', reason: 'AUTH_REVOKED', detail: { by: 'peer' } });
   });
@@ -88,7 +88,7 @@ describe('peer channels', () => {
       const b = await cluster.start(high);
       const [one, two] = await Promise.allSettled([a.channels.open(b.info), b.channels.open(a.info)]);
       expect([one.status, two.status]).toEqual(['fulfilled', 'fulfilled']);
-      await vi.waitFor(() => {
+      await eventually(() => {
         const live = [...a.opened, ...b.opened].filter(({ closed }) => !closed);
         expect(live.map(({ role }) => role).sort()).toEqual(['client', 'server']);
         expect(a.channels.list()[0]!.exportKey(label, none, 32)).toEqual(
@@ -107,7 +107,7 @@ describe('peer channels', () => {
     const channel = await a.channels.open(listed);
     expect(channel.peer.name).toBe('b');
     expect(a.refusals()).toEqual(['PEER_UNREACHABLE', 'PEER_CERTIFICATE_REJECTED']);
-    await vi.waitFor(() => expect(c.refusals()).toHaveLength(1));
+    await eventually(() => expect(c.refusals()).toHaveLength(1));
     expect(c.opened).toEqual([]);
   });
 
@@ -129,21 +129,21 @@ describe('peer channels', () => {
     expect(channel.closed).toBe(false);
     expect(a.frames.concat(b.frames)).toEqual([]);
     a.clock.advance(121);
-    await vi.waitFor(() => expect(a.closed.map(({ reason }) => reason)).toEqual(['PEER_IDLE_TIMEOUT']));
+    await eventually(() => expect(a.closed.map(({ reason }) => reason)).toEqual(['PEER_IDLE_TIMEOUT']));
   });
 
   it('redials before it must, tells the new channel before the old one ends, and loses no frame', async () => {
     const a = await cluster.start('a', { limits: { redialAfterMs: 60_000, redialRetryMs: 1_000, idleMs: 600_000 } });
     const b = await cluster.start('b');
     const first = await a.channels.open(b.info);
-    await vi.waitFor(() => expect(b.opened).toHaveLength(1));
+    await eventually(() => expect(b.opened).toHaveLength(1));
     let sent = 0;
     const sender = setInterval(() => b.channels.get(a.info)!.send(TestNode.someType, Buffer.from([sent++])), 1);
     a.clock.advance(61_000);
-    await vi.waitFor(() => expect(a.closed).toHaveLength(1));
-    await vi.waitFor(() => expect(b.closed).toHaveLength(1));
+    await eventually(() => expect(a.closed).toHaveLength(1));
+    await eventually(() => expect(b.closed).toHaveLength(1));
     clearInterval(sender);
-    await vi.waitFor(() => expect(a.frames).toHaveLength(sent));
+    await eventually(() => expect(a.frames).toHaveLength(sent));
     expect(a.opened).toHaveLength(2);
     expect(b.opened).toHaveLength(2);
     for (const node of [a, b]) {
@@ -162,17 +162,17 @@ describe('peer channels', () => {
     const a = await cluster.start('a', { limits: { redialAfterMs: 60_000, redialRetryMs: 1_000, idleMs: 600_000 } });
     const earlier = await cluster.start('b');
     const first = await a.channels.open(earlier.info);
-    await vi.waitFor(() => expect(earlier.opened).toHaveLength(1));
+    await eventually(() => expect(earlier.opened).toHaveLength(1));
     // the same name, dialed anew by a, in another life at another place
     cluster.change('b', { incarnation: 2n });
     const later = await cluster.start('b');
     const talking = setInterval(() => earlier.channels.get(a.info)?.send(TestNode.someType, none), 1);
     a.clock.advance(61_000);
-    await vi.waitFor(() => expect(later.opened).toHaveLength(1));
-    await vi.waitFor(() => expect(a.order).toEqual(['opened 1', 'closed 1 PEER_INCARNATION_BARRED', 'opened 2']));
+    await eventually(() => expect(later.opened).toHaveLength(1));
+    await eventually(() => expect(a.order).toEqual(['opened 1', 'closed 1 PEER_INCARNATION_BARRED', 'opened 2']));
     expect(first.closed).toBe(true);
     clearInterval(talking);
-    await vi.waitFor(() => expect(earlier.closed.map(({ reason }) => reason)).toEqual(['PEER_INCARNATION_BARRED']));
+    await eventually(() => expect(earlier.closed.map(({ reason }) => reason)).toEqual(['PEER_INCARNATION_BARRED']));
   });
 
   it('closes at the end of the shorter node certificate', async () => {
@@ -183,7 +183,7 @@ describe('peer channels', () => {
     const channel = await a.channels.open(b.info);
     expect(channel.validUntilMs).toBe(b.svid.notAfterMs);
     a.clock.advance(600_000);
-    await vi.waitFor(() => expect(a.closed.map(({ reason }) => reason)).toEqual(['CERT_EXPIRED']));
+    await eventually(() => expect(a.closed.map(({ reason }) => reason)).toEqual(['CERT_EXPIRED']));
   });
 
   it('is dialed anew before the certificates end, under the renewed one, and nothing is without a channel meanwhile', async () => {
@@ -197,7 +197,7 @@ describe('peer channels', () => {
     await new Promise((resolve) => setTimeout(resolve, 50));
     expect(a.opened).toHaveLength(1);
     a.clock.advance(62_000);
-    await vi.waitFor(() => expect(a.closed.map(({ reason }) => reason)).toEqual(['PEER_REPLACED']));
+    await eventually(() => expect(a.closed.map(({ reason }) => reason)).toEqual(['PEER_REPLACED']));
     expect(a.opened.map(({ validUntilMs }) => validUntilMs)).toEqual([short.notAfterMs, a.svid.notAfterMs]);
     a.clock.advance(130_000);
     await new Promise((resolve) => setTimeout(resolve, 50));
@@ -210,7 +210,7 @@ describe('peer channels', () => {
     const [b, c, d] = [await cluster.start('b'), await cluster.start('c'), await cluster.start('d')];
     await a.channels.open(b.info);
     await c.channels.open(a.info);
-    await vi.waitFor(() => expect(a.opened).toHaveLength(2));
+    await eventually(() => expect(a.opened).toHaveLength(2));
     await expect(d.channels.open(a.info)).rejects.toThrow();
     await expect(a.channels.open(d.info)).rejects.toMatchObject({ reason: 'PEER_TOO_MANY_CONNECTIONS' });
     expect(a.refusals()).toEqual(['PEER_TOO_MANY_CONNECTIONS']);
@@ -253,7 +253,7 @@ describe('peer channels', () => {
     });
     await a.channels.close();
     await waiting;
-    await vi.waitFor(() => expect(b.closed.map(({ reason }) => reason)).toEqual(['PEER_SHUTDOWN']));
+    await eventually(() => expect(b.closed.map(({ reason }) => reason)).toEqual(['PEER_SHUTDOWN']));
     await expect(a.channels.open(b.info)).rejects.toMatchObject({ reason: 'PEER_SHUTDOWN' });
   });
 
@@ -266,6 +266,6 @@ describe('peer channels', () => {
     });
     const channel = await a.channels.open(b.info);
     channel.send(FrameType.FRAME_TYPE_MISS, none);
-    await vi.waitFor(() => expect(a.closed.map(({ reason }) => reason)).toEqual(['PEER_FRAME_MALFORMED']));
+    await eventually(() => expect(a.closed.map(({ reason }) => reason)).toEqual(['PEER_FRAME_MALFORMED']));
   });
 });

@@ -5,7 +5,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } 
 import { DialBackoff } from '../../../src/channel/dial-backoff.ts';
 import type { NodeInfo } from '../../../src/model/identity.ts';
 import { createTestAuthority, type TestAuthority } from './certificates.ts';
-import { TestCluster, TestNode } from './node.ts';
+import { eventually, TestCluster, TestNode } from './node.ts';
 import { greetedTls } from './raw-peer.ts';
 
 let authority: TestAuthority;
@@ -83,7 +83,7 @@ describe('after a dial that failed', () => {
     // the node itself comes meanwhile: it is there at once
     const node = await cluster.start(b.name);
     await node.channels.open(a.info);
-    await vi.waitFor(() => expect(a.opened).toHaveLength(1));
+    await eventually(() => expect(a.opened).toHaveLength(1));
     await expect(a.channels.open(listed)).resolves.toMatchObject({ peer: { name: 'b' } });
   });
 });
@@ -98,7 +98,7 @@ it('an address is not dialed any more when the node has come by itself meanwhile
   const opening = a.channels.open({ ...b.info, peerAddresses: [`127.0.0.1:${port}`, b.address] });
   await b.channels.open(a.info);
   await expect(opening).resolves.toMatchObject({ role: 'server' });
-  await vi.waitFor(() => expect(a.refusals()).toEqual(['PEER_HANDSHAKE_TIMEOUT']));
+  await eventually(() => expect(a.refusals()).toEqual(['PEER_HANDSHAKE_TIMEOUT']));
   await new Promise((resolve) => setTimeout(resolve, 200));
   expect([a.opened.length, b.opened.length]).toEqual([1, 1]);
   silent.close();
@@ -134,9 +134,9 @@ describe('a channel that nobody needs', () => {
     const a = await cluster.start('a', { limits: { redialAfterMs: 60_000, redialRetryMs: 1_000 } });
     const b = await cluster.start('b', { limits: { redialAfterMs: 60_000, redialRetryMs: 1_000 } });
     const channel = await a.channels.open(b.info);
-    await vi.waitFor(() => expect(b.opened).toHaveLength(1));
+    await eventually(() => expect(b.opened).toHaveLength(1));
     channel.close('PEER_IDLE');
-    await vi.waitFor(() => expect(b.closed.map(({ reason }) => reason)).toEqual(['PEER_IDLE']));
+    await eventually(() => expect(b.closed.map(({ reason }) => reason)).toEqual(['PEER_IDLE']));
     expect(a.closed.map(({ reason }) => reason)).toEqual(['PEER_IDLE']);
     for (const node of [a, b]) node.clock.advance(120_000);
     await new Promise((resolve) => setTimeout(resolve, 150));
@@ -155,12 +155,12 @@ describe('a peer that does not read', () => {
     const deafInfo = cluster.list('deaf');
     const deaf = await greetedTls(a.port, cluster.svidOf(deafInfo));
     deaf.hello(deafInfo);
-    await vi.waitFor(() => expect(a.opened).toHaveLength(1));
+    await eventually(() => expect(a.opened).toHaveLength(1));
     const other = await cluster.start('other');
     // as of a process that is stopped, or busy
     deaf.socket.pause();
     for (let i = 0; i < 5_000; i++) deaf.frame(TestNode.someType, Buffer.alloc(500));
-    await vi.waitFor(() => expect(a.frames.length).toBeGreaterThan(0));
+    await eventually(() => expect(a.frames.length).toBeGreaterThan(0));
     let before = -1;
     await vi.waitFor(
       () => {
@@ -176,7 +176,7 @@ describe('a peer that does not read', () => {
     expect(a.closed).toEqual([]);
     const channelOfOther = await other.channels.open(a.info);
     channelOfOther.send(TestNode.someType, Buffer.alloc(1));
-    await vi.waitFor(() => expect(other.frames).toHaveLength(1));
+    await eventually(() => expect(other.frames).toHaveLength(1));
     deaf.socket.resume();
     await vi.waitFor(() => expect(a.frames).toHaveLength(5_001), { timeout: 5_000 });
     await vi.waitFor(() => expect(deaf.octets).toBeGreaterThan(5_000 * answer.length), { timeout: 5_000 });

@@ -1,10 +1,10 @@
 /** One channel for each pair of nodes, whatever the order in which two dials meet. */
 import { createServer, type Server, type Socket, connect as tcpConnect } from 'node:net';
 import fc from 'fast-check';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type SecondChannel, settle } from '../../../src/channel/settle.ts';
 import { createTestAuthority, type TestAuthority } from './certificates.ts';
-import { TestCluster, TestNode } from './node.ts';
+import { eventually, TestCluster, TestNode } from './node.ts';
 
 describe('settle', () => {
   const dial = fc.record({ fromLower: fc.boolean(), incarnation: fc.bigInt(1n, 3n) });
@@ -152,7 +152,7 @@ describe('two nodes that dial each other over slow paths', () => {
         `seed ${seed}`,
       ).toEqual(['fulfilled', 'fulfilled']);
       // of two connections one goes: the frames that were on it may be lost, which is what `closed` tells
-      await vi.waitFor(() => {
+      await eventually(() => {
         expect(
           paths.reduce((sum, { connections }) => sum + connections, 0),
           `seed ${seed}`,
@@ -167,11 +167,11 @@ describe('two nodes that dial each other over slow paths', () => {
       const frames = [a.frames.length, b.frames.length];
       live[0]!.send(TestNode.someType, Buffer.from('one'));
       live[1]!.send(TestNode.someType, Buffer.from('other'));
-      await vi.waitFor(() => expect([a.frames.length, b.frames.length]).toEqual(frames.map((n) => n + 1)));
+      await eventually(() => expect([a.frames.length, b.frames.length]).toEqual(frames.map((n) => n + 1)));
       // only simultaneous dials replace each other, and nobody is taken for a second process
       expect([...a.refusals(), ...b.refusals()].filter((reason) => reason !== 'PEER_REPLACED')).toEqual([]);
       live[0]!.close('PEER_IDLE');
-      await vi.waitFor(() => expect([...a.channels.list(), ...b.channels.list()]).toEqual([]));
+      await eventually(() => expect([...a.channels.list(), ...b.channels.list()]).toEqual([]));
       for (const slow of paths.splice(0)) slow.close();
     }
     // the schedules did meet: some had two channels for a moment
