@@ -21,6 +21,8 @@ export interface Event {
   order: number;
   readonly fn: () => void;
   readonly owner: Owner | undefined;
+  /** From outside: it waits at the door of a machine that is paused, and comes in as soon as that goes on. */
+  readonly isArrival: boolean;
   cancelled: boolean;
 }
 
@@ -33,8 +35,9 @@ export class Engine {
   readonly #heap: Event[] = [];
   #order = 0;
 
-  after(ms: number, owner: Owner | undefined, fn: () => void): Event {
-    const event = { atMs: this.nowMs + Math.max(0, ms), order: this.#order++, fn, owner, cancelled: false };
+  after(ms: number, owner: Owner | undefined, fn: () => void, isArrival = false): Event {
+    const atMs = this.nowMs + Math.max(0, ms);
+    const event = { atMs, order: this.#order++, fn, owner, isArrival, cancelled: false };
     this.#push(event);
     return event;
   }
@@ -48,7 +51,7 @@ export class Engine {
     if (since === undefined) return;
     machine.pausedAtMs = undefined;
     for (const event of machine.frozen.splice(0)) {
-      event.atMs = this.nowMs + (event.atMs - since);
+      event.atMs = event.isArrival ? this.nowMs : this.nowMs + (event.atMs - since);
       event.order = this.#order++;
       this.#push(event);
     }

@@ -128,11 +128,13 @@ export class ChannelEnd implements PeerChannel {
     const { world } = this.agent.machine;
     const { other } = this;
     if (this.link.broken) return;
-    const at = Math.max(this.#lastArrivalMs, world.engine.nowMs + world.channelDelay());
+    // A little later than the last, so that no rounding puts it before.
+    const at = Math.max(this.#lastArrivalMs + 1e-6, world.engine.nowMs + world.channelDelay());
     this.#lastArrivalMs = at;
-    world.engine.after(at - world.engine.nowMs, other.agent.owner, () => {
+    const take = () => {
       if (!this.link.broken) arrive();
-    });
+    };
+    world.engine.after(at - world.engine.nowMs, other.agent.owner, take, true);
   }
 
   #take(type: FrameType, body: Buffer) {
@@ -247,6 +249,9 @@ export class SimChannels implements PeerChannels {
     if (this.#current.get(end.peer.spiffeId) === end) this.#current.delete(end.peer.spiffeId);
     if (!wasOpen) return;
     this.#world.transition(`channel closed ${reason}`);
+    // Both are honest here.
+    if (reason === 'PEER_FRAME_UNEXPECTED' || reason === 'PEER_FRAME_MALFORMED' || reason === 'TUNNEL_OFFER_REJECTED')
+      this.#world.fault(`the channel ${end.id} of ${end.agent.self.name} with ${end.peer.name} was closed: ${reason}`);
     end.agent.machine.trace.channelClose(end);
     this.#agent.closed(end, reason);
   }
