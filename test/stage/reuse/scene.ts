@@ -1,5 +1,5 @@
 /** Who has the shared address, and what everybody heard: reuse as it happens, driven step by step. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { inNetns, sh, until } from '../shell.ts';
 import { Stage } from '../stage.ts';
@@ -47,9 +47,12 @@ export class ReuseScene {
   /** The cluster, and everybody talking. Nobody has the shared address yet. */
   async up(progress: (what: string) => void = () => {}): Promise<void> {
     await this.stage.up(progress);
+    for (const { name } of [SINK, ...PARTIES]) writeFileSync(this.#sinceFile(name), '0');
     this.#nextRound();
-    const party = (workload: WorkloadSpec, ...args: (string | number)[]) =>
-      this.stage.spawnIn(workload.name, workload.name, 'party.ts', workload.name, this.#roundFile, ...args.map(String));
+    const party = ({ name }: WorkloadSpec, addresses: string, to: number, at: number) => {
+      const args = [name, this.#roundFile, this.#sinceFile(name), addresses, String(to), String(at)];
+      this.stage.spawnIn(name, name, 'party.ts', ...args);
+    };
     party(SINK, [SHARED4, SHARED6].join(','), PARTY_PORT, SINK_PORT);
     for (const each of PARTIES) party(each, [SINK.address4, SINK.address6].join(','), SINK_PORT, PARTY_PORT);
     await until('all parties to listen', 10_000, () =>
@@ -64,12 +67,13 @@ export class ReuseScene {
   }
 
   /** Whoever has the address dies, and in the same moment the next one has it. */
-  place(next: Owner | undefined): void {
+  place(next: Owner): void {
+    // First: what names an earlier round was sent while the one who dies now was alive.
+    const round = this.#nextRound();
     if (this.#owner !== undefined) unplugWorkload(this.stage.spec, this.#owner);
-    this.#nextRound();
-    this.#owner =
-      next === undefined ? undefined : PARTIES.find((p) => p.node === next.node && p.name.startsWith(next.colour));
-    if (this.#owner !== undefined) plugWorkload(this.stage.spec, this.#owner);
+    this.#owner = PARTIES.find((p) => p.node === next.node && p.name.startsWith(next.colour))!;
+    writeFileSync(this.#sinceFile(this.#owner.name), String(round));
+    plugWorkload(this.stage.spec, this.#owner);
   }
 
   /** What a workload has heard since the beginning. */
@@ -126,7 +130,14 @@ export class ReuseScene {
     sh(program!, args);
   }
 
-  #nextRound(): void {
-    writeFileSync(this.#roundFile, String(++this.#round));
+  #nextRound(): number {
+    // In one step: nobody may read half of it.
+    writeFileSync(`${this.#roundFile}-next`, String(++this.#round));
+    renameSync(`${this.#roundFile}-next`, this.#roundFile);
+    return this.#round;
+  }
+
+  #sinceFile(name: string): string {
+    return `${this.#roundFile}-of-${name}`;
   }
 }
