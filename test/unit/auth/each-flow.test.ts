@@ -57,6 +57,21 @@ describe('a flow', () => {
     expect(a.released.length).toBeGreaterThanOrEqual(2);
   });
 
+  test('is proven by itself although the pair was proven before, and proves nothing for the pair', async () => {
+    await open(4_000);
+    world.frames.length = 0;
+    world.require(frontend, backend, 'spiffe');
+    for (const node of [a, b]) node.manager.policyChanged();
+    world.send(frontend, backend);
+    await world.settle();
+    expect(authenticators(), 'of the pair').toEqual(['a', 'b']);
+    world.require(frontend, backend, 'spiffe-connection');
+    for (const node of [a, b]) node.manager.policyChanged();
+    world.frames.length = 0;
+    await open(4_001);
+    expect(authenticators(), 'of the flow').toEqual(['a', 'b']);
+  });
+
   test('on one node is proven for both endpoints', async () => {
     const neighbour = await world.workload('neighbour', a, '10.0.1.3', 303);
     world.require(frontend, neighbour, 'spiffe-connection');
