@@ -7,6 +7,7 @@ import { err, ok, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { AuthKey, FlowTuple } from '../model/datapath.ts';
 import { LOCAL_NODE, type SecurityIdentity, type SpiffeId } from '../model/ids.ts';
+import { readChainCertificate } from '../pki/verify.ts';
 import type { AuthRecord } from './auth-entries.ts';
 import type { AuthMethod } from './auth-method.ts';
 import type { Outcome, ProvenPair } from './exchange-host.ts';
@@ -77,7 +78,8 @@ export class SpiffeOnNode implements AuthMethod {
     const { chain, privateKey } = own.value.svid;
     const proof = verifyChain(facts, { identity, node: LOCAL_NODE, nodeSpiffeId, epoch }, chain);
     if (!proof.ok) return proof;
-    if (!createPublicKey(privateKey).equals(proof.value.leaf.publicKey)) return err('AUTH_BAD_SIGNATURE');
+    const leaf = readChainCertificate(chain[0]!);
+    if (!leaf.ok || !createPublicKey(privateKey).equals(leaf.value.publicKey)) return err('AUTH_BAD_SIGNATURE');
     return ok({ own: own.value, proof: proof.value });
   }
 }

@@ -7,7 +7,7 @@ import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { IdentityTable, RevocationSubject, RevocationTable, TrustBundles } from '../model/identity.ts';
 import type { NodeId, SecurityIdentity, SpiffeId } from '../model/ids.ts';
 import { trustDomainOf } from '../model/spiffe-id.ts';
-import type { Certificate } from '../pki/certificate.ts';
+import { type Certificate, lastingCopy } from '../pki/certificate.ts';
 import { verifyX509Svid } from '../pki/verify.ts';
 import type { AuthenticatorOutcome } from './rfc9261/authenticator.ts';
 
@@ -33,10 +33,17 @@ export interface Claim {
   readonly epoch: number;
 }
 
+/**
+ * What is remembered of a certificate that was verified. There may be ten thousand proofs, and a certificate with its key takes ten
+ * times as much: what else it says is read from the chain again.
+ */
+export type ProvenLeaf = Pick<Certificate, 'digest' | 'serial' | 'notBeforeMs' | 'nodeBinding'>;
+
 /** Who, and until when. */
 export interface Proof extends Claim {
   readonly spiffeId: SpiffeId;
-  readonly leaf: Certificate;
+  readonly leaf: ProvenLeaf;
+  /** Copies, so that what was parsed of them can be forgotten. */
   readonly chain: readonly Buffer[];
   /** Unix ms. */
   readonly provenAtMs: number;
@@ -71,8 +78,8 @@ export function verifyChain(facts: ProofFacts, claim: Claim, chain: readonly Buf
   const proof: Proof = {
     ...claim,
     spiffeId,
-    leaf,
-    chain,
+    leaf: { digest: leaf.digest, serial: leaf.serial, notBeforeMs: leaf.notBeforeMs, nodeBinding: leaf.nodeBinding },
+    chain: chain.map(lastingCopy),
     provenAtMs: now,
     validUntilMs: Math.min(validUntilMs, now + facts.maxAgeMs),
   };
@@ -99,6 +106,6 @@ export function checkStanding(facts: ProofFacts, proof: Proof): ReasonCode | und
   return undefined;
 }
 
-export function revocationSubject(leaf: Certificate, spiffeId: SpiffeId): RevocationSubject {
+export function revocationSubject(leaf: ProvenLeaf, spiffeId: SpiffeId): RevocationSubject {
   return { spiffeId, serial: leaf.serial, node: leaf.nodeBinding, notBeforeMs: leaf.notBeforeMs };
 }

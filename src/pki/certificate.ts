@@ -47,7 +47,7 @@ export interface Certificate extends Readonly<Omit<Extensions, 'nodeBinding' | '
 export function parseCertificate(der: Buffer): Result<Certificate, ReasonCode> {
   if (der.length > MAX_CERTIFICATE_BYTES) return err('CERT_MALFORMED');
   // a copy: what was parsed must not change under whoever caches it
-  const copy = Buffer.from(der);
+  const copy = lastingCopy(der);
   const parsed = readDer(copy, MAX_CERTIFICATE_BYTES, (reader) => readCertificate(copy, reader));
   return parsed.ok ? ok(parsed.value) : err('CERT_MALFORMED');
 }
@@ -55,6 +55,13 @@ export function parseCertificate(der: Buffer): Result<Certificate, ReasonCode> {
 /** Facts of a TBSCertificate alone, for linting what is about to be signed. The error is a sentence. */
 export function parseTbsCertificate(tbs: Buffer): Result<TbsFields, string> {
   return readDer(tbs, MAX_CERTIFICATE_BYTES, readTbs);
+}
+
+/** For what is kept long: Buffer.from() takes small copies out of 64 KiB that live as long as any of them does. */
+export function lastingCopy(bytes: Buffer): Buffer {
+  const copy = Buffer.allocUnsafeSlow(bytes.length);
+  bytes.copy(copy);
+  return copy;
 }
 
 /** SHA-256 of a certificate's DER, lower-case hex. */

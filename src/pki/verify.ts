@@ -37,7 +37,7 @@ export interface VerifiedSvid {
 type Refusal = ReasonCode | undefined;
 
 /** Only what verified, so that garbage cannot push out what is in use. */
-const svids = new CertificateCache(4096);
+const svids = new CertificateCache(2048);
 const authorities = new CertificateCache(1024);
 /** Parsed, proven by nothing: bridges the moment between an authenticator's signature and its chain. Small, as anybody can fill it. */
 const unproven = new CertificateCache(64);
