@@ -45,6 +45,8 @@ import * as views from './views.ts';
 
 /** Everything is looked at this often, besides every change that the agent is told of. */
 const RECONCILE_MS = 500;
+/** A node's leases are renewed for so many of them after it was last needed. */
+const IDLE_LEASES = 4;
 /** The host's own addresses: all of its interfaces are read for them. */
 const HOST_ADDRESSES_MS = 5_000;
 
@@ -194,6 +196,7 @@ async function start(
   closers.push(() => channels.close());
 
   let endpoints: Endpoints;
+  const idleAfterNs = BigInt(IDLE_LEASES * config.authentication.lease) * 1_000_000n;
   manager = createAuthManager({
     self: server.node.info,
     firstGeneration: BigInt(clock.nowMs()) * 1_000_000n,
@@ -212,6 +215,7 @@ async function start(
     fences: datapath.fences,
     quiesce: () => datapath.quiesce(),
     lastUse: (node) => datapath.lastUse(node),
+    inUse: (node) => standing.isWanted(node) || clock.bootNs() - manager.lastUseOf(node) < idleAfterNs,
     endpointOpened: (endpoint) => endpoints.opened(endpoint.endpoint),
     audit,
     clock,
@@ -230,7 +234,11 @@ async function start(
     configs: config.endpoints,
     interfaces,
     datapath,
-    host: { add: (own, continues) => manager.addEndpoint(own, continues), close: (id) => manager.closeEndpoint(id) },
+    host: {
+      add: (own, continues) => manager.addEndpoint(own, continues),
+      close: (id) => manager.closeEndpoint(id),
+      waitsFor: (id) => manager.waitsFor(id).map((node) => server.nodes.byId(node)?.name ?? `node ${node}`),
+    },
     identities: server.identities,
     audit,
     log,

@@ -24,6 +24,8 @@ export interface EndpointHost {
   /** `continues`: generation of the same endpoint before this agent's start. Calls back `opened` now or later. */
   add(endpoint: OwnEndpoint, continues?: bigint): { readonly generation: bigint; readonly open: boolean };
   close(endpoint: number): void;
+  /** Nodes that it is shut to, or that must let go before it opens. */
+  waitsFor?(endpoint: number): readonly string[];
 }
 
 export type EndpointState = 'open' | 'fenced' | 'no interface' | 'no identity' | 'not attached';
@@ -36,6 +38,8 @@ export interface EndpointView {
   readonly identity: SecurityIdentity | undefined;
   readonly endpoint: number | undefined;
   readonly state: EndpointState;
+  /** Nodes that may still believe an earlier owner of its addresses: nothing passes between it and their workloads. */
+  readonly waitsFor?: readonly string[];
   /** Why it is not attached. */
   readonly problem?: string;
 }
@@ -182,6 +186,7 @@ export class Endpoints {
                 ? 'no interface'
                 : 'not attached';
       const { name, spiffeId, addresses } = config;
+      const waitsFor = attached === undefined ? [] : (this.#host.waitsFor?.(attached.own.endpoint) ?? []);
       return {
         name,
         interface: config.interface,
@@ -190,6 +195,7 @@ export class Endpoints {
         identity,
         endpoint: attached?.own.endpoint,
         state,
+        ...(waitsFor.length === 0 ? {} : { waitsFor }),
         ...(attached?.problem === undefined ? {} : { problem: attached.problem }),
       };
     });

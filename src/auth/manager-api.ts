@@ -89,6 +89,8 @@ export interface AuthManager extends PeerChannelEvents {
   list(): AuthEntryView[];
   vouches(): VouchView[];
   endpoints(): ReturnType<VouchHost['list']>;
+  /** Nodes that the endpoint is shut to, or that must let go before it opens. */
+  waitsFor(endpoint: number): readonly NodeId[];
   /** Both orders of the pair. */
   explain(from: SecurityIdentity, to: SecurityIdentity): PairExplanation;
 }

@@ -88,6 +88,9 @@ class Manager implements AuthManager {
         for (const channel of channels.list()) this.#offer(channel, endpoint);
         this.#proofs.ahead.changed(LOCAL_NODE, { locals: new Set([endpoint.identity]) });
       },
+      closed: (addresses) => {
+        for (const address of addresses) this.#vouches.freed(address);
+      },
       settled: (channel) => this.#vouches.offerUnknown(channel),
       openedTo: (endpoint, id) => {
         const node = nodes.byId(id);
@@ -221,11 +224,7 @@ class Manager implements AuthManager {
   }
 
   closeEndpoint(endpoint: number): void {
-    const { addresses } = this.#host.list().find((hosted) => hosted.endpoint.endpoint === endpoint)?.endpoint ?? {
-      addresses: [],
-    };
     const closed = this.#host.close(endpoint);
-    for (const address of addresses) this.#vouches.freed(address);
     if (closed !== undefined) this.#proofs.closed(closed);
   }
 
@@ -313,6 +312,10 @@ class Manager implements AuthManager {
 
   endpoints(): ReturnType<VouchHost['list']> {
     return this.#host.list();
+  }
+
+  waitsFor(endpoint: number): readonly NodeId[] {
+    return this.#host.waitsFor(endpoint);
   }
 
   explain(from: SecurityIdentity, to: SecurityIdentity): PairExplanation {

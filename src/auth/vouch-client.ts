@@ -455,14 +455,13 @@ export class VouchClient {
 
   /** At each third of a lease, while there is a channel or a lease. */
   #tick(node: NodeId): void {
-    const { inUse } = this.#options;
     const channel = this.#current.get(node);
     const session = channel === undefined ? undefined : this.#sessions.get(channel);
     if (channel === undefined && !this.tables.book.hasNode(node)) return;
     this.#armTick(node);
     if (channel === undefined || session?.incarnation === undefined) return;
-    if (inUse !== undefined && !inUse.call(this.#options, node)) {
-      this.#closeIdle(channel, session);
+    if (!this.#isInUse(node, session)) {
+      this.#closeIdle(channel);
       return;
     }
     if (this.tables.book.hasNode(node)) {
@@ -472,12 +471,17 @@ export class VouchClient {
     this.#askFor(channel, [...session.missed]);
   }
 
+  /** A channel that was just opened was opened for something. */
+  #isInUse(node: NodeId, session: Session): boolean {
+    const { inUse, clock, settings } = this.#options;
+    if (inUse === undefined || inUse.call(this.#options, node)) return true;
+    return clock.bootNs() - session.openedNs < nsOfMs(settings.leaseMs) * 4n;
+  }
+
   /** Neither side has needed the other for long, and neither believes anything of the other any more. */
-  #closeIdle(channel: PeerChannel, session: Session): void {
+  #closeIdle(channel: PeerChannel): void {
     const node = channel.peer.id;
-    const { clock, settings, isLeasedTo } = this.#options;
-    const isYoung = clock.bootNs() - session.openedNs < nsOfMs(settings.leaseMs) * 4n;
-    if (isYoung || this.tables.book.hasNode(node) || isLeasedTo.call(this.#options, node)) return;
+    if (this.tables.book.hasNode(node) || this.#options.isLeasedTo(node)) return;
     channel.close('PEER_IDLE');
   }
 

@@ -62,6 +62,8 @@ export interface VouchHostOptions {
   readonly believed: ReadonlySet<NodeId>;
   /** The datapath lets the endpoint send and receive from here on, but for the peers it is shut to. */
   opened(endpoint: HostedEndpoint): void;
+  /** No endpoint of this node has these addresses any more. */
+  closed(addresses: readonly IpAddress[]): void;
   /** The peer acked the channel's RESET: from here on it may be vouched to, and what it knows is known. */
   settled(channel: PeerChannel): void;
   /** It is open to this peer, too. */
@@ -202,6 +204,7 @@ export class VouchHost {
     this.#fences.forget(endpoint);
     this.#drains.closed(hosted.addresses, hosted.generation);
     this.#ledger.withdrawSoon(hosted.addresses);
+    this.#options.closed(hosted.addresses);
     return hosted.identity;
   }
 
@@ -253,13 +256,16 @@ export class VouchHost {
   }[] {
     return [...this.#endpoints.values()].map((hosted) => ({
       endpoint: viewOf(hosted),
-      waitsFor: hosted.open
-        ? this.#fences.nodesOf(hosted.endpoint)
-        : [...new Set(hosted.addresses.flatMap((address) => this.#ledger.owedAt(address)))],
+      waitsFor: this.#waitsFor(hosted),
       grants: hosted.addresses.flatMap((address) =>
         this.#ledger.grantsAt(address).map(({ peer, untilNs }) => ({ peer, address, untilNs })),
       ),
     }));
+  }
+
+  waitsFor(endpoint: number): NodeId[] {
+    const hosted = this.#endpoints.get(endpoint);
+    return hosted === undefined ? [] : this.#waitsFor(hosted);
   }
 
   channelOpened(channel: PeerChannel): void {
@@ -327,6 +333,11 @@ export class VouchHost {
   forgetNode(node: NodeId): void {
     this.#ledger.forgetNode(node);
     this.#fences.forgetNode(node);
+  }
+
+  #waitsFor(hosted: Hosted): NodeId[] {
+    if (hosted.open) return this.#fences.nodesOf(hosted.endpoint);
+    return [...new Set(hosted.addresses.flatMap((address) => this.#ledger.owedAt(address)))];
   }
 
   #isOpenTo(hosted: Hosted, node: NodeId): boolean {

@@ -17,6 +17,12 @@ const FRESH_SECONDS = 170;
  * and none whose timestamp, exact to 17 ms, has not risen; its next try is five seconds later.
  */
 const ENDING_SPACE_MS = 50;
+/**
+ * Two handshakes that cross on the wire undo each other (both ends answer, neither takes the answer), and WireGuard tries again after five
+ * seconds. So whoever ended a session looks whether the next one came about, and ends it again if not: ms, and as much again at random, so
+ * that the two ends do not cross again.
+ */
+const HANDSHAKE_LOOKS_MS = [150, 400, 1_000] as const;
 /** Seconds between keepalives: sessions are renewed with nothing to send, so that a dead path shows before it is needed. */
 const KEEPALIVE = 25;
 
@@ -68,6 +74,9 @@ export class WireguardTunnel implements Tunnel {
   readonly #time: TunnelTime;
   /** Those who wait for an orphan to be claimed or ended. */
   #claims: (() => void)[] = [];
+  /** Peers whose new handshake is awaited, and how often that was looked after. */
+  readonly #awaited = new Map<NodeId, number>();
+  #closed = false;
   #orphanTimer: NodeJS.Timeout | undefined;
   #queue: Promise<unknown> = Promise.resolve();
 
@@ -192,6 +201,7 @@ export class WireguardTunnel implements Tunnel {
       this.#peers.delete(node);
       this.#handshaken.delete(node);
       this.#handshakes.delete(node);
+      this.#awaited.delete(node);
       this.#endedMs.delete(node);
       for (const address of addresses) {
         this.#owner.delete(address);
@@ -240,11 +250,13 @@ export class WireguardTunnel implements Tunnel {
   }
 
   close(): Promise<void> {
+    this.#closed = true;
     clearTimeout(this.#orphanTimer);
     return this.#inTurn(() => this.#device.close());
   }
 
   destroy(): Promise<void> {
+    this.#closed = true;
     clearTimeout(this.#orphanTimer);
     return this.#inTurn(() => this.#device.destroy());
   }
@@ -346,8 +358,27 @@ export class WireguardTunnel implements Tunnel {
         const keepalive = this.#handshaken.has(node) ? KEEPALIVE : 0;
         // Both in one request. The routes stay, so that what comes in between is dropped by the device.
         await this.#device.apply({ peers: [{ publicKey, remove: true }, this.#change(peer, keepalive)] });
+        if (keepalive > 0) this.#await(node, this.#awaited.get(node) ?? 0);
       });
     }
+  }
+
+  #await(node: NodeId, looks: number): void {
+    const lookMs = HANDSHAKE_LOOKS_MS[looks];
+    if (lookMs === undefined) {
+      this.#awaited.delete(node);
+      return;
+    }
+    this.#awaited.set(node, looks + 1);
+    const look = async () => {
+      await this.#time.sleep(lookMs * (1 + Math.random()));
+      // Another ending began meanwhile, or the peer went: not this one's matter any more.
+      if (this.#closed || this.#awaited.get(node) !== looks + 1) return;
+      await this.#inTurn(() => this.#readHandshakes());
+      if (this.#handshakes.has(node) || !this.#peers.has(node)) this.#awaited.delete(node);
+      else await this.endSession(node, true);
+    };
+    look().catch((error) => this.#log.warn({ err: error }, 'tunnel: whether the handshake came about is not known'));
   }
 
   #claimed(): void {

@@ -15,7 +15,7 @@ type ListMethod = 'listEndpoints' | 'listVouches' | 'listPeers' | 'listPolicy';
 type Column = readonly [heading: string, cell: (row: Row) => string];
 
 const plain = (name: string, heading = name): Column => [heading, (row) => String(row[name] ?? '')];
-const joined = (name: string): Column => [name, (row) => ((row[name] as unknown[] | undefined) ?? []).join(',')];
+const joined = (name: string, heading = name): Column => [heading, (row) => ((row[name] as unknown[] | undefined) ?? []).join(',')];
 const left = (name: string, heading: string): Column => [
   heading,
   (row) => (row[name] === undefined || row[name] === null ? 'no end' : seconds(Number(row[name]))),
@@ -170,6 +170,7 @@ export function addAgentCommands(program: Command): void {
     joined('addresses'),
     plain('interface'),
     plain('state'),
+    joined('waitsFor', 'shut to'),
   ]);
   addList(program, 'vouch', 'addresses other nodes vouch for', 'listVouches', 'vouches', [
     plain('address'),

@@ -5,7 +5,16 @@ import type { WireguardTunnelOptions } from '../../../src/encryption/open.ts';
 import type { Tunnel } from '../../../src/model/tunnel.ts';
 import type { Namespaces } from './namespaces.ts';
 
-type Methods = 'setPeer' | 'startHandshake' | 'removePeer' | 'allow' | 'disallow' | 'status' | 'close' | 'destroy';
+type Methods =
+  | 'setPeer'
+  | 'startHandshake'
+  | 'removePeer'
+  | 'endSession'
+  | 'allow'
+  | 'disallow'
+  | 'status'
+  | 'close'
+  | 'destroy';
 type Settled = PromiseWithResolvers<unknown>;
 type Ready = { publicKey: Uint8Array; ifindex: number; implementation: string };
 
