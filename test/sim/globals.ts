@@ -34,6 +34,8 @@ class Timer {
 
 /** Simulated while a schedule runs in an event of some machine; else the real ones. */
 export function simulateTimers(): void {
+  // Refusals are thrown by the thousand.
+  Error.stackTraceLimit = 5;
   process.on('unhandledRejection', (thrown) => onRejection(thrown));
   const scope = globalThis as unknown as Record<string, unknown>;
   scope.setTimeout = (fn: (...args: unknown[]) => void, ms = 0, ...args: unknown[]) =>
@@ -75,16 +77,19 @@ export interface SourceChange {
   readonly replace: string;
 }
 
-/** Before the file is loaded. @throws Error, when it is, if the text is not there once. */
-export function breakSource(change: SourceChange): void {
-  const url = new URL(`../../${change.file}`, import.meta.url).href;
+/** Before the files are loaded. @throws Error, when one is, if the text is not there once. */
+export function breakSource(changes: readonly SourceChange[]): void {
   registerHooks({
-    load(loaded, context, next) {
-      if (loaded !== url) return next(loaded, context);
-      const parts = readFileSync(new URL(url), 'utf8').split(change.find);
-      if (parts.length !== 2) throw new Error(`${change.file} has ${parts.length - 1} times: ${change.find}`);
-      const source = stripTypeScriptTypes(parts.join(change.replace));
-      return { format: 'module', source, shortCircuit: true };
+    load(url, context, next) {
+      const here = changes.filter(({ file }) => url === new URL(`../../${file}`, import.meta.url).href);
+      if (here.length === 0) return next(url, context);
+      let source = readFileSync(new URL(url), 'utf8');
+      for (const { file, find, replace } of here) {
+        const parts = source.split(find);
+        if (parts.length !== 2) throw new Error(`${file} has ${parts.length - 1} times: ${find}`);
+        source = parts.join(replace);
+      }
+      return { format: 'module', source: stripTypeScriptTypes(source), shortCircuit: true };
     },
   });
 }

@@ -51,6 +51,8 @@ export class Machine implements Clock, Pausable {
   #bootedMs = -20_000;
   #standstillMs = 0;
   #earlierMs = 0;
+  #readMs = -1;
+  #readNs = 0n;
   wallOffsetMs = 0;
 
   constructor(world: World, name: string) {
@@ -89,7 +91,12 @@ export class Machine implements Clock, Pausable {
   }
 
   bootNs(): bigint {
-    return BigInt(Math.round(this.bootMs() * 1e6));
+    const ms = this.bootMs();
+    if (ms !== this.#readMs) {
+      this.#readMs = ms;
+      this.#readNs = BigInt(Math.round(ms * 1e6));
+    }
+    return this.#readNs;
   }
 
   /** Of one process on this machine. */

@@ -147,7 +147,7 @@ async function one(seed: number, trace: boolean): Promise<boolean> {
   const mutant = MUTANTS.find(({ name }) => name === values.mutant);
   simulateTimers();
   simulateCrypto();
-  if (mutant?.change !== undefined) breakSource(mutant.change);
+  if (mutant?.changes !== undefined) breakSource(mutant.changes);
   const { Material } = await import('./material.ts');
   const { planOf } = await import('./plan.ts');
   const { runSchedule } = await import('./schedule.ts');

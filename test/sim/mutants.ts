@@ -12,15 +12,17 @@ export interface Mutant {
   readonly what: string;
   readonly faults?: Faults;
   readonly settings?: Partial<AuthSettings>;
-  readonly change?: SourceChange;
+  readonly changes?: readonly SourceChange[];
   /** Found within so many schedules. */
   readonly within: number;
   /** What is found. Left out: P1 or P2. */
   readonly finds?: readonly string[];
 }
 
+const CLIENT = 'src/auth/vouch-client.ts';
+
 export const MUTANTS: readonly Mutant[] = [
-  { name: 'FenceSend', what: 'fences are not written', faults: { noFences: true }, within: 4_000 },
+  { name: 'Fence', what: 'fences are not written', faults: { noFences: true }, within: 4_000 },
   {
     name: 'LeaseEveryPacket',
     what: 'the kernel does not look at leases',
@@ -45,5 +47,39 @@ export const MUTANTS: readonly Mutant[] = [
     what: 'sessions of the tunnel go on',
     faults: { noEndSession: true },
     within: 4_000,
+  },
+  {
+    name: 'ResetNamesLive',
+    what: 'a new channel confirms nothing: what RESET does not name stays',
+    changes: [
+      {
+        file: CLIENT,
+        find: 'const old = held.filter((entry) => !goesOn(entry));',
+        replace: 'const old = held.filter((entry) => entry.incarnation < incarnation);',
+      },
+    ],
+    within: 20_000,
+  },
+  {
+    name: 'TombstoneWithdrawn',
+    what: 'withdrawn generations are not remembered, requests that are open go on (one does for the other)',
+    changes: [
+      { file: CLIENT, find: 'this.tables.book.bury(node, address, { ...what, untilNs });', replace: '' },
+      { file: CLIENT, find: 'this.#requests.cancel(node, address);', replace: '' },
+    ],
+    within: 20_000,
+  },
+  {
+    name: 'OtherNodesLeaseWins',
+    what: "another node's live lease is displaced",
+    changes: [
+      {
+        file: CLIENT,
+        find: "if (held.node !== claim.node && isAlive) return 'VOUCH_HELD_BY_OTHER';",
+        replace: '',
+      },
+    ],
+    within: 4_000,
+    finds: ['P1', 'P2', 'P4'],
   },
 ];

@@ -78,7 +78,7 @@ const IPS = ['10.0.0.1', '10.0.0.2', '10.0.0.3', '10.0.0.4'].map((ip) => ip as I
 export const FULL_CRYPTO_EVERY = 40;
 
 /** Schedules that go on until everything must live again. */
-const LIFE_EVERY = 5;
+const LIFE_EVERY = 20;
 
 interface Life {
   readonly uid: number;
@@ -93,8 +93,9 @@ export function planOf(seed: number): Plan {
   const random = new Random(seed, 1);
   const profile = random.pick(['calm', 'mild', 'mild', 'wild', 'wild'] as const);
   const nodes = random.chance(0.7) ? NODES.slice(0, 2) : [...NODES];
-  const leaseMs = random.pick([3_000, 3_000, 3_000, 10_000, 30_000]);
-  const activeMs = random.between(1.5, 4) * Math.min(leaseMs, 6_000);
+  const demandsLife = seed % LIFE_EVERY === 0;
+  const leaseMs = demandsLife ? 10_000 : random.pick([3_000, 3_000, 3_000, 10_000, 30_000]);
+  const activeMs = random.between(1.5, 4) * Math.min(leaseMs, 4_000);
   const lives: Life[] = [];
   const steps: Step[] = [];
   const add = (atMs: number, op: Op) => steps.push({ atMs, op });
@@ -133,9 +134,10 @@ export function planOf(seed: number): Plan {
     }
   });
 
-  const lastMs = Math.max(...steps.map((step) => step.atMs), activeMs);
-  const healMs = lastMs + random.between(0, 0.3) * leaseMs;
-  if (profile !== 'calm') faults(random, profile, nodes, lastMs, add);
+  const changedMs = Math.max(...steps.map((step) => step.atMs), activeMs);
+  if (profile !== 'calm') faults(random, profile, nodes, changedMs, add);
+  // Nothing fails any more, and nobody comes back from the dead, from here on.
+  const healMs = Math.max(...steps.map((step) => step.atMs)) + random.between(0, 0.3) * leaseMs;
   bursts(random, lives, healMs, profile === 'calm' ? 10 : 16, add);
   steps.sort((x, y) => x.atMs - y.atMs);
 
@@ -150,7 +152,6 @@ export function planOf(seed: number): Plan {
     }
   }
   const slow = random.next();
-  const demandsLife = seed % LIFE_EVERY === 0;
   const preauthenticates = profile === 'calm' ? seed % 4 !== 0 : random.chance(0.7);
   return {
     seed,
@@ -168,7 +169,7 @@ export function planOf(seed: number): Plan {
     steps,
     healMs,
     demandsLife,
-    endMs: healMs + (profile === 'calm' ? 2_500 : demandsLife ? 45_000 + leaseMs : 1_000),
+    endMs: profile === 'calm' ? healMs + 2_500 : demandsLife ? healMs + 45_000 + leaseMs : changedMs + 2_000,
   };
 }
 

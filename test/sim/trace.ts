@@ -34,6 +34,7 @@ export class NodeTrace {
   /** Of the product's own words: nodes by name, channels by their link, times as `t`. */
   vouches(): VouchTrace {
     const { world } = this.#machine;
+    if (!world.recording) return (event) => world.transition(event.ev);
     return (event) => {
       const fields: Record<string, unknown> = { ...event };
       delete fields.ev;

@@ -53,9 +53,9 @@ simulateCrypto();
 const { MUTANTS } = await import('./mutants.ts');
 const mutant: Mutant | undefined = MUTANTS.find((one) => one.name === name);
 if (name !== undefined && mutant === undefined) throw new Error(`no mutant ${name}`);
-if (mutant?.change !== undefined) {
+if (mutant?.changes !== undefined) {
   const { breakSource } = await import('./globals.ts');
-  breakSource(mutant.change);
+  breakSource(mutant.changes);
 }
 const { Material } = await import('./material.ts');
 const { planOf } = await import('./plan.ts');
