@@ -3,9 +3,9 @@ import { CountersignError } from '../base/errors.ts';
 import { dropReasons } from '../base/registry/drop-reasons.gen.ts';
 import { type ReasonCode, reasonCodes } from '../base/registry/reason-codes.ts';
 import type { AuditSink } from '../model/audit-event.ts';
-import type { AuthKey, AuthType } from '../model/datapath.ts';
+import type { AuthKey, AuthType, FlowTuple } from '../model/datapath.ts';
 import type { IdentityRow, NodeInfo } from '../model/identity.ts';
-import { LOCAL_NODE } from '../model/ids.ts';
+import { type IpAddress, LOCAL_NODE } from '../model/ids.ts';
 import type { ExplainQuery } from './explain.ts';
 import { protocolOf } from './protocols.ts';
 import { targetOf } from './target.ts';
@@ -103,15 +103,15 @@ export async function testAuth(parts: Parts, query: ExplainQuery): Promise<AuthT
 
   if (facts.fromHostedHere && facts.toHostedHere) {
     told('node', 'both run here');
-    return prove({ local: own.identity, remote: other.identity, remoteNode: LOCAL_NODE, authType });
+    return prove({ local: own.identity, remote: other.identity, remoteNode: LOCAL_NODE, authType }, ownAddress(other));
   }
   const reached = await reach();
   if (reached === undefined) return refused(reasonCodes[steps.at(-1)!.reason!]);
-  // Of one flow nothing can be proven ahead; whether the two can prove themselves at all is the same question.
-  return prove({ local: own.identity, remote: other.identity, remoteNode: reached.id, authType });
+  const { node, address } = reached;
+  return prove({ local: own.identity, remote: other.identity, remoteNode: node.id, authType }, address);
 
   /** The first node that vouches for the other side. */
-  async function reach(): Promise<NodeInfo | undefined> {
+  async function reach(): Promise<{ readonly node: NodeInfo; readonly address: IpAddress } | undefined> {
     const { channels, server, clock } = parts;
     const vouching = () => manager.vouches().find((v) => v.identity === other.identity && v.leaseLeftMs > 0);
     const known = vouching();
@@ -147,11 +147,26 @@ export async function testAuth(parts: Parts, query: ExplainQuery): Promise<AuthT
       return undefined;
     }
     told('vouch', `${node.name} vouches for ${vouch.address} for ${vouch.leaseLeftMs} ms more`);
-    return node;
+    return { node, address: vouch.address as IpAddress };
   }
 
-  async function prove(key: AuthKey): Promise<AuthTest> {
-    const outcome = await manager.authenticate(key);
+  function ownAddress(row: IdentityRow): IpAddress | undefined {
+    return manager.endpoints().find(({ endpoint }) => endpoint.identity === row.identity)?.endpoint.addresses[0];
+  }
+
+  /** For a proof of a flow: one from port 0, which no workload ever uses. */
+  function flowTo(remoteAddress: IpAddress | undefined): FlowTuple | undefined {
+    const hosted = manager.endpoints().find(({ endpoint }) => endpoint.identity === own.identity)?.endpoint;
+    const isSameFamily = (address: IpAddress) => address.includes(':') === remoteAddress?.includes(':');
+    const localAddress = hosted?.addresses.find(isSameFamily);
+    if (hosted === undefined || localAddress === undefined || remoteAddress === undefined) return undefined;
+    const { endpoint } = hosted;
+    return { endpoint, localAddress, remoteAddress, protocol, localPort: 0, remotePort: query.port };
+  }
+
+  async function prove(key: AuthKey, address: IpAddress | undefined): Promise<AuthTest> {
+    const flow = key.authType === 'spiffe-connection' ? flowTo(address) : undefined;
+    const outcome = await manager.authenticate(key, flow);
     const where =
       key.remoteNode === LOCAL_NODE ? 'on this node' : `with ${parts.server.nodes.byId(key.remoteNode)?.name}`;
     if (!outcome.ok) {

@@ -1,5 +1,7 @@
 /** What the auth manager can say about itself: for `countersign auth list`, `peers` and `explain`. Plain data, ready for JSON. */
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
+import type { FlowAuthEntry } from '../model/datapath.ts';
+import type { IdentityTable } from '../model/identity.ts';
 import { type IpAddress, LOCAL_NODE, type NodeId, type SecurityIdentity } from '../model/ids.ts';
 import { type AuthRecord, isAdopted } from './auth-entries.ts';
 import type { Backoff, Failure } from './backoff.ts';
@@ -21,10 +23,13 @@ export interface AuthEntryView {
   readonly expiresAtNs: string;
   readonly expiresInMs: number;
   readonly epoch: number;
-  readonly initiated: boolean;
-  readonly correlation: string;
+  /** undefined: of a flow nobody remembers. */
+  readonly initiated: boolean | undefined;
+  readonly correlation: string | undefined;
   /** Written before the agent's restart and not proven anew yet. */
   readonly adopted: boolean;
+  /** The one flow that it is for, as this node's endpoint sees it: protocol number, local end, remote end. */
+  readonly flow?: string;
 }
 
 export interface VouchView {
@@ -159,6 +164,31 @@ export function viewOfEntry(record: AuthRecord, nodeName: string | undefined, no
     initiated: record.initiated,
     correlation: record.correlation,
     adopted: isAdopted(record),
+  };
+}
+
+export function viewOfFlow(
+  { local, remote, remoteNode, authType, expiresAtNs, epoch, flow }: FlowAuthEntry,
+  identities: IdentityTable,
+  nodeName: string | undefined,
+  nowNs: bigint,
+): AuthEntryView {
+  const { protocol, localAddress, localPort, remoteAddress, remotePort } = flow;
+  return {
+    local,
+    remote,
+    localSpiffeId: identities.byIdentity(local)?.spiffeId,
+    remoteSpiffeId: identities.byIdentity(remote)?.spiffeId,
+    remoteNode,
+    remoteNodeName: nodeName,
+    authType,
+    expiresAtNs: String(expiresAtNs),
+    expiresInMs: Number((expiresAtNs - nowNs) / 1_000_000n),
+    epoch,
+    initiated: undefined,
+    correlation: undefined,
+    adopted: false,
+    flow: `${protocol} ${localAddress} ${localPort} ${remoteAddress} ${remotePort}`,
   };
 }
 

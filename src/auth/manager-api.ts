@@ -6,7 +6,15 @@ import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { Timers } from '../base/timers.ts';
 import type { PeerChannelEvents, PeerChannels } from '../channel/peer-channel.ts';
 import type { AuditSink } from '../model/audit-event.ts';
-import type { AddressTable, AuthKey, AuthTable, DatapathSignal, FenceTable, HoldQueue } from '../model/datapath.ts';
+import type {
+  AddressTable,
+  AuthKey,
+  AuthTable,
+  DatapathSignal,
+  FenceTable,
+  FlowTuple,
+  HoldQueue,
+} from '../model/datapath.ts';
 import type {
   IdentityTable,
   NodeInfo,
@@ -78,8 +86,8 @@ export interface AuthManager extends PeerChannelEvents {
   flush(concerns?: (key: AuthKey) => boolean): number;
   /** Opens the channel to the node if there is none. Why not; undefined: it is open. */
   connect(node: NodeInfo): Promise<ReasonCode | undefined>;
-  /** Proves the pair now, as a packet would make it, whatever failed before. */
-  authenticate(key: AuthKey): Promise<Result<AuthRecord, ReasonCode>>;
+  /** Proves the pair now, as a packet would make it, whatever failed before. `flow`: of type spiffe-connection. */
+  authenticate(key: AuthKey, flow?: FlowTuple): Promise<Result<AuthRecord, ReasonCode>>;
   /** What an earlier life of the agent left in the tables is confirmed by its owners: opens the channels to them. */
   reconnect(): void;
   /** When anything of the node was last used: a packet passed, or a proof was asked for. CLOCK_BOOTTIME; 0: not since the start. */

@@ -6,7 +6,7 @@ import { FrameType } from '../../proto/gen/countersign/peer/v1/peer.ts';
 import { err, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { PeerChannel } from '../channel/peer-channel.ts';
-import type { AuthKey, DatapathSignal } from '../model/datapath.ts';
+import type { AuthKey, DatapathSignal, FlowTuple } from '../model/datapath.ts';
 import type { NodeInfo } from '../model/identity.ts';
 import { type IpAddress, LOCAL_NODE, type NodeId, type SecurityIdentity } from '../model/ids.ts';
 import type { AuthRecord } from './auth-entries.ts';
@@ -17,6 +17,7 @@ import {
   type PairExplanation,
   type VouchView,
   viewOfEntry,
+  viewOfFlow,
   viewOfVouch,
 } from './explain.ts';
 import { HeldPackets } from './held-packets.ts';
@@ -88,6 +89,7 @@ class Manager implements AuthManager {
         for (const channel of channels.list()) this.#offer(channel, endpoint);
         this.#proofs.ahead.changed(LOCAL_NODE, { locals: new Set([endpoint.identity]) });
       },
+      takeOver: (addresses) => addresses.filter((address) => this.#vouches.tables.takeOver(address)),
       closed: (addresses) => {
         for (const address of addresses) this.#vouches.freed(address);
       },
@@ -274,15 +276,16 @@ class Manager implements AuthManager {
     return this.#redial.open(node);
   }
 
-  async authenticate(key: AuthKey): Promise<Result<AuthRecord, ReasonCode>> {
+  async authenticate(key: AuthKey, flow?: FlowTuple): Promise<Result<AuthRecord, ReasonCode>> {
     const { nodes, clock } = this.#options;
     if (key.remoteNode !== LOCAL_NODE) {
       const node = nodes.byId(key.remoteNode);
       if (node === undefined) return err('VOUCH_NO_NODE');
       await this.#redial.open(node);
     }
-    this.#proofs.pairs.forgive(key);
-    return this.#proofs.pairs.authenticate(key, clock.bootNs());
+    const { pairs, flows } = this.#proofs;
+    pairs.forgive(key);
+    return flow === undefined ? pairs.authenticate(key, clock.bootNs()) : flows.authenticate(key, flow, clock.bootNs());
   }
 
   reconnect(): void {
@@ -300,9 +303,14 @@ class Manager implements AuthManager {
 
   list(): AuthEntryView[] {
     const now = this.#options.clock.bootNs();
-    return this.#proofs.pairs.entries
+    const { authTable, identities } = this.#options;
+    const pairs = this.#proofs.pairs.entries
       .list()
       .map((record) => viewOfEntry(record, this.#nodeName(record.remoteNode), now));
+    const flows = authTable
+      .listFlows()
+      .map((entry) => viewOfFlow(entry, identities, this.#nodeName(entry.remoteNode), now));
+    return [...pairs, ...flows];
   }
 
   vouches(): VouchView[] {

@@ -153,6 +153,10 @@ export class VouchBook {
     );
   }
 
+  wasHeldSince(address: IpAddress, sinceNs: bigint): boolean {
+    return [...(this.#gone.get(address)?.values() ?? [])].some(({ atNs }) => atNs > sinceNs);
+  }
+
   /** Was anything of the node in force since then that is not now? */
   hasLeftSince(node: NodeId, sinceNs: bigint): boolean {
     for (const nodes of this.#gone.values()) if ((nodes.get(node)?.atNs ?? -1n) > sinceNs) return true;

@@ -20,6 +20,7 @@ import type { IpAddress, NodeId, SecurityIdentity } from '../model/ids.ts';
 import { type AuthSettings, SESSION_LIFE_MS } from './ports.ts';
 import { laterOf, nsOfMs } from './units.ts';
 import { isNewer, type KnownVouch } from './vouch-book.ts';
+import type { Claimed } from './vouch-grants.ts';
 import { AppliedWithdraws, Renewals } from './vouch-renewal.ts';
 import { VouchRequests } from './vouch-requests.ts';
 import { type VouchAnswer, VouchTables, type VouchTablesOptions } from './vouch-tables.ts';
@@ -192,7 +193,8 @@ export class VouchClient {
       for (const waiting of asked) for (const resolve of waiting.values()) resolve(err('PEER_CHANNEL_CLOSED'));
       return;
     }
-    this.#ackReset(channel, incarnation, this.tables.inForce(node).filter(goesOn), old.length > 0);
+    // What is on its way comes into force after all: the host must count with it.
+    this.#ackReset(channel, incarnation, this.tables.heldBy(node).filter(goesOn), old.length > 0);
     session.incarnation = incarnation;
     session.setReady();
     for (const waiting of asked) this.#requests.ask(channel, waiting, []);
@@ -323,8 +325,8 @@ export class VouchClient {
       session.missed.delete(address);
       this.tables.book.bury(node, address, { ...what, untilNs });
       this.#requests.cancel(node, address);
-      const { entry, install } = this.tables.held(address);
-      const held = [install, entry].find((h) => h !== undefined && h.node === node);
+      const { entry, known, install } = this.tables.held(address);
+      const held = [install, entry, known].find((h) => h !== undefined && h.node === node);
       // A newer one, or another node's: both tables are that one's.
       if ((held !== undefined && isNewer(held, what)) || (held === undefined && entry !== undefined)) {
         return this.tables.quiet(address);
@@ -362,11 +364,15 @@ export class VouchClient {
     }
   }
 
-  #ackReset(channel: PeerChannel, incarnation: bigint, inForce: readonly KnownVouch[], dropped: boolean): void {
+  #ackReset(channel: PeerChannel, incarnation: bigint, kept: readonly Claimed[], dropped: boolean): void {
     const sinceNs = this.#options.clock.bootNs() - nsOfMs(SESSION_LIFE_MS);
     const node = channel.peer.id;
     const released = dropped || this.tables.book.hasLeftSince(node, sinceNs);
-    const entries = inForce.map(({ address, generation }) => ({ address: addressWireBytes(address), generation }));
+    const generations = new Map(kept.map(({ address, generation }) => [address, generation]));
+    const entries = [...generations].map(([address, generation]) => ({
+      address: addressWireBytes(address),
+      generation,
+    }));
     let from = 0;
     do {
       const more = from + ACK_BATCH < entries.length;
@@ -430,6 +436,8 @@ export class VouchClient {
       if (held.node !== claim.node && isAlive) return 'VOUCH_HELD_BY_OTHER';
       if (held.node === claim.node && isNewer(held, claim)) return 'VOUCH_STALE';
     }
+    // BarLowerIncarnation, on whatever channel.
+    if (claim.incarnation < (this.#incarnations.get(claim.node) ?? 0n)) return 'VOUCH_STALE';
     if (this.tables.book.isWithdrawn(claim)) return 'VOUCH_STALE';
     if (claim.leaseEndNs <= now) return 'LEASE_EXPIRED';
     return undefined;

@@ -47,11 +47,11 @@ export class Drains {
     this.#sweptNs = this.#startedNs;
   }
 
-  /** The owner's interface is gone and its entries are out of the kernel's tables. */
-  closed(addresses: readonly IpAddress[], generation: bigint): void {
+  /** The owner's interface is gone and its entries are out of the kernel's tables. `generation` undefined: it was another node's. */
+  closed(addresses: readonly IpAddress[], generation: bigint | undefined): void {
     this.#sweep();
     const drains = addresses.map((address) => {
-      this.#options.trace?.({ ev: 'close', ip: address, generation });
+      if (generation !== undefined) this.#options.trace?.({ ev: 'close', ip: address, generation });
       const drain: Drain = { flushedNs: undefined, letGoNs: new Map() };
       this.#drains.set(address, drain);
       return drain;
@@ -93,11 +93,12 @@ export class Drains {
     return now - fromNs < nsOfMs(SESSION_LIFE_MS) ? fromNs : undefined;
   }
 
-  #flush(addresses: readonly IpAddress[], drains: readonly Drain[], generation: bigint): void {
+  #flush(addresses: readonly IpAddress[], drains: readonly Drain[], generation: bigint | undefined): void {
     this.#options.quiesce().then(
       () => {
         for (const drain of drains) drain.flushedNs = this.#options.clock.bootNs();
-        for (const ip of addresses) this.#options.trace?.({ ev: 'flushed', ip, generation });
+        if (generation !== undefined)
+          for (const ip of addresses) this.#options.trace?.({ ev: 'flushed', ip, generation });
         this.#options.flushed(addresses);
       },
       (thrown) => {

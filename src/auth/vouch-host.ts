@@ -62,6 +62,8 @@ export interface VouchHostOptions {
   readonly believed: ReadonlySet<NodeId>;
   /** The datapath lets the endpoint send and receive from here on, but for the peers it is shut to. */
   opened(endpoint: HostedEndpoint): void;
+  /** These are this node's own from now on: ends what other nodes vouch for on them. Which of them had such an owner, now or lately. */
+  takeOver(addresses: readonly IpAddress[]): readonly IpAddress[];
   /** No endpoint of this node has these addresses any more. */
   closed(addresses: readonly IpAddress[]): void;
   /** The peer acked the channel's RESET: from here on it may be vouched to, and what it knows is known. */
@@ -184,9 +186,12 @@ export class VouchHost {
         continues: hosted.continues,
       });
     }
+    // StampLocalDelivery: an address that comes here from another node is a move, too.
+    const moved = this.#options.takeOver(hosted.addresses);
     if (hosted.continues) this.#openNow(hosted);
     else {
       this.#fences.forget(hosted.endpoint);
+      if (moved.length > 0) this.#drains.closed(moved, undefined);
       this.#tryOpen(hosted);
     }
     this.#ledger.withdrawSoon(hosted.addresses);
@@ -402,17 +407,18 @@ export class VouchHost {
     // DropSessionBeforeSuccessor: peers that never held a lease may have sent to the earlier owner, or been sent to, all the same.
     const met = new Set(this.#ledger.metNodes);
     hosted.opening = true;
-    this.#fences.endSessions([...met], recentNs.reduce(laterOf)).then(
-      () => {
-        hosted.opening = false;
+    const open = async () => {
+      try {
+        await this.#fences.endSessions([...met], recentNs.reduce(laterOf));
         if (this.#endpoints.get(hosted.endpoint) === hosted) this.#openNow(hosted, met);
-      },
-      (thrown) => {
-        hosted.opening = false;
+      } catch (thrown) {
         this.#options.log.error({ err: asError(thrown) }, 'an endpoint waits: tunnel sessions could not be ended');
         this.#options.timers.set(RETRY_MS, () => this.#tryOpen(hosted));
-      },
-    );
+      } finally {
+        hosted.opening = false;
+      }
+    };
+    void open();
   }
 
   /** `ended`: peers whose sessions hold nothing of the time before it. Others stay shut out until they do not. */

@@ -93,9 +93,17 @@ export class VouchTables {
     return pending.length === 0 ? undefined : Promise.all(pending.map((install) => install.done));
   }
 
-  /** The kernel's entry, whatever is remembered, and what is on its way. */
-  held(address: IpAddress): { entry: AddressEntry | undefined; install: KnownVouch | undefined } {
-    return { entry: this.#options.addresses.get(address), install: this.#installs.get(address)?.vouch };
+  /** The kernel's entry, whatever is remembered; what is remembered; and what is on its way. */
+  held(address: IpAddress): {
+    entry: AddressEntry | undefined;
+    known: KnownVouch | undefined;
+    install: KnownVouch | undefined;
+  } {
+    return {
+      entry: this.#options.addresses.get(address),
+      known: this.book.get(address),
+      install: this.#installs.get(address)?.vouch,
+    };
   }
 
   /** What the node holds in the kernel's table, or is about to. */
@@ -103,10 +111,6 @@ export class VouchTables {
     const known = this.book.ofNode(node);
     const installs = [...this.#installs.values()].map(({ vouch }) => vouch).filter((vouch) => vouch.node === node);
     return [...known, ...installs];
-  }
-
-  inForce(node: NodeId): KnownVouch[] {
-    return this.book.ofNode(node);
   }
 
   /** A renewal of what is in force is one write; anything else goes through both tables. */
@@ -176,6 +180,17 @@ export class VouchTables {
       trace?.({ ev: 'tunnel-disallow', ip: address, peer: node });
       this.#options.freed(address);
     });
+  }
+
+  /** The address is this node's own now. True: another node had it, now or lately. */
+  takeOver(address: IpAddress): boolean {
+    const install = this.#installs.get(address)?.vouch;
+    const vouch = this.book.get(address) ?? install;
+    if (vouch !== undefined) this.dropLater(address, vouch.node);
+    this.#options.flushTo(address);
+    return (
+      vouch !== undefined || this.book.wasHeldSince(address, this.#options.clock.bootNs() - nsOfMs(SESSION_LIFE_MS))
+    );
   }
 
   /** As drop, when nobody waits for it. */

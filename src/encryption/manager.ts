@@ -94,7 +94,9 @@ class Manager implements TunnelManager {
       set: false,
       peerIsSet: false,
     };
-    this.#stateOf(channel.peer.id).sessions.add(session);
+    const state = this.#stateOf(channel.peer.id);
+    this.#endEarlierLife(state, channel.peer);
+    state.sessions.add(session);
     const offer = {
       incarnation: info.incarnation,
       keyNumber,
@@ -233,6 +235,22 @@ class Manager implements TunnelManager {
     } else if (state.current === session && isAgreed(session)) {
       this.#agreed(state, session);
     }
+  }
+
+  /** TunnelOfIncarnation: a key serves one life of the peer, and goes before anything of the next one is believed. */
+  #endEarlierLife(state: NodeState, peer: NodeInfo): void {
+    const was = state.current ?? state.agreed;
+    if (was === undefined || was.channel.peer.incarnation >= peer.incarnation) return;
+    state.current = undefined;
+    state.agreed = undefined;
+    state.ready = false;
+    this.#audit('tunnel.down', was);
+    this.#options.tunnel.removePeer(peer.id).catch((error) => {
+      this.#options.log.error(
+        { err: asError(error), peer: peer.name },
+        'tunnel: an earlier life of the peer is not gone',
+      );
+    });
   }
 
   /** Puts the session's keys on the device. What is called last is on it last. */

@@ -15,7 +15,10 @@ type ListMethod = 'listEndpoints' | 'listVouches' | 'listPeers' | 'listPolicy';
 type Column = readonly [heading: string, cell: (row: Row) => string];
 
 const plain = (name: string, heading = name): Column => [heading, (row) => String(row[name] ?? '')];
-const joined = (name: string, heading = name): Column => [heading, (row) => ((row[name] as unknown[] | undefined) ?? []).join(',')];
+const joined = (name: string, heading = name): Column => [
+  heading,
+  (row) => ((row[name] as unknown[] | undefined) ?? []).join(','),
+];
 const left = (name: string, heading: string): Column => [
   heading,
   (row) => (row[name] === undefined || row[name] === null ? 'no end' : seconds(Number(row[name]))),

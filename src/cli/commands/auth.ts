@@ -73,7 +73,7 @@ function addList(auth: Command): void {
         String(row.remoteNodeName ?? row.remoteNode),
         String(row.authType),
         seconds(Number(row.expiresInMs)),
-        row.adopted === true ? 'not proven anew yet' : '',
+        row.adopted === true ? 'not proven anew yet' : String(row.flow ?? ''),
       ]);
       console.log(table(['local', 'remote', 'node', 'type', 'expires in', ''], rows, 'no pair is proven'));
     });

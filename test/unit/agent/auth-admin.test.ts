@@ -84,6 +84,13 @@ describe('auth test', () => {
     expect(back.verdict).toBe('proven');
   });
 
+  test('proves a connection where each is to be proven by itself', async () => {
+    world.require(frontend, backend, 'spiffe-connection');
+    const result = await ask('frontend', 'backend', 8080);
+    expect(result).toMatchObject({ verdict: 'proven' });
+    expect(a.manager.list()).toMatchObject([{ authType: 'spiffe-connection', flow: '6 10.0.1.2 0 10.0.2.2 8080' }]);
+  });
+
   test('tries at once although the pair failed a moment ago', async () => {
     const svid = b.svids.get(backend.identity)!;
     b.svids.set(backend.identity, { ok: false, error: 'AUTH_NO_SVID' });
