@@ -228,6 +228,8 @@ async function start(
       preAuthentication: config.authentication.preAuthentication,
     },
   });
+  // Before the channels and the tables: an authentication under way must not write what is closed.
+  closers.push(() => manager.close());
   const interfaces = watchInterfaces({ changed: (names) => endpoints.reconcileInterfaces(names), log });
   closers.push(() => interfaces.close());
   endpoints = new Endpoints({

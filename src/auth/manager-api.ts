@@ -101,4 +101,9 @@ export interface AuthManager extends PeerChannelEvents {
   waitsFor(endpoint: number): readonly NodeId[];
   /** Both orders of the pair. */
   explain(from: SecurityIdentity, to: SecurityIdentity): PairExplanation;
+  /**
+   * Nothing is begun or gone on with any more: before channels and tables are closed. What is proven stays in the kernel until its end;
+   * a change of revocations, policy, identities or nodes still takes away what it concerns.
+   */
+  close(): void;
 }

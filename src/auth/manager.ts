@@ -22,6 +22,7 @@ import {
 } from './explain.ts';
 import { HeldPackets } from './held-packets.ts';
 import type { AuthManager, AuthManagerOptions } from './manager-api.ts';
+import { Outside } from './outside.ts';
 import { OwnProofs } from './own-proof.ts';
 import { DEFAULT_AUTH_SETTINGS } from './ports.ts';
 import { Proofs } from './proofs.ts';
@@ -53,9 +54,17 @@ class Manager implements AuthManager {
   readonly #addressBackoff: Backoff;
   readonly #vouchFrames: VouchFrames;
   readonly #redial: Redial;
+  readonly #outside = new Outside();
   #nodeIds: ReadonlySet<NodeId>;
 
-  constructor(options: AuthManagerOptions) {
+  constructor(given: AuthManagerOptions) {
+    const options: AuthManagerOptions = {
+      ...given,
+      channels: this.#outside.channels(given.channels),
+      tunnel: this.#outside.tunnel(given.tunnel),
+      quiesce: this.#outside.quiesce(() => given.quiesce()),
+      timers: this.#outside.timers(given.timers),
+    };
     const { clock, timers, audit, log, nodes, identities, channels } = options;
     const settings = { ...DEFAULT_AUTH_SETTINGS, ...options.settings };
     const random = options.random ?? Math.random;
@@ -195,11 +204,16 @@ class Manager implements AuthManager {
     });
   }
 
+  close(): void {
+    this.#outside.close();
+  }
+
   signal(signal: DatapathSignal): void {
-    this.#held.signal(signal);
+    if (!this.#outside.isClosed) this.#held.signal(signal);
   }
 
   opened(channel: PeerChannel): void {
+    if (this.#outside.isClosed) return;
     this.#redial.opened(channel.peer);
     this.#vouches.channelOpened(channel);
     this.#proofs.channelOpened(channel);
@@ -208,6 +222,7 @@ class Manager implements AuthManager {
   }
 
   closed(channel: PeerChannel): void {
+    if (this.#outside.isClosed) return;
     this.#vouches.channelClosed(channel);
     this.#proofs.channelClosed(channel);
     this.#host.channelClosed(channel);
@@ -216,6 +231,7 @@ class Manager implements AuthManager {
 
   /** @throws on a malformed body; the channel closes then. */
   frame(channel: PeerChannel, type: FrameType, body: Buffer): void {
+    if (this.#outside.isClosed) return;
     if (this.#vouchFrames.frame(channel, type, body)) return;
     if (type === FrameType.FRAME_TYPE_MISS) this.#held.onMiss(channel, body);
     else this.#proofs.onChannels.frame(channel, type, body);
