@@ -448,9 +448,11 @@ export class World {
     this.bundles.set(DOMAIN, { trustDomain: DOMAIN, authorities: ca.bundle().authorities });
   }
 
-  static async create(names: Record<string, string[]> = { a: ['10.0.1.0/24'], b: ['10.0.2.0/24'] }): Promise<World> {
+  static async create(
+    names: Record<string, string[]> = { a: ['10.0.1.0/24'], b: ['10.0.2.0/24'] },
+    time = new SimTime(),
+  ): Promise<World> {
     const directory = mkdtempSync(join(tmpdir(), 'cs-auth-'));
-    const time = new SimTime();
     const ca = await openCertificateAuthority({ directory: join(directory, 'ca'), trustDomain: DOMAIN, clock: time });
     const world = new World(time, ca, directory);
     for (const [i, [name, prefixes]] of Object.entries(names).entries()) {
