@@ -87,7 +87,7 @@ static __always_inline bool owner_is_own_host(const struct cs_owner *o)
 	return o->kind == CS_OWNER_RESERVED && o->identity == CS_ID_HOST;
 }
 
-/* DESIGN, leases 2 and 8: no packet to or from an address that nobody vouches for now. */
+/* LeaseEveryPacket, NoWorldInside: no packet to or from an address that nobody vouches for now. */
 static __always_inline __u8 vouch_refusal(const struct cs_owner *o, __u64 now)
 {
 	if (o->kind == CS_OWNER_NOBODY)

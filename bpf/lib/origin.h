@@ -22,7 +22,7 @@ static __always_inline bool endpoint_is_open(__u32 id)
 	return ep && (ep->flags & CS_EP_OPEN);
 }
 
-/* The stamp names a live endpoint, and the source address is that endpoint's. */
+/* StampSource, StampLocalDelivery: the stamp names a live endpoint, and the source address is that endpoint's. */
 static __always_inline __u8 stamp_refusal(__u32 mark, const struct cs_owner *source)
 {
 	if (CS_MARK_KIND(mark) != CS_MARK_STAMPED)

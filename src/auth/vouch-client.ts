@@ -433,6 +433,7 @@ export class VouchClient {
     for (const held of [entry, install]) {
       if (held === undefined) continue;
       const isAlive = held.leaseEndNs === undefined || held.leaseEndNs > now;
+      // OtherNodesLeaseWins, NewerWins.
       if (held.node !== claim.node && isAlive) return 'VOUCH_HELD_BY_OTHER';
       if (held.node === claim.node && isNewer(held, claim)) return 'VOUCH_STALE';
     }

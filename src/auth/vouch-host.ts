@@ -404,7 +404,7 @@ export class VouchHost {
       this.#openNow(hosted, this.#ledger.metNodes);
       return;
     }
-    // DropSessionBeforeSuccessor: peers that never held a lease may have sent to the earlier owner, or been sent to, all the same.
+    // DropSessionBeforeOpen: peers that never held a lease may have sent to the earlier owner, or been sent to, all the same.
     const met = new Set(this.#ledger.metNodes);
     hosted.opening = true;
     const open = async () => {

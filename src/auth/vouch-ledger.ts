@@ -202,7 +202,7 @@ export class VouchLedger {
     if (more) return kept.length > 0;
     session.resetAcked = true;
     const peer = channel.peer.id;
-    // A newer channel's RESET said more, and its ack is what counts.
+    // ResetAckClearsNamed: a newer channel's RESET said more, and its ack is what counts.
     if (this.#current.get(peer) !== channel) return true;
     this.#options.trace?.({ ev: 'reset-acked', peer, channel: channel.id, incarnation });
     const gone = [...this.#grants.addressesOf(peer)].filter(
@@ -247,7 +247,7 @@ export class VouchLedger {
 
   /**
    * RenewalNamesVersion: every vouch that the peer holds lives a lease longer, if its kernel has applied the last withdraw that was said
-   * to it on this channel. False: it asks for its addresses anew.
+   * to it on this channel; none before RESET is acked on it (RenewalAfterReset). False: it asks for its addresses anew.
    */
   renew(channel: PeerChannel, incarnation: bigint, version: bigint): boolean {
     if (this.state(channel) !== 'current' || incarnation !== this.#options.incarnation) return false;

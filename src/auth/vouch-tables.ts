@@ -314,6 +314,7 @@ export class VouchTables {
     }
   }
 
+  /** MoveSerial. */
   #inTurn<T>(address: IpAddress, change: () => Promise<T>): Promise<T> {
     const result = (this.#serial.get(address) ?? Promise.resolve()).then(change);
     const settled = result.then(

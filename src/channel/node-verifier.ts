@@ -23,7 +23,7 @@ export interface VerifierSources {
   readonly bundles: TrustBundles;
   readonly revocations: RevocationTable;
   readonly clock: Pick<Clock, 'nowMs'>;
-  /** The highest incarnation of a node that what outlived the last agent names. Left out: nothing did. */
+  /** BarRemembered: the highest incarnation of a node that what outlived the last agent names. Left out: nothing did. */
   readonly seenIncarnation?: (node: NodeId) => bigint | undefined;
 }
 

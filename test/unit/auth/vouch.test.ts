@@ -1,4 +1,4 @@
-/** Leases and fences, rule by rule (DESIGN's numbers), on the real state machines with a simulated clock and network. */
+/** Leases and fences, rule by rule (numbered as in docs/architecture.md), on the real state machines with a simulated clock and network. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
   FrameType,
