@@ -2,7 +2,7 @@
  * Rule 5, Fence: an endpoint is shut to each peer that may believe an earlier owner of its address, in the kernel, both ways, until that
  * peer has let go. Then: DrainFromAck (what the peer sent to the earlier owner is on its way until its ack), the tunnel's session
  * with the peer ends (DropSessionBeforeOpen, QueueBeforeOpen: what was delayed or queued dies with it), the fence opens.
- * A dead peer delays traffic with itself only. Time alone opens none (FenceNotByTime).
+ * A dead peer delays traffic with itself only (FencePerPeer). Time alone opens none (FenceNotByTime).
  */
 import type { Clock } from '../base/clock.ts';
 import { asError } from '../base/errors.ts';
