@@ -258,7 +258,7 @@ export class HeldPackets {
   /** DrainFlush: what was held before is meant for an earlier owner of the address. */
   #meantSince(remote: IpAddress): bigint | undefined {
     const { host, vouches } = this.#options;
-    return host.at(remote) === undefined ? vouches.tables.get(remote)?.earlierOwnerNs : host.earlierOwnerNs(remote);
+    return host.at(remote) === undefined ? vouches.tables.get(remote)?.ownedSinceNs : host.ownedSinceNs(remote);
   }
 
   #isTooSoon(key: string): boolean {

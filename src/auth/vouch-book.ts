@@ -13,9 +13,12 @@ export interface KnownVouch {
   readonly generation: bigint;
   /** CLOCK_BOOTTIME. */
   readonly leaseEndNs: bigint;
-  /** The address had an earlier owner there until then, CLOCK_BOOTTIME: what was held before is not meant for this one. undefined: none
-   *  of which any packet may live. */
+  /** The address had an earlier owner on that node until then, CLOCK_BOOTTIME: what its sessions brought before is not from this one.
+   *  undefined: none of which any packet may live. */
   readonly earlierOwnerNs?: bigint;
+  /** What was held for the address before then, CLOCK_BOOTTIME, is not meant for this owner. undefined: in force from before this
+   *  agent's start. */
+  readonly ownedSinceNs?: bigint;
 }
 
 export interface Version {

@@ -286,8 +286,9 @@ export class VouchClient {
         generation: answer.generation,
         // LeaseFromAsking: no delay of the answer makes a lease longer.
         leaseEndNs: request.sentNs + nsOfMs(Math.min(answer.leaseMs, settings.leaseMs)),
-        // Counted back from now: the delay of the answer can only make it later.
+        // Counted back from now: the delay of the answer can only make them later.
         ...(answer.earlierOwnerMs === 0n ? {} : { earlierOwnerNs: now - answer.earlierOwnerMs * 1_000_000n }),
+        ownedSinceNs: now - answer.ownedMs * 1_000_000n,
       };
       const refusal = reply.incarnation === incarnation ? this.#refusal(channel.peer, vouch) : 'VOUCH_STALE';
       if (refusal === undefined) void this.#take(channel, vouch, nonce).then(resolve);

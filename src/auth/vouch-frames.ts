@@ -108,13 +108,14 @@ export class VouchFrames {
     const reply = VouchReply.encode({
       nonce,
       incarnation,
-      vouches: vouches.map(({ address, owner, earlierOwnerNs }) => ({
+      vouches: vouches.map(({ address, owner, earlierOwnerNs, ownedSinceNs }) => ({
         address: addressWireBytes(address),
         securityIdentity: owner.identity,
         spiffeId: owner.spiffeId,
         generation: owner.generation,
         leaseMs,
         earlierOwnerMs: earlierOwnerNs === undefined ? 0n : (now - earlierOwnerNs) / 1_000_000n + 1n,
+        ownedMs: (now - ownedSinceNs) / 1_000_000n,
       })),
     });
     channel.send(FrameType.FRAME_TYPE_VOUCH_REPLY, reply.finish());

@@ -38,8 +38,10 @@ export interface HostedEndpoint extends OwnEndpoint {
 export interface VouchedAddress {
   readonly address: IpAddress;
   readonly owner: HostedEndpoint;
-  /** See VouchHost.earlierOwnerNs. */
+  /** Until when the address may have been an earlier owner's here; undefined: too long ago for any packet of that time to live. */
   readonly earlierOwnerNs: bigint | undefined;
+  /** See VouchHost.ownedSinceNs. */
+  readonly ownedSinceNs: bigint;
 }
 
 export interface VouchHostOptions {
@@ -217,9 +219,8 @@ export class VouchHost {
     return this.#owners.get(address);
   }
 
-  /** Until when the address may have been an earlier owner's; undefined: too long ago for any packet of that time to live. */
-  earlierOwnerNs(address: IpAddress): bigint | undefined {
-    if (this.#drains.recentNs(address) === undefined) return undefined;
+  /** Since when the address has been its present owner's, as far as this agent has seen. */
+  ownedSinceNs(address: IpAddress): bigint | undefined {
     return this.#owners.get(address)?.bornNs;
   }
 
@@ -330,7 +331,9 @@ export class VouchHost {
           detail: { generation: String(owner.generation), lease_ms: this.#options.settings.leaseMs },
         });
       }
-      return [{ address, owner: viewOf(owner), earlierOwnerNs: this.earlierOwnerNs(address) }];
+      const { bornNs } = owner;
+      const earlierOwnerNs = this.#drains.recentNs(address) === undefined ? undefined : bornNs;
+      return [{ address, owner: viewOf(owner), earlierOwnerNs, ownedSinceNs: bornNs }];
     });
   }
 

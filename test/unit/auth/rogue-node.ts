@@ -278,7 +278,7 @@ export class RogueNode {
 
   #vouchFor({ ip, identity, spiffeId }: Workload, asked: readonly Buffer[]) {
     const address = addressWireBytes(ip);
-    const vouch = { securityIdentity: identity, spiffeId, generation: 1n, leaseMs: 30_000, earlierOwnerMs: 0n };
+    const vouch = { securityIdentity: identity, spiffeId, generation: 1n, leaseMs: 30_000, earlierOwnerMs: 0n, ownedMs: 0n };
     return asked.some((one) => address.equals(one)) ? [{ address, ...vouch }] : [];
   }
 }
