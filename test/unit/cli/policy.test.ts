@@ -494,6 +494,13 @@ ${expectations}
     expect(stdout).not.toMatch(/not ok/);
   });
 
+  it('passes on the example of policies for the nodes themselves', () => {
+    const { status, stdout } = run('test', join(root, 'deploy/examples/node-policy-test.yaml'));
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^TAP version 14\n1\.\.7\nok 1 - an operator logs in/);
+    expect(stdout).not.toMatch(/not ok/);
+  });
+
   it('shows what was expected, what is, why and where, and leaves with 1', () => {
     const file = prepare(
       test(
