@@ -96,7 +96,7 @@ export async function testAuth(parts: Parts, query: ExplainQuery): Promise<AuthT
   const [own, other] = facts.fromHostedHere ? [from, to] : [to, from];
   const missing = facts.ownProof.find(({ refusal }) => refusal !== undefined);
   if (missing?.refusal !== undefined) {
-    told('own SVID', `of identity ${missing.identity}`, missing.refusal);
+    told('own SVID', `of ${missing.identity === from.identity ? from.spiffeId : to.spiffeId}`, missing.refusal);
     return refused(reasonCodes[missing.refusal]);
   }
   told('own SVID', `of ${own.spiffeId}`);
@@ -146,7 +146,7 @@ export async function testAuth(parts: Parts, query: ExplainQuery): Promise<AuthT
       told('vouch', `${opened.join(', ')} vouches for no address of ${other.spiffeId}`, 'AUTH_NOT_VOUCHED');
       return undefined;
     }
-    told('vouch', `${node.name} vouches for ${vouch.address} for ${vouch.leaseLeftMs} ms more`);
+    told('vouch', `${node.name} vouches for ${vouch.address} for ${secondsText(vouch.leaseLeftMs)} more`);
     return { node, address: vouch.address as IpAddress };
   }
 
@@ -175,7 +175,7 @@ export async function testAuth(parts: Parts, query: ExplainQuery): Promise<AuthT
     }
     told('proof', `${where}, ${outcome.value.correlation}`);
     const leftMs = Number((outcome.value.expiresAtNs - parts.clock.bootNs()) / 1_000_000n);
-    told('entry', `written, for ${leftMs} ms`);
+    told('entry', `written, for ${secondsText(leftMs)}`);
     return { verdict: 'proven', because: 'both sides have proved who they are', steps };
   }
 }
@@ -191,6 +191,10 @@ function demanded(
   if (port === 0) return policy.authTypesOf(from.identity, to.identity)[0] ?? 'none';
   const { verdict, authType } = policy.decide(from.identity, to.identity, protocol, port);
   return verdict === 'deny' ? 'deny' : authType;
+}
+
+function secondsText(ms: number): string {
+  return `${(ms / 1000).toFixed(1)} s`;
 }
 
 function workload(parts: Parts, text: string): IdentityRow {

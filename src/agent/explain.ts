@@ -1,11 +1,11 @@
 /** Would a packet pass, and why: the whole chain of reasons, from names to the verdict. */
 import { dropReasons } from '../base/registry/drop-reasons.gen.ts';
-import { reasonCodes } from '../base/registry/reason-codes.ts';
+import { type ReasonCode, reasonCodes } from '../base/registry/reason-codes.ts';
 import { type SecurityIdentity, securityIdentity } from '../model/ids.ts';
 import type { Outcome } from '../policy/compiled.ts';
 import { protocolOf } from './protocols.ts';
 import { type Target, targetOf } from './target.ts';
-import { agoText, type Parts } from './views.ts';
+import { agoText, failureView, type Parts } from './views.ts';
 
 export interface ExplainQuery {
   readonly from: string;
@@ -31,7 +31,9 @@ export async function explainPair(parts: Parts, query: ExplainQuery) {
   const failure = facts.failures[0];
   const proven = facts.entries.length > 0;
   const areWorkloads = from.kind === 'workload' && to.kind === 'workload';
-  const answer = (outcome: Outcome): Answer => judge(outcome, { proven, areWorkloads, failure });
+  const unprovable = facts.ownProof.find(({ refusal }) => refusal !== undefined);
+  const answer = (outcome: Outcome): Answer =>
+    judge(outcome, { proven, areWorkloads, failure, unprovable, isPortNamed: query.port !== 0 });
   const { verdict, because } = answer(decision);
   // What every policy would say if those that only observe were in force too; the same when it says nothing else.
   const observed = decision.observed === undefined ? undefined : answer(decision.observed);
@@ -56,8 +58,9 @@ export async function explainPair(parts: Parts, query: ExplainQuery) {
           },
         }),
     ...modeView(parts),
-    vouches: facts.vouches,
     fences: fencesOf(parts, [a, b]),
+    channels: channelsOf(parts, [from, to]),
+    vouches: facts.vouches,
     authenticators: facts.authenticators,
     proofs: facts.entries,
     tunnel: parts.path.describe().type,
@@ -73,13 +76,17 @@ function judge(
   known: {
     readonly proven: boolean;
     readonly areWorkloads: boolean;
-    readonly failure: { readonly reason: keyof typeof reasonCodes; readonly count: number } | undefined;
+    readonly failure: { readonly reason: ReasonCode; readonly count: number } | undefined;
+    /** A workload of this node that has nothing to prove itself with. */
+    readonly unprovable: { readonly identity: number; readonly refusal: ReasonCode | undefined } | undefined;
+    readonly isPortNamed: boolean;
   },
 ): Answer {
-  const { proven, areWorkloads, failure } = known;
+  const { proven, areWorkloads, failure, unprovable, isPortNamed } = known;
   if (outcome.verdict === 'deny') {
     const { text } = outcome.rule === 0 ? dropReasons.POLICY_DENIED : dropReasons.POLICY_DENY_RULE;
-    return { verdict: 'deny', because: text };
+    const hint = '; no port was named, so only rules for all ports count';
+    return { verdict: 'deny', because: isPortNamed || outcome.rule !== 0 ? text : `${text}${hint}` };
   }
   if (outcome.authType === 'test-always-fail') return { verdict: 'deny', because: reasonCodes.AUTH_ALWAYS_FAIL };
   if (outcome.authType === 'none')
@@ -87,6 +94,10 @@ function judge(
   if (!areWorkloads) return { verdict: 'deny', because: dropReasons.AUTH_NOT_A_WORKLOAD.text };
   if (proven && outcome.authType === 'spiffe')
     return { verdict: 'allow', because: 'policy allows it and both sides are proven' };
+  if (unprovable?.refusal !== undefined) {
+    const because = `policy requires authentication, and identity ${unprovable.identity} of this node cannot prove itself: ${reasonCodes[unprovable.refusal]}`;
+    return { verdict: 'deny', because };
+  }
   // A failure that was forgiven, because what it rested on has changed, does not decide the next try.
   if (failure !== undefined && failure.count > 0)
     return { verdict: 'deny', because: `policy requires authentication and it failed: ${reasonCodes[failure.reason]}` };
@@ -117,6 +128,26 @@ function fencesOf({ manager, endpoints, server }: Parts, identities: readonly Se
         ]
       : [],
   );
+}
+
+/** To the other nodes on which the two may run: what vouches and proofs travel on. */
+function channelsOf({ channels, server }: Parts, targets: readonly Target[]) {
+  const ids = targets.flatMap((target) => (target.kind === 'workload' ? target.row.nodes : []));
+  return [...new Set(ids)].flatMap((id) => {
+    const node = server.nodes.bySpiffeId(id);
+    if (node === undefined || id === server.node.info.spiffeId) return [];
+    const channel = channels.get(node);
+    const state = channel === undefined ? 'closed' : 'open';
+    return [
+      {
+        node: node.id,
+        nodeName: node.name,
+        state,
+        role: channel?.role,
+        ...(channel === undefined ? failureView(channels.lastFailure(node)) : {}),
+      },
+    ];
+  });
 }
 
 async function tunnelsTo({ path, server, clock }: Parts, nodes: ReadonlySet<number>) {

@@ -3,6 +3,8 @@ import type { AuditLog } from '../audit/log.ts';
 import type { AuthManager } from '../auth/manager.ts';
 import type { Clock } from '../base/clock.ts';
 import { dropReasons } from '../base/registry/drop-reasons.gen.ts';
+import { reasonCodes } from '../base/registry/reason-codes.ts';
+import type { DialFailure } from '../channel/dial-backoff.ts';
 import type { StartedPeerChannels } from '../channel/peer-channels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { Direction, DropCount } from '../model/datapath.ts';
@@ -82,6 +84,10 @@ function unprotected({ config, policy, enforcement }: Parts): string[] {
   return said;
 }
 
+export function failureView(failure: DialFailure | undefined) {
+  return failure === undefined ? {} : { lastFailure: { ...failure, text: reasonCodes[failure.reason] } };
+}
+
 export function vouches({ manager }: Parts) {
   return manager.vouches().map((v) => ({ ...v, leaseMs: Math.max(0, v.leaseLeftMs) }));
 }
@@ -103,6 +109,7 @@ export async function peers({ server, channels, manager, path, clock }: Parts) {
         channel: channel === undefined ? 'closed' : 'open',
         role: channel?.role,
         channelId: channel?.id,
+        ...(channel === undefined ? failureView(channels.lastFailure(node)) : {}),
         channelAgeMs: channel?.ageMs,
         protocolVersion: channel?.version,
         channelValidUntil: channel === undefined ? undefined : new Date(channel.validUntilMs).toISOString(),

@@ -127,18 +127,14 @@ export function explainPair(from: SecurityIdentity, to: SecurityIdentity, parts:
     fromHostedHere: hosted.includes(from),
     toHostedHere: hosted.includes(to),
     vouches,
-    authenticators: vouches.flatMap(({ identity, node, nodeName }) =>
-      hosts(other(identity) as SecurityIdentity)
-        ? [
-            {
-              node,
-              nodeName,
-              remote: identity,
-              onChannel: proven(other(identity) as SecurityIdentity, identity as SecurityIdentity, node as NodeId),
-            },
-          ]
-        : [],
-    ),
+    authenticators: vouches.flatMap(({ identity, node, nodeName }, i) => {
+      // One node vouches for each address of the identity.
+      const isFirst = vouches.findIndex((v) => v.identity === identity && v.node === node) === i;
+      const local = other(identity) as SecurityIdentity;
+      if (!isFirst || !hosts(local)) return [];
+      const onChannel = proven(local, identity as SecurityIdentity, node as NodeId);
+      return [{ node, nodeName, remote: identity, onChannel }];
+    }),
     entries: entries.map((record) => viewOfEntry(record, parts.nodeName(record.remoteNode), nowNs)),
     ownProof: hosted.map((identity) => {
       const own = owns.of(identity);

@@ -5,6 +5,14 @@ import type { NodeInfo } from '../model/identity.ts';
 import type { SpiffeId } from '../model/ids.ts';
 import type { ChannelLimits } from './limits.ts';
 
+export interface DialFailure {
+  readonly reason: ReasonCode;
+  /** In a row. */
+  readonly count: number;
+  /** 0: the next one that needs the channel dials. */
+  readonly retryInMs: number;
+}
+
 interface Failure {
   readonly reason: ReasonCode;
   readonly count: number;
@@ -38,6 +46,14 @@ export class DialBackoff {
     const last = this.#failures.get(node.spiffeId);
     if (last === undefined || last.dialed !== keyOf(node) || this.#clock.bootNs() >= last.untilNs) return undefined;
     return last.reason;
+  }
+
+  /** For people: how the dials of the node went since a channel was last open; undefined: none failed. */
+  last(node: NodeInfo): DialFailure | undefined {
+    const last = this.#failures.get(node.spiffeId);
+    if (last === undefined) return undefined;
+    const leftNs = last.untilNs - this.#clock.bootNs();
+    return { reason: last.reason, count: last.count, retryInMs: leftNs > 0n ? Number(leftNs / 1_000_000n) : 0 };
   }
 
   failed(node: NodeInfo, reason: ReasonCode): void {

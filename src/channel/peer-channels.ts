@@ -9,7 +9,7 @@ import type { SpiffeId } from '../model/ids.ts';
 import type { AttemptContext, NodeSelf } from './attempt.ts';
 import type { ClosedBy, Connection, ConnectionHost } from './connection.ts';
 import { DialAddresses, type StaticAddresses } from './dial-address.ts';
-import { DialBackoff } from './dial-backoff.ts';
+import { DialBackoff, type DialFailure } from './dial-backoff.ts';
 import { Dialer } from './dialer.ts';
 import { PeerChannelError } from './error.ts';
 import type { PeerHello } from './hello.ts';
@@ -43,6 +43,8 @@ export interface StartedPeerChannels extends PeerChannels {
   addresses(): readonly { readonly address: string; readonly port: number }[];
   /** Judges every peer's node SVID again (revocations, bundle, node table) and closes the channels that fail. Call when any of these changed. */
   revokeCheck(): void;
+  /** Why dials of the node failed since a channel to it was last open. */
+  lastFailure(node: NodeInfo): DialFailure | undefined;
   /** Closes all channels with PEER_SHUTDOWN and stops listening. */
   close(): Promise<void>;
 }
@@ -118,6 +120,10 @@ class PeerChannelSet implements StartedPeerChannels, ConnectionHost {
 
   list(): readonly PeerChannel[] {
     return [...this.#current.values()];
+  }
+
+  lastFailure(node: NodeInfo): DialFailure | undefined {
+    return this.#backoff.last(node);
   }
 
   open(node: NodeInfo): Promise<PeerChannel> {

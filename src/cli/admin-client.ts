@@ -11,12 +11,11 @@ export const SERVER_SOCKET = '/run/countersign/server-admin.sock';
 const OPTIONS = { 'grpc.enable_http_proxy': 0, 'grpc.max_receive_message_length': 256 << 20 };
 
 function checkSocket(path: string, whose: string): void {
-  if (!existsSync(path)) {
-    throw new CountersignError(
-      'unavailable',
-      `no ${whose} listens on ${path}: start it, or name its socket with --socket`,
-    );
-  }
+  if (!existsSync(path)) throw new CountersignError('unavailable', nobodyListens(path, whose));
+}
+
+function nobodyListens(path: string, whose: string): string {
+  return `no ${whose} listens on ${path}: start it, or name its socket with --socket`;
 }
 
 export function agentClient(socket: string): AgentAdminClient {
@@ -43,5 +42,9 @@ export async function call<R>(client: { close(): void }, ask: (done: Done<R>) =>
 }
 
 export function fromGrpc(error: ServiceError): CountersignError {
+  // The socket outlives a process that was killed.
+  const refused = /ECONNREFUSED (\S+?)\.?(?:\s|$)/.exec(error.details)?.[1];
+  if (refused !== undefined)
+    return new CountersignError('unavailable', nobodyListens(refused, 'agent or identity server'), { cause: error });
   return new CountersignError(errorCodeOfGrpcStatus(error.code), error.details || error.message, { cause: error });
 }

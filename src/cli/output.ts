@@ -43,7 +43,7 @@ export function lines(value: unknown, indent = ''): string {
 const isLeaf = (value: unknown): boolean => value === null || typeof value !== 'object';
 
 export function seconds(ms: number): string {
-  return ms >= 60_000
-    ? `${Math.floor(ms / 60_000)}m${Math.round((ms % 60_000) / 1000)}s`
-    : `${(ms / 1000).toFixed(1)}s`;
+  if (ms < 59_950) return `${(ms / 1000).toFixed(1)}s`;
+  const whole = Math.round(ms / 1000);
+  return `${Math.floor(whole / 60)}m${whole % 60}s`;
 }

@@ -73,7 +73,10 @@ export function isPinned(bpffs: string, node: string): boolean {
 export function withPinnedMaps<T>(bpffs: string, node: string, onStep: OnStep, use: (maps: DatapathMaps) => T): T {
   const pins = pinPaths(bpffs, node);
   if (!isPinned(bpffs, node)) {
-    throw new CountersignError('not-found', `no datapath of node ${node} is pinned under ${bpffs}`);
+    throw new CountersignError(
+      'not-found',
+      `no datapath of node ${node} is pinned under ${bpffs}: name the node as its agent does, and the mount point with --bpffs`,
+    );
   }
   const fds: number[] = [];
   try {

@@ -142,7 +142,7 @@ const peerColumns: readonly Column[] = [
   plain('name'),
   plain('id'),
   plain('incarnation'),
-  plain('channel'),
+  ['channel', (row) => [row.channel, (row.lastFailure as Row | undefined)?.reason ?? []].flat().join(': ')],
   plain('role'),
   age('channelAgeMs', 'age'),
   plain('protocolVersion', 'protocol'),

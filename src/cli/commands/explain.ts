@@ -46,6 +46,13 @@ interface Explanation {
     leaseLeftMs: number;
   }[];
   readonly fences?: readonly { endpoint: string; open: boolean; waitsFor: readonly string[] }[];
+  readonly channels?: readonly {
+    node: number;
+    nodeName?: string;
+    state: string;
+    role?: string;
+    lastFailure?: { reason: string; text: string; retryInMs: number };
+  }[];
   readonly authenticators?: readonly { nodeName?: string; node: number; remote: number; onChannel: boolean }[];
   readonly proofs?: readonly {
     local: number;
@@ -112,6 +119,16 @@ export function explanationText(e: Explanation): string {
     }),
   );
   add(
+    'channel',
+    e.channels?.map(({ nodeName, node, state, role, lastFailure }) => {
+      const to = `to ${at(nodeName, node)}: ${state}`;
+      if (role !== undefined) return `${to}, as TLS ${role}`;
+      return lastFailure === undefined
+        ? `${to}, opened when needed`
+        : `${to}: ${lastFailure.reason}: ${lastFailure.text}${again(lastFailure)}`;
+    }),
+  );
+  add(
     'vouch',
     e.vouches?.map(
       (v) =>
@@ -128,7 +145,7 @@ export function explanationText(e: Explanation): string {
     'authenticator',
     e.authenticators?.map(
       (a) =>
-        `both sides ${a.onChannel ? 'stand proven' : 'are not both proven'} on the channel to ${at(a.nodeName, a.node)}`,
+        `${a.onChannel ? 'both sides stand proven' : 'not both sides are proven'} on the channel to ${at(a.nodeName, a.node)}`,
     ),
   );
   add(
@@ -156,10 +173,14 @@ export function explanationText(e: Explanation): string {
     ]);
   const failure = e.lastFailure;
   if (failure !== undefined) {
-    const again = failure.retryInMs > 0 ? `, tried again in ${seconds(failure.retryInMs)}` : '';
-    rows.push(['last failure', `${new Date(failure.atMs).toISOString()}: ${failure.reason}: ${failure.text}${again}`]);
+    const { reason, text, atMs } = failure;
+    rows.push(['last failure', `${new Date(atMs).toISOString()}: ${reason}: ${text}${again(failure)}`]);
   } else if (e.policy !== undefined) rows.push(['last failure', 'none']);
   return table(['', ''], rows, '').split('\n').slice(1).join('\n');
+}
+
+function again({ retryInMs }: { readonly retryInMs: number }): string {
+  return retryInMs > 0 ? `, tried again in ${seconds(retryInMs)}` : '';
 }
 
 function sideText({ spiffeId, identity, entity, address }: Side): string {
