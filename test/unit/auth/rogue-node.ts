@@ -15,6 +15,7 @@ import {
   RenewReply,
   Reset,
   ResetAck,
+  type Vouch,
   VouchReply,
   VouchRequest,
   Withdraw,
@@ -23,8 +24,9 @@ import {
 import { createLogger } from '../../../src/base/log.ts';
 import { systemTimers } from '../../../src/base/timers.ts';
 import { type StartedPeerChannels, startPeerChannels } from '../../../src/channel/peer-channels.ts';
-import { addressWireBytes } from '../../../src/model/address.ts';
+import { addressFromBytes, addressWireBytes } from '../../../src/model/address.ts';
 import type { NodeInfo, Svid } from '../../../src/model/identity.ts';
+import type { IpAddress } from '../../../src/model/ids.ts';
 import { createCsr } from '../../../src/pki/csr.ts';
 import { generateKey } from '../../../src/pki/keys.ts';
 import { type RawPeer, rawTls } from '../channel/raw-peer.ts';
@@ -104,6 +106,12 @@ export class RogueNode {
   readonly peer: RawPeer<TLSSocket>;
   readonly #info: NodeInfo;
   readonly #hosted: readonly Workload[];
+  /** An honest one acks what is withdrawn. */
+  isHonest = true;
+  /** Told of every frame. */
+  heard: (frame: Received) => void = () => {};
+  /** What it answers to a question in place of the truth. */
+  answersWith: ((asked: readonly IpAddress[]) => Vouch[]) | undefined;
   readonly #inbox: Received[] = [];
   readonly #waiting: { readonly types: readonly number[]; readonly resolve: (frame: Received) => void }[] = [];
   #pending = Buffer.alloc(0);
@@ -250,6 +258,7 @@ export class RogueNode {
   }
 
   #take(frame: Received): void {
+    this.heard(frame);
     if (this.#answersLease(frame)) return;
     const at = this.#waiting.findIndex(({ types }) => types.includes(frame.type));
     if (at < 0) this.#inbox.push(frame);
@@ -264,12 +273,14 @@ export class RogueNode {
       this.send(FrameType.FRAME_TYPE_RESET_ACK, ResetAck.encode(ack));
     } else if (type === FrameType.FRAME_TYPE_VOUCH_REQUEST) {
       const { nonce, addresses } = VouchRequest.decode(body);
-      const vouches = this.#hosted.flatMap((workload) => this.#vouchFor(workload, addresses));
+      const vouches =
+        this.answersWith?.(addresses.map((bytes) => addressFromBytes(bytes))) ??
+        this.#hosted.flatMap((workload) => this.#vouchFor(workload, addresses));
       this.send(FrameType.FRAME_TYPE_VOUCH_REPLY, VouchReply.encode({ nonce, incarnation, vouches }));
     } else if (type === FrameType.FRAME_TYPE_RENEW) {
       const { nonce } = Renew.decode(body);
       this.send(FrameType.FRAME_TYPE_RENEW_REPLY, RenewReply.encode({ nonce, ok: true, leaseMs: 30_000 }));
-    } else if (type === FrameType.FRAME_TYPE_WITHDRAW) {
+    } else if (type === FrameType.FRAME_TYPE_WITHDRAW && this.isHonest) {
       this.send(FrameType.FRAME_TYPE_WITHDRAW_ACK, WithdrawAck.encode({ id: Withdraw.decode(body).id }));
     } else if (type === FrameType.FRAME_TYPE_PING) this.peer.frame(FrameType.FRAME_TYPE_PONG, body);
     else return false;
@@ -278,7 +289,14 @@ export class RogueNode {
 
   #vouchFor({ ip, identity, spiffeId }: Workload, asked: readonly Buffer[]) {
     const address = addressWireBytes(ip);
-    const vouch = { securityIdentity: identity, spiffeId, generation: 1n, leaseMs: 30_000, earlierOwnerMs: 0n, ownedMs: 0n };
+    const vouch = {
+      securityIdentity: identity,
+      spiffeId,
+      generation: 1n,
+      leaseMs: 30_000,
+      earlierOwnerMs: 0n,
+      ownedMs: 0n,
+    };
     return asked.some((one) => address.equals(one)) ? [{ address, ...vouch }] : [];
   }
 }
