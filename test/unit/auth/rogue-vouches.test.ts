@@ -100,14 +100,6 @@ describe('a node that vouches for addresses that are not its own', () => {
     expect(a.believes(frontend.ip)).toBe(frontend.identity);
     for (const ip of ['10.9.9.9', '10.0.2.9']) expect(a.believes(address(ip))).toBeUndefined();
   });
-
-  test('that is the victim’s own: the victim never asks for it', async () => {
-    const asked = questions();
-    world.send(frontend, frontend.ip);
-    await settled();
-    expect(asked).not.toContain(frontend.ip);
-    expect(a.believes(frontend.ip)).toBe(frontend.identity);
-  });
 });
 
 describe('a withdraw that is never acked', () => {
