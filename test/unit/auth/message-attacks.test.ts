@@ -25,6 +25,9 @@ beforeEach(async () => {
 });
 afterEach(() => world.close());
 
+/** Of the flow that was begun last. */
+let port = 40_000;
+
 const PROVING = [
   FrameType.FRAME_TYPE_PROVE_REQUEST,
   FrameType.FRAME_TYPE_PROVE_CHALLENGE,
@@ -35,8 +38,10 @@ const PROVING = [
 /** Tag, length and SHA-256. */
 const CERTIFICATE_FIELD = 34;
 
-/** One exchange from a fresh start with one message changed; which entries there are when all is over. */
-async function exchangeWith(type: FrameType, from: string, change: (body: Buffer) => Buffer | undefined) {
+type Kind = 'pair' | 'flow';
+
+/** One exchange from a fresh start with one message changed; what is written when all is over. */
+async function exchangeWith(kind: Kind, type: FrameType, from: string, change: (body: Buffer) => Buffer | undefined) {
   for (const node of [a, b]) {
     for (const channel of [...node.channelTo.values()]) channel.close('PEER_SHUTDOWN');
     node.manager.flush();
@@ -52,49 +57,63 @@ async function exchangeWith(type: FrameType, from: string, change: (body: Buffer
     const body = change(frame.body);
     return body === undefined ? undefined : [{ ...frame, body }];
   };
-  world.send(frontend, backend);
+  begin(kind);
   await world.pass(6_000);
   world.intercept = undefined;
-  return { released: a.released.length, a: a.kernelAuth.size, b: b.kernelAuth.size };
+  return { released: a.released.length, a: written(a), b: written(b) };
+}
+
+function begin(kind: Kind) {
+  if (kind === 'pair') world.send(frontend, backend);
+  else world.sendFlow(frontend, backend, ++port);
+}
+
+function written({ kernelAuth, kernelFlows }: SimNode): number {
+  return kernelAuth.size + kernelFlows.size;
 }
 
 /** What each message looks like, from an exchange that goes well. */
-async function samples(): Promise<Frame[]> {
-  world.send(frontend, backend);
+async function samples(kind: Kind): Promise<Frame[]> {
+  if (kind === 'flow') world.require(frontend, backend, 'spiffe-connection');
+  begin(kind);
   await world.settle();
   expect(a.released).toHaveLength(1);
   return world.frames.filter((frame) => PROVING.includes(frame.type as (typeof PROVING)[number]));
 }
 
-describe('each message of the exchange', () => {
+describe.each(['pair', 'flow'] as const)('each message of the exchange of a %s', (kind) => {
   test('that is cut at any octet proves nothing', async () => {
-    for (const { type, from, body } of await samples()) {
+    for (const { type, from, body } of await samples(kind)) {
       // The last word names no proof; cut to nothing it names no exchange, and what it would confirm goes.
       if (type === FrameType.FRAME_TYPE_PROVE_RESULT && from === 'a') continue;
-      const stride = body.length < 200 ? 1 : 7;
-      for (let length = 0; length < body.length; length += stride) {
+      for (let length = 0; length < body.length; length++) {
         // What is left is a whole request that does not name its certificate.
         if (type === FrameType.FRAME_TYPE_PROVE_REQUEST && length === body.length - CERTIFICATE_FIELD) continue;
-        const left = await exchangeWith(type, from, (whole) => whole.subarray(0, Math.min(length, whole.length - 1)));
+        const left = await exchangeWith(kind, type, from, (whole) =>
+          whole.subarray(0, Math.min(length, whole.length - 1)),
+        );
         expect([type, from, length, left.released, left.a]).toEqual([type, from, length, 0, 0]);
       }
     }
   }, 60_000);
 
-  test('whose authenticator is cut or extended at any octet proves nothing', async () => {
-    await samples();
+  test('whose authenticator is cut or extended proves nothing', async () => {
+    await samples(kind);
     const bend = (change: (octets: Buffer) => Buffer) => (body: Buffer) => {
       const message = ProveProof.decode(body);
       return Buffer.from(ProveProof.encode({ ...message, authenticator: change(message.authenticator) }).finish());
     };
+    // At every octet of it: real-channel.test.ts.
     for (let at = 0; at <= 700; at += 20) {
       const cut = await exchangeWith(
+        kind,
         FrameType.FRAME_TYPE_PROVE_PROOF,
         'a',
         bend((octets) => octets.subarray(0, at)),
       );
       expect([at, cut]).toEqual([at, { released: 0, a: 0, b: 0 }]);
       const extended = await exchangeWith(
+        kind,
         FrameType.FRAME_TYPE_PROVE_PROOF,
         'a',
         bend((octets) => Buffer.concat([octets.subarray(0, at), Buffer.from([0]), octets.subarray(at)])),
@@ -179,6 +198,38 @@ describe('a batch of pairs', () => {
     expect(verdictsTo('a')).toMatchObject([{ ok: false, reason: 'AUTH_EXPIRED' }]);
     expect(b.kernelAuth.size).toBe(0);
   });
+
+  test('that is cut at any octet, or has one more at any place, writes nothing that is not proven', async () => {
+    await prove();
+    const second = await world.workload('second', a, '10.0.1.3', 303);
+    world.require(second, backend);
+    for (const node of [a, b]) node.manager.flush();
+    const pairs = [
+      { localIdentity: 303, remoteIdentity: 301 },
+      { localIdentity: 300, remoteIdentity: 301 },
+      { localIdentity: 300, remoteIdentity: 302 },
+    ];
+    const { length } = ProvePairs.encode({ exchange: 1n, authType: 1, pairs }).finish();
+    const log = b.log.length;
+    for (let at = 0; at <= length; at++) {
+      for (const isCut of [true, false]) {
+        if (channelOf(b, a) === undefined) world.connect(a, b);
+        await world.settle();
+        world.send(frontend, backend);
+        await world.settle();
+        const body = Buffer.from(
+          ProvePairs.encode({ exchange: BigInt(at * 4 + (isCut ? 101 : 103)), authType: 1, pairs }).finish(),
+        );
+        const bent = isCut
+          ? body.subarray(0, at)
+          : Buffer.concat([body.subarray(0, at), Buffer.from([0xff]), body.subarray(at)]);
+        inject(channelOf(b, a), FrameType.FRAME_TYPE_PROVE_PAIRS, bent);
+        await world.settle();
+      }
+    }
+    const entries = new Set(b.log.slice(log).filter((line) => line.startsWith('auth+')));
+    expect(entries).toEqual(new Set(['auth+ 301>300@1']));
+  }, 60_000);
 
   test('that its initiator does not confirm goes again', async () => {
     await prove();
