@@ -123,6 +123,8 @@ export class PolicyControl {
       policies: policies.length,
       entries: this.#compiled.entryCount,
       observing: policies.filter((policy) => policy.enforcement === 'observe').map(nameOf),
+      // Directions in which they select this node itself.
+      node: (['ingress', 'egress'] as const).filter((direction) => this.#compiled.selectsHost[direction]),
       warnings: warnings.map(({ file, line, message }) => `${file}:${line}: ${message}`),
       allowsMore: warnings.some(({ allowsMore }) => allowsMore),
       ...(this.#problem === undefined ? {} : { problem: this.#problem }),

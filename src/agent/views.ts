@@ -44,6 +44,10 @@ export async function status(parts: Parts) {
     endpoints: {
       open: states.filter((e) => e.state === 'open').length,
       notOpen: states.filter((e) => e.state !== 'open').map((e) => `${e.name}: ${e.state}`),
+      // Open, but for peers that have not let go of an earlier owner of the address.
+      shutTo: states.flatMap(({ name, waitsFor = [] }) =>
+        waitsFor.length === 0 ? [] : `${name}: ${waitsFor.join(', ')}`,
+      ),
     },
     datapath: {
       attach: datapath.attachMode,
@@ -54,6 +58,7 @@ export async function status(parts: Parts) {
     exempt: exempt(config),
     tunnel: path.describe(),
     channels: channels.list().length,
+    preAuthentication: config.authentication.preAuthentication.enabled,
     proven: parts.manager.proven,
     hold: { ...datapath.held(), waiting: waiting.reduce((sum, w) => sum + w.packets, 0) },
     audit: { events: auditLog.size, lost: auditLog.lost },

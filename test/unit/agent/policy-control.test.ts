@@ -191,6 +191,17 @@ describe('the rule that decided about a packet', () => {
 });
 
 describe('what is shown of policies', () => {
+  test('in which directions they select this node, by its labels', () => {
+    const clusterwide = { ...CILIUM, kind: 'CiliumClusterwideNetworkPolicy' };
+    policyFile('nodes', '  nodeSelector: { matchLabels: { role: worker } }\n  ingress: [{}]\n', '', clusterwide);
+    using worker = stage({ nodeLabels: { role: 'worker' } });
+    worker.control.apply();
+    expect(worker.control.view().node).toEqual(['ingress']);
+    using other = stage();
+    other.control.apply();
+    expect(other.control.view().node).toEqual([]);
+  });
+
   test('those that only observe are named, in the rules too, and decisions say both', () => {
     policyFile('backend', toBackend, '  annotations: { countersign.dev/enforcement: observe }\n');
     using s = stage();
