@@ -203,7 +203,6 @@ describe('a batch of pairs', () => {
     await prove();
     const second = await world.workload('second', a, '10.0.1.3', 303);
     world.require(second, backend);
-    for (const node of [a, b]) node.manager.flush();
     const pairs = [
       { localIdentity: 303, remoteIdentity: 301 },
       { localIdentity: 300, remoteIdentity: 301 },
@@ -215,6 +214,7 @@ describe('a batch of pairs', () => {
       for (const isCut of [true, false]) {
         if (channelOf(b, a) === undefined) world.connect(a, b);
         await world.settle();
+        for (const node of [a, b]) node.manager.flush();
         world.send(frontend, backend);
         await world.settle();
         const body = Buffer.from(
