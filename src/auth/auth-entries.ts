@@ -40,11 +40,11 @@ export class AuthEntries {
   readonly #ofNode = new Map<NodeId, Map<number | string, AuthRecord>>();
   #size = 0;
   #adopted = 0;
-  /** What rests on each certificate, by digest: a revocation costs what it concerns, not what there is. */
-  readonly #certificates = new Map<
-    string,
-    { readonly subject: RevocationSubject; readonly records: Set<AuthRecord> }
-  >();
+  /**
+   * What rests on each certificate, by digest: a revocation costs what it concerns, not what there is. On most of many it is one
+   * record, for which a set would take four times as much.
+   */
+  readonly #certificates = new Map<string, AuthRecord | Set<AuthRecord>>();
 
   constructor(options: AuthEntriesOptions) {
     this.#options = options;
@@ -139,8 +139,10 @@ export class AuthEntries {
   /** Costs one question for each certificate, not for each entry. */
   restingOnRevoked(isRevoked: (subject: RevocationSubject) => boolean): ReadonlySet<AuthRecord> {
     const resting = new Set<AuthRecord>();
-    for (const { subject, records } of this.#certificates.values()) {
-      if (isRevoked(subject)) for (const record of records) resting.add(record);
+    for (const [digest, records] of this.#certificates) {
+      const all = records instanceof Set ? records : [records];
+      const [first] = all;
+      if (isRevoked(subjectOf(first!, digest))) for (const record of all) resting.add(record);
     }
     return resting;
   }
@@ -150,10 +152,11 @@ export class AuthEntries {
     this.#ofNode.set(record.remoteNode, records.set(pairKey(record), record));
     this.#size += 1;
     if (isAdopted(record)) this.#adopted += 1;
-    for (const [digest, subject] of certificatesOf(record)) {
+    for (const digest of certificatesOf(record)) {
       const resting = this.#certificates.get(digest);
-      if (resting === undefined) this.#certificates.set(digest, { subject, records: new Set([record]) });
-      else resting.records.add(record);
+      if (resting === undefined) this.#certificates.set(digest, record);
+      else if (resting instanceof Set) resting.add(record);
+      else this.#certificates.set(digest, new Set([resting, record]));
     }
     this.#options.written(record);
   }
@@ -167,10 +170,10 @@ export class AuthEntries {
     if (records.size === 0) this.#ofNode.delete(key.remoteNode);
     this.#size -= 1;
     if (isAdopted(record)) this.#adopted -= 1;
-    for (const [digest] of certificatesOf(record)) {
-      const resting = this.#certificates.get(digest)!;
-      resting.records.delete(record);
-      if (resting.records.size === 0) this.#certificates.delete(digest);
+    for (const digest of certificatesOf(record)) {
+      const resting = this.#certificates.get(digest);
+      if (resting instanceof Set) resting.delete(record);
+      if (!(resting instanceof Set) || resting.size === 0) this.#certificates.delete(digest);
     }
   }
 }
@@ -190,12 +193,16 @@ function pairKey(key: AuthKey): number | string {
   return local < 0x1_0000 && remote < 0x1_0000 && authType === 'spiffe' ? (local << 16) | remote : authKeyText(key);
 }
 
-function certificatesOf(record: AuthRecord): [string, RevocationSubject][] {
-  const certificates: [string, RevocationSubject][] = [];
-  if (record.own !== undefined) certificates.push([record.own.digest, record.own.subject]);
-  const remote = record.remoteProof;
+/** Digests. */
+function certificatesOf({ own, remoteProof }: AuthRecord): string[] {
+  const digests = [];
+  if (own !== undefined) digests.push(own.digest);
   // One and the same where an identity talks with itself on its node.
-  if (remote !== undefined && remote.leaf.digest !== record.own?.digest)
-    certificates.push([remote.leaf.digest, revocationSubject(remote.leaf, remote.spiffeId)]);
-  return certificates;
+  if (remoteProof !== undefined && remoteProof.leaf.digest !== own?.digest) digests.push(remoteProof.leaf.digest);
+  return digests;
+}
+
+/** What a revocation may name of the certificate, which the record rests on. */
+function subjectOf({ own, remoteProof }: AuthRecord, digest: string): RevocationSubject {
+  return own?.digest === digest ? own.subject : revocationSubject(remoteProof!.leaf, remoteProof!.spiffeId);
 }

@@ -7,7 +7,7 @@ import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { IdentityTable, RevocationSubject, RevocationTable, TrustBundles } from '../model/identity.ts';
 import type { NodeId, SecurityIdentity, SpiffeId } from '../model/ids.ts';
 import { trustDomainOf } from '../model/spiffe-id.ts';
-import { type Certificate, lastingCopy } from '../pki/certificate.ts';
+import { type Certificate, lastingDer } from '../pki/certificate.ts';
 import { verifyX509Svid } from '../pki/verify.ts';
 import type { AuthenticatorOutcome } from './rfc9261/authenticator.ts';
 
@@ -77,9 +77,15 @@ export function verifyChain(facts: ProofFacts, claim: Claim, chain: readonly Buf
   const { spiffeId, leaf, validUntilMs } = svid.value;
   const proof: Proof = {
     ...claim,
-    spiffeId,
-    leaf: { digest: leaf.digest, serial: leaf.serial, notBeforeMs: leaf.notBeforeMs, nodeBinding: leaf.nodeBinding },
-    chain: chain.map(lastingCopy),
+    // The table's own text where it is the same: there may be ten thousand proofs.
+    spiffeId: spiffeId === row.spiffeId ? row.spiffeId : spiffeId,
+    leaf: {
+      digest: leaf.digest,
+      serial: leaf.serial,
+      notBeforeMs: leaf.notBeforeMs,
+      nodeBinding: leaf.nodeBinding === claim.nodeSpiffeId ? claim.nodeSpiffeId : leaf.nodeBinding,
+    },
+    chain: svid.value.chain.map(lastingDer),
     provenAtMs: now,
     validUntilMs: Math.min(validUntilMs, now + facts.maxAgeMs),
   };

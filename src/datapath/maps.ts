@@ -70,6 +70,8 @@ export function openMaps(infos: Readonly<Record<string, MapInfo>>, onStep: OnSte
 function kernelMap<K, V>(info: MapInfo, key: Codec<K>, value: Codec<V>, wrote: () => void): KernelMap<K, V> {
   const addon = native();
   const { fd } = info;
+  // For one at a time: the kernel copies it before the call returns.
+  const [oneKey, oneValue] = [Buffer.alloc(key.size), Buffer.alloc(value.size)];
   const pack = <T>(codec: Codec<T>, records: readonly T[]) => {
     const bytes = Buffer.allocUnsafe(records.length * codec.size).fill(0);
     records.forEach((record, i) => {
@@ -84,7 +86,9 @@ function kernelMap<K, V>(info: MapInfo, key: Codec<K>, value: Codec<V>, wrote: (
       return bytes === undefined ? undefined : value.decode(bytes);
     },
     put(k, v) {
-      addon.mapUpdate(fd, key.encode(k), value.encode(v));
+      key.encodeInto(oneKey.fill(0), 0, k);
+      value.encodeInto(oneValue.fill(0), 0, v);
+      addon.mapUpdate(fd, oneKey, oneValue);
       wrote();
     },
     delete(k) {

@@ -29,6 +29,8 @@ export interface PrefixRow {
   readonly flags: number;
 }
 
+const ADDRESS_OCTETS = 16;
+
 /** Longest prefix match, as the kernel does it. */
 export class PrefixSet {
   readonly #rows = new Map<string, PrefixRow>();
@@ -70,10 +72,12 @@ export class PrefixSet {
 export function mergePrefixes(ranges: readonly PrefixEntry[], cidrs: readonly CidrIdentity[]): PrefixSet {
   const inherited = new Map<string, PrefixRow>();
   let known = new PrefixSet([]);
+  // One buffer for all of them: a large cluster has ten thousand, and one of its own for each takes ten times as much.
+  const addresses = Buffer.allocUnsafeSlow(ADDRESS_OCTETS * ranges.length);
   const byLength = ranges
-    .map((range) => ({
+    .map((range, i) => ({
       prefixlen: datapathPrefixLength(range.prefix),
-      addr: addressBytes(range.prefix.address),
+      addr: slot(addresses, i, addressBytes(range.prefix.address)),
       identity: range.identity,
       flags: (range.cluster ? PREFIX_CLUSTER : 0) | (range.encrypt === true ? PREFIX_ENCRYPT : 0),
     }))
@@ -136,10 +140,10 @@ export class PrefixTable {
     const wanted = mergePrefixes(ranges, this.#cidrs);
     this.#ranges = ranges;
     const { put, stale } = difference(this.#inForce, wanted);
-    if (put.length === 0 && stale.length === 0) return;
     this.put(put);
     this.delete(stale);
     this.#inForce = wanted;
+    if (put.length === 0 && stale.length === 0) return;
     this.#config.bumpRevision();
   }
 
@@ -187,10 +191,21 @@ function prefixOf(row: PrefixRow): Prefix {
   return { address, length: address.includes(':') ? row.prefixlen : row.prefixlen - 96 };
 }
 
-/** Length and the bits it covers. */
+const nameOctets = Buffer.alloc(2 + ADDRESS_OCTETS);
+
+/** Length and the bits it covers, as text that is one piece. */
 function nameOf({ prefixlen, addr }: Pick<PrefixRow, 'prefixlen' | 'addr'>): string {
   const whole = prefixlen >> 3;
   const rest = prefixlen & 7;
-  const name = String.fromCharCode(prefixlen) + addr.toString('latin1', 0, whole);
-  return rest === 0 ? name : name + String.fromCharCode(addr[whole]! & (0xff00 >> rest) & 0xff);
+  nameOctets[0] = prefixlen;
+  addr.copy(nameOctets, 1, 0, whole);
+  if (rest > 0) nameOctets[1 + whole] = addr[whole]! & (0xff00 >> rest);
+  return nameOctets.toString('latin1', 0, 1 + whole + Number(rest > 0));
+}
+
+/** The address's place in a buffer of many. */
+function slot(addresses: Buffer, i: number, address: Buffer): Buffer {
+  const place = addresses.subarray(i * ADDRESS_OCTETS, (i + 1) * ADDRESS_OCTETS);
+  place.set(address);
+  return place;
 }

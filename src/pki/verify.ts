@@ -30,6 +30,8 @@ const MAX_AUTHORITIES = 64;
 export interface VerifiedSvid {
   readonly spiffeId: SpiffeId;
   readonly leaf: Certificate;
+  /** As it was shown: the leaf and what came with it. */
+  readonly chain: readonly Certificate[];
   /** Unix ms: the least notAfter of the path, its trust anchor included. The verdict holds no longer. */
   readonly validUntilMs: number;
 }
@@ -37,7 +39,7 @@ export interface VerifiedSvid {
 type Refusal = ReasonCode | undefined;
 
 /** Only what verified, so that garbage cannot push out what is in use. */
-const svids = new CertificateCache(2048);
+const svids = new CertificateCache(1024);
 const authorities = new CertificateCache(1024);
 /** Parsed, proven by nothing: bridges the moment between an authenticator's signature and its chain. Small, as anybody can fill it. */
 const unproven = new CertificateCache(64);
@@ -58,14 +60,9 @@ export function verifyX509Svid(
   const certificates = parsed.value;
   const leaf = certificates[0]!;
 
-  const refusal =
-    checkOneLeaf(certificates, bundle) ??
-    checkLeafIdentity(leaf) ??
-    checkLeafUsage(leaf) ??
-    checkTrustDomain(leaf, bundle.trustDomain);
+  const refusal = checkOneLeaf(certificates, bundle);
   if (refusal !== undefined) return err(refusal);
-
-  const path = buildPath(certificates, bundle);
+  const path = rememberedPath(certificates, bundle, nowMs) ?? findPath(certificates, bundle);
   if (!path.ok) return path;
   const pathRefusal = checkValidity(path.value, nowMs);
   if (pathRefusal !== undefined) return err(pathRefusal);
@@ -73,7 +70,40 @@ export function verifyX509Svid(
   // what was sent besides is not proven; the anchor has a cache of its own
   for (const certificate of path.value.slice(0, -1)) svids.add(certificate);
   const validUntilMs = Math.min(...path.value.map((certificate) => certificate.notAfterMs));
-  return ok({ spiffeId: leaf.spiffeId!, leaf, validUntilMs });
+  return ok({ spiffeId: leaf.spiffeId!, leaf, chain: certificates, validUntilMs });
+}
+
+/** Steps 3 to 6. */
+function findPath(
+  certificates: readonly Certificate[],
+  bundle: TrustBundle,
+): Result<readonly Certificate[], ReasonCode> {
+  const leaf = certificates[0]!;
+  const refusal = checkLeafIdentity(leaf) ?? checkLeafUsage(leaf) ?? checkTrustDomain(leaf, bundle.trustDomain);
+  if (refusal !== undefined) return err(refusal);
+  const path = buildPath(certificates, bundle);
+  if (path.ok) paths.set(leaf, { chain: certificates, trustDomain: bundle.trustDomain, path: path.value });
+  return path;
+}
+
+/** The last path of each leaf. */
+const paths = new WeakMap<
+  Certificate,
+  { readonly chain: readonly Certificate[]; readonly trustDomain: TrustDomain; readonly path: readonly Certificate[] }
+>();
+
+/**
+ * A path that these very certificates had before: steps 3 to 6 say of it what they said then, as long as its authority is one of the trust
+ * domain's. All else in them is immutable. One that has ended is no longer of use: there may be another.
+ */
+function rememberedPath(certificates: readonly Certificate[], bundle: TrustBundle, nowMs: number) {
+  const known = paths.get(certificates[0]!);
+  if (known === undefined || known.trustDomain !== bundle.trustDomain) return undefined;
+  const { chain, path } = known;
+  if (chain.length !== certificates.length || chain.some((one, i) => one !== certificates[i])) return undefined;
+  if (checkValidity(path, nowMs) !== undefined) return undefined;
+  const authority = path.at(-1)!.der;
+  return bundle.authorities.slice(0, MAX_AUTHORITIES).some((der) => der.equals(authority)) ? ok(path) : undefined;
 }
 
 /** Step 1: there is a chain, it is short, and all of it is DER that RFC 5280 allows. */

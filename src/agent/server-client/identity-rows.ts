@@ -35,11 +35,15 @@ export function verifySigner(
   return spiffeId === serverSpiffeId(bundle.trustDomain) ? ok(leaf) : err('AUTH_WRONG_SPIFFE_ID');
 }
 
-/** The error is a sentence for the log. */
+/**
+ * The error is a sentence for the log. `nodes`: those that were read of rows before, so that thousands of rows of a node share its
+ * name; filled here.
+ */
 export function verifyRow(
   signed: SignedIdentity,
   signer: Certificate,
   bundle: TrustBundle,
+  nodes: Map<string, SpiffeId> = new Map(),
 ): Result<VerifiedRow, string> {
   // 1. The signature, before anything of the row is believed.
   const bytes = Buffer.concat([ROW_CONTEXT, signed.row]);
@@ -64,15 +68,16 @@ export function verifyRow(
     if (name === '' || !PROTOCOLS_WITH_PORTS.has(protocol) || port < 1 || port > 65_535)
       return err('a port of it is none');
   }
-  const nodes: SpiffeId[] = [];
   for (const text of nodeTexts) {
+    if (nodes.has(text)) continue;
     const node = parseSpiffeId(text);
     if (!node.ok || nodeNameOf(node.value.id) === undefined || trustDomainOf(node.value.id) !== bundle.trustDomain) {
       return err('a node of it is not one of the trust domain');
     }
-    nodes.push(node.value.id);
+    nodes.set(text, node.value.id);
   }
-  const row = { identity: securityIdentity(identity), spiffeId: id, labels: { ...labels }, nodes };
+  const itsNodes = nodeTexts.map((text) => nodes.get(text)!);
+  const row = { identity: securityIdentity(identity), spiffeId: id, labels: { ...labels }, nodes: itsNodes };
   return ok({ row: ports.length === 0 ? row : { ...row, ports }, sequence });
 }
 

@@ -7,7 +7,7 @@ import type {
   SignedIdentity,
 } from '../../../proto/gen/countersign/server/v1/server.ts';
 import { err, ok, type Result } from '../../base/errors.ts';
-import { type Prefix, parsePrefix } from '../../model/address.ts';
+import { parsePrefix } from '../../model/address.ts';
 import type { RegistrationEntry } from '../../model/entry.ts';
 import type {
   IdentityRow,
@@ -87,10 +87,12 @@ export class IdentityRows implements IdentityTable {
     const before = this.#byIdentity;
     const after = new Map(snapshot ? [] : before);
     for (const identity of removed) after.delete(identity as SecurityIdentity);
-    const taken: IdentityRow[] = [];
+    const nodes = new Map<string, SpiffeId>();
     for (const message of signed) {
       const verified =
-        signer === undefined ? err('the chain of its signer does not verify') : verifyRow(message, signer, bundle);
+        signer === undefined
+          ? err('the chain of its signer does not verify')
+          : verifyRow(message, signer, bundle, nodes);
       if (!verified.ok) {
         refused('identity row', verified.error);
         continue;
@@ -101,8 +103,9 @@ export class IdentityRows implements IdentityTable {
         continue;
       }
       this.#sequences.set(row.identity, sequence);
-      after.set(row.identity, row);
-      taken.push(row);
+      // The same object if nothing changed: whoever keeps rows, as the policy does, need not keep two of each after a snapshot.
+      const known = before.get(row.identity);
+      after.set(row.identity, known !== undefined && isDeepStrictEqual(known, row) ? known : row);
     }
     const bySpiffeId = new Map<SpiffeId, IdentityRow>();
     for (const row of after.values()) {
@@ -194,13 +197,11 @@ function parseNode(message: Node, trustDomain: TrustDomain): Result<NodeInfo, st
   const spiffeId = nodeSpiffeId(trustDomain, name.value);
   if (message.spiffeId !== spiffeId) return err(`${name.value}: its SPIFFE ID is not ${spiffeId}`);
   if (message.nodeId === 0) return err(`${name.value}: its node id is 0`);
-  const prefixes: Prefix[] = [];
-  for (const text of message.prefixes) {
-    const prefix = parsePrefix(text);
-    if (prefix === undefined) return err(`${name.value}: a prefix of it is none`);
-    prefixes.push(prefix);
-  }
-  const { incarnation, peerAddresses } = message;
+  const prefixes = message.prefixes.map(parsePrefix);
+  if (!prefixes.every((prefix) => prefix !== undefined)) return err(`${name.value}: a prefix of it is none`);
+  const { incarnation } = message;
+  // A copy has room for what is in it; what was decoded has room for sixteen more, in each of thousands of nodes.
+  const peerAddresses = [...message.peerAddresses];
   return ok({ name: name.value, spiffeId, id: nodeId(message.nodeId), incarnation, peerAddresses, prefixes });
 }
 

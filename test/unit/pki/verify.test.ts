@@ -3,7 +3,7 @@ import type { ReasonCode } from '../../../src/base/registry/reason-codes.ts';
 import type { TrustBundle } from '../../../src/model/identity.ts';
 import type { TrustDomain } from '../../../src/model/ids.ts';
 import { derTime, sequence } from '../../../src/pki/der.ts';
-import { publicKeyDer } from '../../../src/pki/keys.ts';
+import { generateKey, publicKeyDer } from '../../../src/pki/keys.ts';
 import { OID } from '../../../src/pki/oids.ts';
 import { verifyX509Svid } from '../../../src/pki/verify.ts';
 import {
@@ -281,6 +281,28 @@ describe('what is remembered of earlier verifications', () => {
     const svid = leaf(root);
     expect(outcome([svid])).toBe(FRONTEND);
     expect(outcome([svid], { ...bundle, trustDomain: 'other.org' as TrustDomain })).toBe('CERT_TRUST_DOMAIN');
+  });
+
+  it('is not a listing: a leaf that the bundle lists since is refused', () => {
+    const svid = leaf(root);
+    expect(outcome([svid])).toBe(FRONTEND);
+    expect(outcome([svid], bundleOf(root, svid))).toBe('CERT_LEAF_IS_CA');
+  });
+
+  it('does not hide a successor of the authority that has ended', () => {
+    const key = generateKey();
+    const [ending, lasting] = [ca({ key, notAfterMs: NOW + HOUR }), ca({ key, notAfterMs: NOW + 9 * HOUR })];
+    const svid = leaf(ending, { notAfterMs: NOW + 8 * HOUR });
+    expect(outcome([svid], bundleOf(ending, lasting))).toBe(FRONTEND);
+    expect(outcome([svid], bundleOf(lasting, ending), NOW + 2 * HOUR)).toBe(FRONTEND);
+  });
+
+  it('is of the whole chain: what stands behind the leaf is looked at again', () => {
+    const between = ca({ issuer: root, subject: name('Between') });
+    const svid = leaf(between);
+    expect(outcome([svid, between])).toBe(FRONTEND);
+    expect(outcome([svid])).toBe('CERT_UNTRUSTED');
+    expect(outcome([svid, leaf(root)])).toBe('CERT_CHAIN_SECOND_LEAF');
   });
 
   it('is not changed by a caller that changes its buffer', () => {

@@ -147,6 +147,27 @@ test('an old signature does not bring back an old row, also after the row is gon
   expect(table.rows()).toEqual([]);
 });
 
+test('a snapshot that says the same of a row leaves it as it is, and tells of none but those that changed', () => {
+  const table = new IdentityRows();
+  const other = row({ identity: 257 as SecurityIdentity, spiffeId: spiffeId('spiffe://example.org/backend') });
+  const take = (rows: TableRow[]) =>
+    table.update(
+      true,
+      rows.map((r) => signer.sign(r)),
+      [],
+      leaf,
+      bundle(),
+      () => {},
+    );
+  take([row(), other]);
+  const [before] = table.rows();
+  const { changed, removed } = take([row(), { ...other, labels: { app: 'admin' } }]);
+  expect(changed.map(({ identity }) => identity)).toEqual([257]);
+  expect(removed).toEqual([]);
+  expect(table.byIdentity(256 as SecurityIdentity)).toBe(before);
+  expect(table.bySpiffeId(before!.spiffeId)).toBe(before);
+});
+
 test('one SPIFFE ID with two identities is neither', () => {
   const table = new IdentityRows();
   const signed = [row(), row({ identity: 257 as SecurityIdentity, labels: { app: 'admin' } })].map((r) =>
