@@ -142,10 +142,10 @@ export function explanationText(e: Explanation): string {
     e.ownSvid?.map(({ identity, refusal }) => `of ${identity}: ${refusal ?? 'there'}`),
   );
   add(
-    'authenticator',
+    'authenticators',
     e.authenticators?.map(
       (a) =>
-        `${a.onChannel ? 'both sides stand proven' : 'not both sides are proven'} on the channel to ${at(a.nodeName, a.node)}`,
+        `of both sides ${a.onChannel ? 'stand' : 'are to be exchanged'} on the channel to ${at(a.nodeName, a.node)}`,
     ),
   );
   add(

@@ -190,7 +190,7 @@ test('explain shows one line for each link of the chain', () => {
     'fence | frontend is open; shut towards c, which must let go of an earlier owner first',
     'vouch | b vouches for 10.0.2.2 as 257, generation 7, lease 20.0s left',
     'own SVID | of 256: there',
-    'authenticator | both sides stand proven on the channel to b',
+    'authenticators | of both sides stand on the channel to b',
     'auth entry | 256 with 257 at b, ends in 1m1s',
     'tunnel | wireguard to b, last handshake 3s ago',
     'last failure | 1970-01-01T00:00:00.000Z: AUTH_TIMEOUT: it took too long, tried again in 0.5s',
