@@ -5,6 +5,7 @@
 import { Stage } from '../stage/stage.ts';
 import type { Bench, BenchResult } from './support.ts';
 import {
+  allReached,
   BACKENDS,
   connectAll,
   frontends,
@@ -30,7 +31,7 @@ async function measure(
   writePolicies(stage.dir, false);
   await Promise.all(stage.spec.nodes.map((node) => stage.startAgent(node.name)));
   // Both nodes learn the addresses first, so that what is compared is authentication alone.
-  await connectAll(stage, rest);
+  await allReached(stage, rest);
   progress(`no authentication: ${rest.length * BACKENDS} pairs`);
   const plain = await connectAll(stage, rest);
 

@@ -2,7 +2,7 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
-import { until } from '../stage/shell.ts';
+import { inNetns, run, until } from '../stage/shell.ts';
 import type { Stage, StageSpec } from '../stage/stage.ts';
 import { hostVeth, type WorkloadSpec } from '../stage/topology.ts';
 
@@ -121,15 +121,32 @@ export const TWO_NODES: StageSpec = {
 export async function connectAll(stage: Stage, from: readonly WorkloadSpec[]): Promise<number[]> {
   const times: number[] = [];
   for (const frontend of from) {
-    const program = join(import.meta.dirname, '../stage/programs/connector.ts');
-    const targets = backends.map((b) => b.address4).join(',');
-    const output = await stage.runIn(frontend.name, process.execPath, program, String(PORT), targets);
-    const got = JSON.parse(output.stdout) as (number | null)[];
+    const got = await connectFrom(stage, frontend);
     if (got.includes(null))
       throw new Error(`${frontend.name}: a connection was not made within 5 s: ${JSON.stringify(got)}`);
     times.push(...(got as number[]));
   }
   return times.sort((a, b) => a - b);
+}
+
+/** Until each of them has reached every backend once: agents that have just started find their peers and their addresses first. */
+export async function allReached(stage: Stage, from: readonly WorkloadSpec[]): Promise<void> {
+  for (const frontend of from) {
+    await until(`${frontend.name} to reach every backend`, 60_000, async () =>
+      (await connectFrom(stage, frontend)).includes(null) ? undefined : true,
+    );
+  }
+}
+
+/** null: no connection within 5 s. */
+async function connectFrom(stage: Stage, frontend: WorkloadSpec): Promise<(number | null)[]> {
+  const program = join(import.meta.dirname, '../stage/programs/connector.ts');
+  const targets = backends.map((b) => b.address4).join(',');
+  const argv = inNetns(stage.netns(frontend.name), process.execPath, program, String(PORT), targets);
+  const output = await run(argv[0]!, argv.slice(1), { timeoutMs: 90_000 });
+  if (output.status !== 0)
+    throw new Error(`${frontend.name}: its connector ended with ${output.status}: ${output.stderr.trim()}`);
+  return JSON.parse(output.stdout) as (number | null)[];
 }
 
 export const quantile = (sorted: readonly number[], q: number): number =>
