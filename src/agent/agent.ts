@@ -17,7 +17,7 @@ import { parseDialAddress } from '../channel/dial-address.ts';
 import type { PeerChannelEvents } from '../channel/peer-channel.ts';
 import { type StartedPeerChannels, startPeerChannels } from '../channel/peer-channels.ts';
 import { type Datapath, openDatapath } from '../datapath/datapath.ts';
-import type { AuditEvent, AuditSink } from '../model/audit-event.ts';
+import type { AuditEvent } from '../model/audit-event.ts';
 import type { DatapathSignal } from '../model/datapath.ts';
 import { type IpAddress, LOCAL_NODE, type NodeId } from '../model/ids.ts';
 import { startWorkloadApi } from '../workload/workload-api.ts';
@@ -29,13 +29,14 @@ import type { AgentConfig } from './config.ts';
 import { Endpoints } from './endpoints.ts';
 import { Enforcement, enforcementAtStart } from './enforcement.ts';
 import { explainPair } from './explain.ts';
+import { followServer } from './follow-server.ts';
 import { watchInterfaces } from './interfaces.ts';
 import { checkFilter, Monitor } from './monitor.ts';
 import { BPF_OBJECT } from './operate.ts';
 import { type PacketNames, packetEvent } from './packet-events.ts';
-import { type NodePath, openPath } from './path.ts';
+import { openPath } from './path.ts';
 import { PolicyControl } from './policy-control.ts';
-import { connectServer, type ServerClient, type TableChange } from './server-client/client.ts';
+import { connectServer } from './server-client/client.ts';
 import { WorkloadSvids } from './server-client/svids.ts';
 import { StandingChannels } from './standing-channels.ts';
 import { StartingStatus } from './starting.ts';
@@ -366,51 +367,6 @@ function forgetVouches(datapath: Datapath): void {
   for (const entry of datapath.addresses.list()) {
     if (!entry.reserved && entry.node !== LOCAL_NODE) datapath.addresses.delete(entry.address);
   }
-}
-
-/** What the server says, in the order in which it must be in force; the ack for a version goes out when all of it is. */
-function followServer(parts: {
-  server: ServerClient;
-  svids: WorkloadSvids;
-  surroundings: Surroundings;
-  endpoints: Endpoints;
-  policy: PolicyControl;
-  manager: AuthManager;
-  channels: StartedPeerChannels;
-  path: NodePath;
-  audit: AuditSink;
-}): void {
-  const { server, surroundings, endpoints, policy, manager, channels, path, audit } = parts;
-  server.onChange(async (change) => {
-    if (change.revocations.length > 0) {
-      // Before anything else, and in this turn: when it returns, the kernel has no entry that rests on what was revoked.
-      const deleted = manager.revoked();
-      channels.revokeCheck();
-      audit.emit({ kind: 'revocation.in_force', detail: { auth_entries: deleted } });
-    }
-    if (change.bundle) {
-      manager.bundlesChanged();
-      channels.revokeCheck();
-    }
-    if (isChanged(change.nodes) || change.snapshot) {
-      surroundings.apply();
-      manager.nodesChanged();
-      channels.revokeCheck();
-      for (const node of change.nodes.removed) await path.forget(node.id);
-    }
-    if (isChanged(change.identities) || change.snapshot) {
-      const { changed, removed } = change.identities;
-      const of = change.snapshot ? undefined : new Set([...changed, ...removed].map(({ identity }) => identity));
-      policy.apply(of);
-      endpoints.reconcile();
-      manager.identitiesChanged(of);
-    }
-  });
-  parts.svids.subscribe(() => manager.svidsChanged());
-}
-
-function isChanged(change: TableChange<unknown>): boolean {
-  return change.changed.length + change.removed.length > 0;
 }
 
 function handlers(parts: views.Parts, audit: Monitor): AdminHandlers {
