@@ -41,7 +41,7 @@ export function simulateTimers(): void {
   scope.setTimeout = (fn: (...args: unknown[]) => void, ms = 0, ...args: unknown[]) =>
     engine?.current === undefined
       ? realTimeout(fn, ms, ...args)
-      : new Timer(engine.after(ms, engine.current, () => fn(...args)));
+      : new Timer(engine.after(Math.max(Math.trunc(ms), 1), engine.current, () => fn(...args)));
   scope.setImmediate = (fn: (...args: unknown[]) => void, ...args: unknown[]) =>
     engine?.current === undefined
       ? realImmediate(fn, ...args)

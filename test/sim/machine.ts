@@ -104,7 +104,8 @@ export class Machine implements Clock, Pausable {
     const { engine } = this.world;
     return {
       set: (ms, fn) => {
-        const event = engine.after(Math.max(ms, 0), owner, fn);
+        // As Node does; a wait below what the clock can add would stand still for ever.
+        const event = engine.after(Math.max(Math.trunc(ms), 1), owner, fn);
         return () => {
           event.cancelled = true;
         };
