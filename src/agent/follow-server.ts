@@ -13,7 +13,7 @@ import type { WorkloadSvids } from './server-client/svids.ts';
 import type { Surroundings } from './surroundings.ts';
 
 export interface Following {
-  readonly server: Pick<ServerClient, 'onChange'>;
+  readonly server: Pick<ServerClient, 'onChange' | 'onRevoked'>;
   readonly svids: Pick<WorkloadSvids, 'subscribe'>;
   readonly surroundings: Pick<Surroundings, 'apply'>;
   readonly endpoints: Pick<Endpoints, 'reconcile'>;
@@ -26,12 +26,19 @@ export interface Following {
 
 export function followServer(parts: Following): void {
   const { server, surroundings, endpoints, policy, manager, channels, path, audit } = parts;
+  let deleted = 0;
+  // When it returns, the kernel has no entry that rests on what was revoked.
+  const revoke = (): void => {
+    deleted += manager.revoked();
+    channels.revokeCheck();
+  };
+  server.onRevoked(revoke);
   server.onChange(async (change) => {
     if (change.revocations.length > 0) {
-      // Before anything else, and in this turn: when it returns, the kernel has no entry that rests on what was revoked.
-      const deleted = manager.revoked();
-      channels.revokeCheck();
+      // Once more, before anything else of the change: those of before there was a listener, and what was proven since.
+      revoke();
       audit.emit({ kind: 'revocation.in_force', detail: { auth_entries: deleted } });
+      deleted = 0;
     }
     if (change.bundle) {
       manager.bundlesChanged();

@@ -22,10 +22,11 @@ export type SyncListener = (change: SyncChange) => void | Promise<void>;
 
 /**
  * Changes reach listeners in order and one at a time: the next is told when all are done with the one before. A version is
- * in force when that is so of it and of all before it.
+ * in force when that is so of it and of all before it. A revocation is told at once besides: no change before it, slow or stuck, holds it up.
  */
 export class ChangeQueue {
   readonly #listeners = new Set<SyncListener>();
+  readonly #revokedListeners = new Set<() => void>();
   readonly #log: Logger;
   readonly #failed: () => void;
   #tail: Promise<void> = Promise.resolve();
@@ -42,9 +43,26 @@ export class ChangeQueue {
     this.#enqueue([listener], first, inForce);
   }
 
+  /** Told of each revocation in the turn in which it comes, before its change has its own. */
+  onRevoked(listener: () => void): void {
+    this.#revokedListeners.add(listener);
+  }
+
   /** `inForce` is called when every listener is done; never if there is none, or if one threw. */
   push(change: SyncChange, inForce: () => void): void {
+    if (change.revocations.length > 0) this.#revoked();
     this.#enqueue([...this.#listeners], change, inForce);
+  }
+
+  #revoked(): void {
+    for (const listener of this.#revokedListeners) {
+      try {
+        listener();
+      } catch (thrown) {
+        // Its change will be told as well, and is not in force if that throws too.
+        this.#log.error({ err: asError(thrown) }, 'a revocation could not be put into force at once');
+      }
+    }
   }
 
   #enqueue(listeners: readonly SyncListener[], change: SyncChange, inForce: () => void): void {

@@ -103,6 +103,8 @@ export interface ServerClient {
    * force on this node, only when all listeners' promises for it have resolved; before there is a listener nothing is.
    */
   onChange(listener: SyncListener): void;
+  /** Told of each new revocation at once, whatever changes before it still wait for; then its change is told as any. */
+  onRevoked(listener: () => void): void;
   /** Called after each renewal: the next TLS handshake shows the new SVID. */
   onNodeSvid(listener: () => void): void;
   /**
@@ -223,6 +225,10 @@ class Client implements ServerClient {
   onChange(listener: SyncListener): void {
     const everything = this.#synced.everything();
     this.#changes.add(listener, everything, () => this.#ack(everything.version));
+  }
+
+  onRevoked(listener: () => void): void {
+    this.#changes.onRevoked(listener);
   }
 
   onNodeSvid(listener: () => void): void {

@@ -46,7 +46,10 @@ beforeEach(async () => {
   queue = new ChangeQueue(createLogger('test', 'silent'), () => done.push('failed'));
   const step = (name: string) => () => void done.push(`${name} with ${keys().join(' ') || 'no proof'}`);
   followServer({
-    server: { onChange: (listener) => queue.add(listener, { ...unchanged, snapshot: true }, () => {}) },
+    server: {
+      onChange: (listener) => queue.add(listener, { ...unchanged, snapshot: true }, () => {}),
+      onRevoked: (listener) => queue.onRevoked(listener),
+    },
     svids: {
       subscribe: (listener: () => void) => {
         svidsChanged = listener;
@@ -104,10 +107,23 @@ describe('in force is', () => {
     expect(await push({ revocations: world.ca.revocations(), nodes })).toEqual([]);
     expect(done).toEqual([
       'channels with 302>301',
+      'channels with 302>301',
       'surroundings with 302>301',
       'channels with no proof',
       `forgot ${b.info.id}`,
     ]);
+  });
+
+  test('a revocation at once, while a change before it waits for a tunnel that does not answer', async () => {
+    forgetting = new Promise(() => {});
+    const gone = { ...b.info, id: 77 as NodeId };
+    expect(await push({ nodes: { changed: [], removed: [gone] } })).toBeUndefined();
+    expect(keys()).toEqual(['300>301', '302>301']);
+    world.ca.revoke({ spiffeId: frontend.spiffeId }, 'test');
+    queue.push({ ...unchanged, revocations: world.ca.revocations() }, () => done.push('in force'));
+    expect(keys(), 'when the call returns').toEqual(['302>301']);
+    await settled();
+    expect(done, 'which cannot be said of its version').not.toContain('in force');
   });
 
   test('a bundle that lost the authority', async () => {
