@@ -6,8 +6,22 @@ export interface Change {
   readonly instead: string;
 }
 
-export const SAFEGUARDS: Readonly<Record<string, readonly Change[]>> = {
+export const SAFEGUARDS = {
   fences: [
     { file: 'src/auth/vouch-host.ts', text: '    this.#fences.close(hosted.endpoint, [...shut]);\n', instead: '' },
   ],
-};
+  drain: [
+    {
+      file: 'src/auth/vouch-drain.ts',
+      text: '    return fromNs + nsOfMs(this.#options.drainMs) - this.#options.clock.bootNs();\n',
+      instead: '    return 0n;\n',
+    },
+    {
+      file: 'src/encryption/manager.ts',
+      text: '    return this.#options.tunnel.endSession(node, this.ready(node));\n',
+      instead: '    return Promise.resolve();\n',
+    },
+  ],
+} satisfies Readonly<Record<string, readonly Change[]>>;
+
+export type SafeguardName = keyof typeof SAFEGUARDS;

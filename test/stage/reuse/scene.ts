@@ -1,9 +1,11 @@
 /** Who has the shared address, and what everybody heard: reuse as it happens, driven step by step. */
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { TraceEvent } from '../../model/trace.ts';
 import { inNetns, sh, until } from '../shell.ts';
 import { Stage } from '../stage.ts';
 import { plugWorkload, unplugWorkload, type WorkloadSpec } from '../topology.ts';
+import { Delayer } from './delayer.ts';
 import {
   type Colour,
   type HostNode,
@@ -15,13 +17,17 @@ import {
   SHARED6,
   SINK,
   SINK_PORT,
+  tracesOf,
 } from './spec.ts';
+import { readTraces } from './traces.ts';
 
 export interface Heard {
   /** Datagrams by who says that it sent them. */
   readonly heard: Readonly<Record<string, number>>;
   /** Sent before the one who heard them had the address. */
   readonly late: number;
+  /** The last round in which any was sent. */
+  readonly last: number;
 }
 
 export interface Owner {
@@ -36,12 +42,14 @@ const CUT = 'cs_cut';
 export class ReuseScene {
   readonly stage: Stage;
   readonly #roundFile: string;
+  readonly #traces: string;
   #round = 0;
   #owner: WorkloadSpec | undefined;
 
   constructor(options: ReuseOptions) {
     this.stage = new Stage(reuseSpec(options));
     this.#roundFile = join(options.dir, 'round');
+    this.#traces = tracesOf(options);
   }
 
   /** The cluster, and everybody talking. Nobody has the shared address yet. */
@@ -62,6 +70,11 @@ export class ReuseScene {
     );
   }
 
+  /** What the agents did until now, if they are `traced`. */
+  trace(): TraceEvent[] {
+    return readTraces(this.#traces);
+  }
+
   down(): Promise<void> {
     return this.stage.down();
   }
@@ -72,7 +85,7 @@ export class ReuseScene {
     const round = this.#nextRound();
     if (this.#owner !== undefined) unplugWorkload(this.stage.spec, this.#owner);
     this.#owner = PARTIES.find((p) => p.node === next.node && p.name.startsWith(next.colour))!;
-    writeFileSync(this.#sinceFile(this.#owner.name), String(round));
+    for (const { name } of [this.#owner, SINK]) writeFileSync(this.#sinceFile(name), String(round));
     plugWorkload(this.stage.spec, this.#owner);
   }
 
@@ -81,7 +94,13 @@ export class ReuseScene {
     const last = readFileSync(this.stage.log(name), 'utf8')
       .split('\n')
       .findLast((line) => line.startsWith('{') && line.endsWith('}'));
-    return last === undefined ? { heard: {}, late: 0 } : (JSON.parse(last) as Heard);
+    return last === undefined ? { heard: {}, late: 0, last: 0 } : (JSON.parse(last) as Heard);
+  }
+
+  /** Datagrams that it heard and that were sent when it, or for sink the present owner, had its address. */
+  #heardInTime(name: string): number {
+    const { heard, late } = this.heardBy(name);
+    return Object.values(heard).reduce((n, count) => n + count, 0) - late;
   }
 
   /** Datagrams of one colour that sink heard, wherever they were sent. */
@@ -111,6 +130,28 @@ export class ReuseScene {
       const now = heard();
       return now.owner > before.owner && (!isRed || now.sink > before.sink) ? true : undefined;
     });
+  }
+
+  /**
+   * What the owner of before sent to sink, or sink to it, is held back on its way; red gets the address, and only when it hears sink (or
+   * is heard by it) does that arrive. Resolves when all that was sent before has arrived; with how many packets were late.
+   */
+  async delayed(which: 'from owner' | 'to owner', timeoutMs: number): Promise<number> {
+    const owners = this.#owner!.node;
+    const [from, to] = which === 'from owner' ? [owners, SINK.node] : [SINK.node, owners];
+    const delayer = new Delayer(this.stage, from, to);
+    await delayer.hold();
+    await delayer.enough();
+    this.place({ colour: 'red', node: this.#owner!.node as HostNode });
+    const heard = () => this.#heardInTime(which === 'from owner' ? this.#owner!.name : SINK.name);
+    const before = heard();
+    await until('the next owner to be known to both nodes', timeoutMs, () => heard() > before || undefined);
+    const held = delayer.letGo();
+    // What is sent from now on arrives after it.
+    const round = this.#nextRound();
+    const receiver = which === 'from owner' ? SINK.name : this.#owner!.name;
+    await until('what is sent now to be heard', timeoutMs, () => this.heardBy(receiver).last >= round || undefined);
+    return held;
   }
 
   /** No peer channel of this node passes until it is mended; everything else does. */

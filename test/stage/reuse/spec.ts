@@ -7,6 +7,8 @@ import { join } from 'node:path';
 import { stringify } from 'yaml';
 import type { StageSpec } from '../stage.ts';
 import type { NodeSpec, WorkloadSpec } from '../topology.ts';
+import { preloads } from './preloads.ts';
+import type { SafeguardName } from './safeguards.ts';
 
 export const SHARED4 = '10.78.9.50';
 export const SHARED6 = 'fd78:9::50';
@@ -57,8 +59,13 @@ export interface ReuseOptions {
   readonly device: string;
   /** Of the vouches. Default 30s. */
   readonly lease?: string;
-  readonly agentEnv?: NodeJS.ProcessEnv;
+  /** A safeguard that its agents do not have. */
+  readonly without?: SafeguardName;
+  /** Its agents write down what leases and fences do: see ReuseScene.trace. */
+  readonly traced?: boolean;
 }
+
+export const tracesOf = ({ dir }: Pick<ReuseOptions, 'dir'>): string => join(dir, 'traces');
 
 export function reuseSpec(options: ReuseOptions): StageSpec {
   const { dir, prefix } = options;
@@ -69,7 +76,10 @@ export function reuseSpec(options: ReuseOptions): StageSpec {
     nodes: NODES,
     workloads: [SINK, ...PARTIES],
     configure: () => configure(options),
-    ...(options.agentEnv === undefined ? {} : { agentEnv: options.agentEnv }),
+    agentEnv: preloads({
+      ...(options.without === undefined ? {} : { without: options.without }),
+      ...(options.traced === true ? { traces: tracesOf(options) } : {}),
+    }),
   };
 }
 
@@ -79,6 +89,7 @@ function configure(options: ReuseOptions): void {
   const { dir } = options;
   const write = (name: string, document: unknown) => writeFileSync(join(dir, name), stringify(document));
   mkdirSync(join(dir, 'policies'));
+  mkdirSync(tracesOf(options));
   write('server.yaml', {
     ...DOCUMENT,
     kind: 'ServerConfig',
