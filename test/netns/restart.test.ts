@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { sh, until } from '../stage/shell.ts';
 import { Stage } from '../stage/stage.ts';
+import { unplugWorkload } from '../stage/topology.ts';
 import { editYaml, testStage } from './support/stage-spec.ts';
 import { ask, startBackend, startTraffic } from './support/stage-traffic.ts';
 
@@ -90,12 +91,12 @@ test('while the identity server is gone what is proven goes on, nobody can revok
   expect(counted.lost, counted.gaps).toBe(0);
 });
 
-test.each([
+test.for([
   { node: 'node-a', newcomer: 'monitor', side: 'sending' },
   { node: 'node-b', newcomer: 'stolen', side: 'receiving' },
 ])(
   'while the $side agent is gone a proven flow loses nothing and nothing new passes; it comes back and proves new pairs',
-  async ({ node, newcomer }) => {
+  async ({ node, newcomer }, { annotate }) => {
     const during = await startTraffic(stage, 'frontend', RATE);
     await stage.stop(node, 'SIGKILL');
     const began = performance.now();
@@ -108,9 +109,15 @@ test.each([
     expect(gone.lost, gone.gaps).toBe(0);
 
     const after = await startTraffic(stage, 'frontend', RATE);
+    const started = performance.now();
     await stage.startAgent(node);
+    const readyMs = performance.now() - started;
     await until('the new pair to be proven', 10_000, async () =>
       (await ask(stage, newcomer, { timeoutS: 1 })) === 200 ? true : undefined,
+    );
+    const provenMs = performance.now() - started;
+    await annotate(
+      `ready ${Math.round(readyMs)} ms after its process began, a new pair proven after ${Math.round(provenMs)} ms`,
     );
     await delay(WHILE_MS);
     const back = await after.stop();
@@ -146,4 +153,28 @@ test('both agents killed and restarted, the tunnel kept: flows, proofs and lease
   expect(counted.lost, counted.gaps).toBeLessThan((RATE * REKEY_MS) / 1000);
   await flowsAgain();
   expect(tunnelProcesses()).toEqual(processes);
+});
+
+test('an agent that comes back ends what the owner’s node does not confirm, long before its lease does', async () => {
+  expect(await ask(stage, 'frontend')).toBe(200);
+  const backend = stage.workload('backend');
+  const known = await until('a lease with time left', 15_000, async () =>
+    (await vouches('node-a')).find((v) => v.address === backend.address4 && v.leaseMs > 20_000),
+  );
+  const seen = performance.now();
+  await stage.stop('node-a', 'SIGKILL');
+  const closed = () => stage.audit('node-b').filter(({ kind }) => kind === 'endpoint.closed').length;
+  const before = closed();
+  // It dies while nobody is there to be told.
+  unplugWorkload(stage.spec, backend);
+  await until('its node to notice', 5_000, () => closed() > before || undefined);
+  await stage.startAgent('node-a');
+  await until(
+    'the entry to be gone',
+    15_000,
+    async () => (await vouches('node-a')).every(({ address }) => address !== backend.address4) || undefined,
+  );
+  expect(performance.now() - seen).toBeLessThan(known.leaseMs);
+  const { entries } = (await stage.agentCli('node-a', 'auth', 'list')) as { entries: unknown[] };
+  expect(entries).toEqual([]);
 });
