@@ -3,7 +3,7 @@
  * endpoints, killAt, record}. What it gets through to the end prints its steps; with `record` also effects without a step between.
  */
 import fs from 'node:fs';
-import { syncBuiltinESMExports } from 'node:module';
+import { flushCompileCache, syncBuiltinESMExports } from 'node:module';
 import { native } from '../../../native/index.ts';
 import { createLogger } from '../../../src/base/log.ts';
 import { systemClock } from '../../../src/datapath/clock.ts';
@@ -115,5 +115,7 @@ works.life = () => {
 native();
 if (plan.record === true) watchEffects();
 works[plan.work]();
+// At an exit this happens by itself.
+flushCompileCache();
 const report: FaultReport = { steps, gaps };
 process.stdout.write(`${JSON.stringify(report)}\n`, () => process.kill(process.pid, 'SIGKILL'));
