@@ -111,11 +111,11 @@ describe('a configuration that is wrong', () => {
       line: 'underlay:',
     },
     {
-      what: 'an address that two workloads have',
+      what: 'an address that a workload has twice',
       role: 'agent',
       from: 'addresses: [10.77.1.11,',
-      to: 'addresses: [10.77.1.10,',
-      field: 'endpoints[1].addresses[0]',
+      to: 'addresses: [10.77.1.11, 10.77.1.11,',
+      field: 'endpoints[1].addresses',
       line: 'fd77:1::11',
     },
     {
@@ -143,12 +143,12 @@ describe('a configuration that is wrong', () => {
       line: 'entriesFile:',
     },
     {
-      what: 'a prefix that two nodes have',
+      what: 'a prefix of a node with host bits in it',
       role: 'server',
       from: '10.77.2.0/24',
-      to: '10.77.1.128/25',
+      to: '10.77.2.1/24',
       field: 'nodes[1].prefixes[0]',
-      line: '10.77.1.128/25',
+      line: '10.77.2.1/24',
     },
   ];
 
