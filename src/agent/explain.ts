@@ -29,7 +29,7 @@ export async function explainPair(parts: Parts, query: ExplainQuery) {
   const decision = parts.policy.decide(a, b, protocol, query.port);
   const facts = parts.manager.explain(a, b);
   const failure = facts.failures[0];
-  const proven = facts.entries.length > 0;
+  const proven = facts.entries.some(({ authType }) => authType === 'spiffe');
   const areWorkloads = from.kind === 'workload' && to.kind === 'workload';
   const unprovable = facts.ownProof.find(({ refusal }) => refusal !== undefined);
   const answer = (outcome: Outcome): Answer =>

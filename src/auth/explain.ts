@@ -94,6 +94,8 @@ export interface Explaining {
   identityAt(address: IpAddress): SecurityIdentity | undefined;
   policy(): PolicyDecisions;
   vouches(): readonly VouchView[];
+  /** Proofs of single flows. */
+  flows(): readonly AuthEntryView[];
   nodeName(node: NodeId): string | undefined;
   readonly nowNs: bigint;
 }
@@ -135,7 +137,10 @@ export function explainPair(from: SecurityIdentity, to: SecurityIdentity, parts:
       const onChannel = proven(local, identity as SecurityIdentity, node as NodeId);
       return [{ node, nodeName, remote: identity, onChannel }];
     }),
-    entries: entries.map((record) => viewOfEntry(record, parts.nodeName(record.remoteNode), nowNs)),
+    entries: [
+      ...entries.map((record) => viewOfEntry(record, parts.nodeName(record.remoteNode), nowNs)),
+      ...parts.flows().filter(({ local, remote }) => concerns(local, remote)),
+    ],
     ownProof: hosted.map((identity) => {
       const own = owns.of(identity);
       return { identity, refusal: own.ok ? undefined : own.error };

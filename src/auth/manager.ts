@@ -319,14 +319,10 @@ class Manager implements AuthManager {
 
   list(): AuthEntryView[] {
     const now = this.#options.clock.bootNs();
-    const { authTable, identities } = this.#options;
     const pairs = this.#proofs.pairs.entries
       .list()
       .map((record) => viewOfEntry(record, this.#nodeName(record.remoteNode), now));
-    const flows = authTable
-      .listFlows()
-      .map((entry) => viewOfFlow(entry, identities, this.#nodeName(entry.remoteNode), now));
-    return [...pairs, ...flows];
+    return [...pairs, ...this.#flows()];
   }
 
   vouches(): VouchView[] {
@@ -352,9 +348,16 @@ class Manager implements AuthManager {
       identityAt: (address) => this.#host.at(address)?.identity,
       policy: () => this.#options.policy(),
       vouches: () => this.vouches(),
+      flows: () => this.#flows(),
       nodeName: (id) => this.#nodeName(id),
       nowNs: this.#options.clock.bootNs(),
     });
+  }
+
+  #flows(): AuthEntryView[] {
+    const { authTable, identities, clock } = this.#options;
+    const now = clock.bootNs();
+    return authTable.listFlows().map((entry) => viewOfFlow(entry, identities, this.#nodeName(entry.remoteNode), now));
   }
 
   #relent(): void {

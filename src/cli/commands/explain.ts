@@ -61,6 +61,7 @@ interface Explanation {
     remoteNodeName?: string;
     expiresInMs: number;
     adopted: boolean;
+    flow?: string;
   }[];
   readonly tunnel?: string;
   readonly tunnels?: readonly { nodeName?: string; node: number; lastHandshake: string }[];
@@ -153,6 +154,7 @@ export function explanationText(e: Explanation): string {
     e.proofs?.map(
       (p) =>
         `${p.local} with ${p.remote} at ${at(p.remoteNodeName, p.remoteNode)}, ends in ${seconds(p.expiresInMs)}` +
+        (p.flow === undefined ? '' : `, for ${p.flow} alone`) +
         (p.adopted ? ', of before the agent’s restart, not proven anew yet' : ''),
     ),
     'none',

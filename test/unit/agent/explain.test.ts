@@ -114,6 +114,21 @@ describe('explain says', () => {
     ]);
   });
 
+  test('which connections are proven, each by itself; a next one is on demand', async () => {
+    world.require(frontend, backend, 'spiffe-connection');
+    world.connect(a, b);
+    await world.settle();
+    world.sendFlow(frontend, backend, 40_001);
+    await world.settle();
+    expect(await ask()).toMatchObject({
+      verdict: 'on demand',
+      proofs: [{ authType: 'spiffe-connection', flow: '6 10.0.1.2 40001 10.0.2.2 80' }],
+    });
+    expect((await textOf()).find((line) => line.startsWith('auth entry'))).toMatch(
+      /^auth entry \| 300 with 301 at b, ends in .*, for 6 10\.0\.1\.2 40001 10\.0\.2\.2 80 alone$/,
+    );
+  });
+
   test('that no port was named, where that decides', async () => {
     world.denied.add(`${frontend.identity}>${backend.identity}`);
     expect((await ask(80)).because).toBe('no rule of the policies allows it');
