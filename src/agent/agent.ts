@@ -200,7 +200,6 @@ async function start(
   const idleAfterNs = BigInt(IDLE_LEASES * config.authentication.lease) * 1_000_000n;
   manager = createAuthManager({
     self: server.node.info,
-    firstGeneration: BigInt(clock.nowMs()) * 1_000_000n,
     firstLife,
     channels,
     hold: datapath.hold,

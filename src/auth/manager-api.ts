@@ -34,7 +34,6 @@ export interface AuthManagerOptions {
   /** This node. `incarnation`: of its node SVID. */
   readonly self: Pick<NodeInfo, 'name' | 'spiffeId' | 'incarnation'>;
   /** See VouchHostOptions. */
-  readonly firstGeneration: bigint;
   readonly firstLife: boolean;
   readonly channels: PeerChannels;
   readonly hold: HoldQueue;

@@ -84,7 +84,6 @@ class Manager implements AuthManager {
     this.#owns = new OwnProofs(options.svids, options.revocations, () => clock.nowMs());
     this.#host = new VouchHost({
       incarnation: options.self.incarnation,
-      firstGeneration: options.firstGeneration,
       firstLife: options.firstLife,
       settings,
       peers: () => nodes.nodes().filter((node) => node.spiffeId !== options.self.spiffeId),

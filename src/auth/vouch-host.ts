@@ -47,8 +47,6 @@ export interface VouchedAddress {
 export interface VouchHostOptions {
   /** Of this node's SVID. */
   readonly incarnation: bigint;
-  /** Above every generation ever used with this incarnation, e.g. Unix time in ns at the agent's start. */
-  readonly firstGeneration: bigint;
   /** True only if no earlier life of this agent had this incarnation. */
   readonly firstLife: boolean;
   readonly settings: Pick<AuthSettings, 'leaseMs' | 'drainMs'>;
@@ -99,6 +97,8 @@ export class VouchHost {
   readonly #ledger: VouchLedger;
   readonly #drains: Drains;
   readonly #fences: PeerFences;
+  /** When a peer let go of what this agent does not know: an earlier agent's, or an earlier life's. */
+  readonly #releasedNs = new Map<NodeId, bigint>();
   #nextGeneration: bigint;
 
   constructor(options: VouchHostOptions) {
@@ -106,7 +106,9 @@ export class VouchHost {
     const { drainMs } = settings;
     const quiesce = () => options.quiesce();
     this.#options = options;
-    this.#nextGeneration = options.firstGeneration;
+    // NewerWins: above every generation of this incarnation, by whatever agent. An incarnation ends with the boot, so the boot clock
+    // never goes back within one; the wall clock does when somebody sets it.
+    this.#nextGeneration = clock.bootNs();
     this.#ledger = new VouchLedger({
       incarnation: options.incarnation,
       leaseMs: settings.leaseMs,
@@ -175,6 +177,8 @@ export class VouchHost {
       open: false,
       opening: false,
     };
+    // StampLocalDelivery: an address that comes here from another node is a move, too. Before it is born, what was of others goes.
+    const moved = this.#options.takeOver(hosted.addresses);
     this.#endpoints.set(hosted.endpoint, hosted);
     for (const address of hosted.addresses) {
       this.#owners.set(address, hosted);
@@ -188,8 +192,6 @@ export class VouchHost {
         continues: hosted.continues,
       });
     }
-    // StampLocalDelivery: an address that comes here from another node is a move, too.
-    const moved = this.#options.takeOver(hosted.addresses);
     if (hosted.continues) this.#openNow(hosted);
     else {
       this.#fences.forget(hosted.endpoint);
@@ -340,6 +342,7 @@ export class VouchHost {
   /** The node left the registry, and nothing of it is in the kernel. */
   forgetNode(node: NodeId): void {
     this.#ledger.forgetNode(node);
+    this.#releasedNs.delete(node);
     this.#fences.forgetNode(node);
   }
 
@@ -367,6 +370,7 @@ export class VouchHost {
 
   /** Its vouches may come into force from here on: whatever is open to it must be so rightly. */
   #metNode(node: NodeId, kept: ReadonlySet<IpAddress>, released: boolean): void {
+    if (released) this.#releasedNs.set(node, this.#options.clock.bootNs());
     for (const hosted of this.#endpoints.values()) {
       if (!hosted.open) continue;
       // What it sent to an earlier owner, of an earlier life, is on its way until its ack.
@@ -445,6 +449,8 @@ export class VouchHost {
         if (!this.#fences.endedSince(node, sinceNs)) shut.add(node);
       }
     }
+    // DrainFromAck, for owners that nobody here remembers.
+    for (const [node, sinceNs] of this.#releasedNs) if (!this.#fences.endedSince(node, sinceNs)) shut.add(node);
     for (const node of this.#ledger.metNodes) if (!ended.has(node)) shut.add(node);
     // ResetAssumesAll: what the kernel believes from before the restart would let their packets pass. Of other peers that were not met
     // nothing is believed, and nothing will be before they are.

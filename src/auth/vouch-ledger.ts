@@ -312,7 +312,6 @@ export class VouchLedger {
     const news = owed.filter(({ address, generation }) => (said.get(address) ?? -1n) < generation);
     for (let from = 0; from < news.length; from += BATCH) {
       const batch = news.slice(from, from + BATCH);
-      const version = session.lastWithdraw;
       const id = this.#nextWithdraw++;
       session.pending.set(id, batch);
       session.lastWithdraw = id;
@@ -323,7 +322,7 @@ export class VouchLedger {
         peer: channel.peer.id,
         channel: channel.id,
         id,
-        version,
+        version: id,
         entries: batch.map(traceOf),
       });
     }

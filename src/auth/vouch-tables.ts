@@ -170,7 +170,10 @@ export class VouchTables {
   drop(address: IpAddress, node: NodeId): Promise<void> {
     const { addresses, tunnel, trace } = this.#options;
     if (this.#installs.get(address)?.vouch.node === node) this.#installs.delete(address);
-    if (addresses.get(address)?.node === node || this.book.get(address)?.node === node) this.#unwrite(address);
+    const entry = addresses.get(address);
+    if (entry?.node === node || this.book.get(address)?.node === node) this.#unwrite(address);
+    // FlushBeforeAck: what waits for a vouch of the address was sent to the owner that goes, known here or not.
+    else if (entry === undefined) this.#options.flushTo(address);
     return this.#inTurn(address, async () => {
       await this.#options.quiesce();
       // Another node's by now: its own install moved the tunnel's entry, or will.

@@ -59,7 +59,7 @@ export class Agent {
     machine.device ??= new TunnelDevice(machine);
     const key = world.material.tunnelKey(machine.name);
     const time = {
-      now: () => machine.nowMs(),
+      now: () => machine.tunnelNowMs(),
       sleep: (ms: number) => new Promise<void>((resolve) => timers.set(ms, resolve)),
     };
     const tunnel = new WireguardTunnel(
@@ -93,7 +93,6 @@ export class Agent {
     machine.trace.event('agent-start', { incarnation: this.self.incarnation });
     this.manager = createAuthManager({
       self: this.self,
-      firstGeneration: BigInt(machine.nowMs()) * 1_000_000n,
       firstLife,
       channels: this.channels,
       hold: datapath.hold,

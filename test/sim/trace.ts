@@ -21,6 +21,8 @@ export class NodeTrace {
   /** By link: what the last RESET_ACK's frames named. */
   readonly #kept = new Map<string, { readonly ip: IpAddress; readonly generation: bigint }[]>();
 
+  readonly #closedUnopened = new Set<bigint>();
+
   constructor(machine: Machine) {
     this.#machine = machine;
   }
@@ -36,6 +38,8 @@ export class NodeTrace {
     const { world } = this.#machine;
     if (!world.recording) return (event) => world.transition(event.ev);
     return (event) => {
+      if (event.ev === 'close') return;
+      if (event.ev === 'born' && !event.continues) this.#closeUnopened(event.ip);
       const fields: Record<string, unknown> = { ...event };
       delete fields.ev;
       if ('peer' in event) fields.peer = world.nodeName(event.peer);
@@ -43,8 +47,6 @@ export class NodeTrace {
       if ('nonce' in event) fields.nonce = world.nonce(event.nonce);
       if (event.ev === 'reset-ack' || event.ev === 'reset-acked')
         fields.kept = this.#kept.get(`${event.ev} ${fields.channel}`) ?? [];
-      // The model counts withdraws by their own ids.
-      if (event.ev === 'withdraw') fields.version = event.id;
       if ('leaseEndNs' in event) {
         delete fields.leaseEndNs;
         fields.leaseEnd = this.#machine.traceMsOf(event.leaseEndNs);
@@ -88,8 +90,20 @@ export class NodeTrace {
     this.#note('kernel: opened', { addresses, generation, fences });
   }
 
+  /** One that an earlier agent had not opened is born anew, on the same interface. */
+  #closeUnopened(ip: IpAddress) {
+    for (const { addresses, open, generation } of this.#machine.kernel.memory.endpoints.values()) {
+      if (open || !addresses.includes(ip) || this.#closedUnopened.has(generation)) continue;
+      this.#closedUnopened.add(generation);
+      this.event('close', { ip, generation });
+    }
+  }
+
+  /** Said here: an agent does not know of those that ended before it. */
   closed({ addresses, generation }: EndpointAttachment) {
     this.#machine.world.transition('kernel: closed');
+    if (this.#closedUnopened.delete(generation)) return;
+    for (const ip of addresses) this.event('close', { ip, generation });
     this.#note('kernel: closed', { addresses, generation });
   }
 

@@ -100,7 +100,6 @@ class PeerNode {
     const bySpiffeId = new Map(rows.map((row) => [row.spiffeId, row]));
     const options = {
       self: this.#info,
-      firstGeneration: BigInt(Date.now()) * 1_000_000n,
       firstLife: true,
       channels: this.#channels,
       hold: { release: () => 0, refuse: () => 0, forget: () => {}, waiting: () => [] },

@@ -193,7 +193,6 @@ export class SimNode {
     const life = ++this.#life;
     this.manager = createAuthManager({
       self: this.info,
-      firstGeneration: time.bootNs(),
       firstLife: true,
       channels: this.#channels(),
       hold: {
