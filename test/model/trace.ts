@@ -97,8 +97,17 @@ export class Monitor {
   readonly #versions = new Map<string, bigint>();
   readonly #resets = new Map<
     string,
-    { incarnation: bigint; keeps: Map<string, bigint> | undefined; acked: boolean; ended: string[] }
+    {
+      incarnation: bigint;
+      keeps: Map<string, bigint> | undefined;
+      /** What the ack says is held of it; undefined: it does not say. */
+      kept: Map<string, bigint> | undefined;
+      acked: boolean;
+      ended: string[];
+    }
   >();
+  /** host|ip|peer: the peer's machine has ended since it was told. What it had sent is older than its boot, and no ack is a measure of it. */
+  readonly #orphaned = new Set<string>();
   readonly #packets = new Map<string, { identity: unknown; meant: Version | undefined; from: string }>();
 
   constructor(options: AcceptOptions = {}) {
@@ -153,6 +162,7 @@ export class Monitor {
       for (const where of this.#owners.keys()) if (where.startsWith(`${node}|`)) this.#owners.delete(where);
       for (const where of this.#kernel.keys()) if (where.startsWith(`${node}|`)) this.#kernel.delete(where);
       for (const where of this.#tunnel.keys()) if (where.startsWith(`${node}|`)) this.#tunnel.delete(where);
+      for (const where of this.#owes.keys()) if (where.endsWith(`|${node}`)) this.#orphaned.add(where);
     },
     born: (node, _t, event) => {
       const where = key(node, event.ip);
@@ -206,6 +216,7 @@ export class Monitor {
         const held = this.#owed(node, vouch.ip, peer);
         if (!held.some((v) => v.generation === owner.generation && v.incarnation === owner.incarnation))
           held.push(owner);
+        this.#orphaned.delete(key(node, vouch.ip, peer));
         if (request === undefined || request.peer !== node) continue; // asked by an agent that is gone
         request.leaseMs = Number(event.leaseMs);
         request.granted.set(vouch.ip, owner);
@@ -259,12 +270,12 @@ export class Monitor {
       for (const entry of said.entries) this.#letGo(node, t, peer, entry.ip, entry);
     },
     reset: (node, _t, event) => {
-      const keeps = event.keeps as { ip: string; generation: unknown }[] | undefined;
       const incarnation =
         event.incarnation === undefined ? (this.#incarnations.get(node) ?? 1n) : version(event.incarnation);
       this.#resets.set(key(node, event.peer, event.channel), {
         incarnation,
-        keeps: keeps && new Map(keeps.map(({ ip, generation }) => [ip, version(generation)])),
+        keeps: generationsOf(event.keeps),
+        kept: undefined,
         acked: false,
         ended: [...this.#lastVersion.keys()].filter((where) => where.startsWith(`${node}|`)),
       });
@@ -285,6 +296,14 @@ export class Monitor {
           const isAlive =
             last !== undefined && last.generation === held.generation && last.incarnation === held.incarnation;
           if ((isLower || isNamed) && !isAlive) this.#letGo(node, t, peer, ip, held);
+          else if (said.kept !== undefined && said.kept.get(ip) !== held.generation) {
+            const entry = this.#kernel.get(key(peer, ip));
+            const isHeld = entry?.peer === node && entry.generation === held.generation;
+            must(!isHeld, 'ResetDeletes', `${ip} is in the kernel of ${peer}, whose ack does not say so`);
+            // Of an owner that lives, nothing under way is meant for anybody else.
+            if (isAlive) this.#owed(node, ip, peer).splice(this.#owed(node, ip, peer).indexOf(held), 1);
+            else this.#letGo(node, t, peer, ip, held);
+          }
         }
       }
     },
@@ -414,6 +433,7 @@ export class Monitor {
     );
     this.#ackedAt.set(key(host, ip, peer), t);
     this.#acked.add(key(host, this.#lives.get(host), ip, peer));
+    if (this.#orphaned.delete(key(host, ip, peer))) this.#ackedAt.delete(key(host, ip, peer));
   }
 
   #bury(receiver: string, host: string, ip: string, upTo: Version): void {
@@ -431,6 +451,7 @@ export class Monitor {
     const host = text(event.peer);
     const said = this.#resets.get(key(host, node, event.channel));
     must(said !== undefined, 'Reset', `${node} acks a RESET that was not said`);
+    said.kept = generationsOf(event.kept);
     this.#meet(node, host, said.incarnation);
     for (const [where, entry] of this.#kernel) {
       if (!where.startsWith(`${node}|`) || entry.peer !== host) continue;
@@ -490,6 +511,11 @@ export class Monitor {
       'BarLowerIncarnation',
       `of incarnation ${granted.incarnation}`,
     );
+    must(
+      this.#owed(peer, ip, node).some((v) => v.generation === granted.generation),
+      'RequestsDieWithChannel',
+      `${peer} does not count ${node} among those that hold generation ${granted.generation} of ${ip} any more`,
+    );
     const held = this.#kernel.get(key(node, ip));
     if (held !== undefined && held.peer !== peer) {
       must(held.leaseEnd <= t, 'OtherNodesLeaseWins', `${held.peer} has a lease on ${ip} until ${held.leaseEnd}`);
@@ -509,6 +535,11 @@ export class Monitor {
 
 function isOpen(owner: Owner, peer: string): boolean {
   return owner.open.has(peer) || owner.open.has('*');
+}
+
+function generationsOf(entries: unknown): Map<string, bigint> | undefined {
+  const list = entries as { ip: string; generation: unknown }[] | undefined;
+  return list && new Map(list.map(({ ip, generation }) => [ip, version(generation)]));
 }
 
 function text(value: unknown): string {

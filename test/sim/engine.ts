@@ -111,6 +111,12 @@ export class Engine {
   }
 }
 
+/** As Node counts: whole milliseconds, one at least, so a timer is early by what is cut off. A wait below what the clock can add would
+ *  stand still for ever. */
+export function timerMs(ms: number): number {
+  return Math.max(1, Math.trunc(ms));
+}
+
 function isBefore(a: Event, b: Event): boolean {
   return a.atMs < b.atMs || (a.atMs === b.atMs && a.order < b.order);
 }

@@ -5,14 +5,21 @@
 import { readFileSync } from 'node:fs';
 import { registerHooks, stripTypeScriptTypes } from 'node:module';
 import { setImmediate as realImmediate, setTimeout as realTimeout } from 'node:timers';
-import type { Engine, Event } from './engine.ts';
+import { type Engine, type Event, timerMs } from './engine.ts';
 
 let engine: Engine | undefined;
+const realRandom = Math.random;
+let draw = realRandom;
 let onRejection: (thrown: unknown) => void = () => {};
 
-/** Whose time it is from now on, and who hears of promises that nobody caught. */
-export function follow(now: Engine | undefined, rejected: (thrown: unknown) => void): void {
+/** Whose time and whose chance it is from now on, and who hears of promises that nobody caught. */
+export function follow(
+  now: Engine | undefined,
+  draws: () => number = realRandom,
+  rejected: (thrown: unknown) => void = () => {},
+): void {
   engine = now;
+  draw = draws;
   onRejection = rejected;
 }
 
@@ -41,7 +48,7 @@ export function simulateTimers(): void {
   scope.setTimeout = (fn: (...args: unknown[]) => void, ms = 0, ...args: unknown[]) =>
     engine?.current === undefined
       ? realTimeout(fn, ms, ...args)
-      : new Timer(engine.after(Math.max(Math.trunc(ms), 1), engine.current, () => fn(...args)));
+      : new Timer(engine.after(timerMs(ms), engine.current, () => fn(...args)));
   scope.setImmediate = (fn: (...args: unknown[]) => void, ...args: unknown[]) =>
     engine?.current === undefined
       ? realImmediate(fn, ...args)
@@ -51,6 +58,7 @@ export function simulateTimers(): void {
     if (timer instanceof Timer) timer.event.cancelled = true;
     else clear(timer);
   };
+  Math.random = () => draw();
   scope.performance = { ...performance, now: () => engine?.nowMs ?? 0, timeOrigin: 0 };
 }
 

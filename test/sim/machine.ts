@@ -5,7 +5,7 @@ import type { Clock } from '../../src/base/clock.ts';
 import type { Timers } from '../../src/base/timers.ts';
 import type { IpAddress, SecurityIdentity } from '../../src/model/ids.ts';
 import type { Agent } from './agent.ts';
-import type { Event, Owner, Pausable } from './engine.ts';
+import { type Event, type Owner, type Pausable, timerMs } from './engine.ts';
 import { Kernel, KernelMemory } from './kernel.ts';
 import type { Packet, Workload } from './packet.ts';
 import { NodeTrace } from './trace.ts';
@@ -49,11 +49,14 @@ export class Machine implements Clock, Pausable {
   readonly #incarnations = new Map<string, bigint>();
   readonly revoked = new Set<SecurityIdentity>();
   #bootedMs = -20_000;
-  #standstillMs = 0;
+  /** How long this machine stood still since its boot. */
+  standstillMs = 0;
   #earlierMs = 0;
   #readMs = -1;
   #readNs = 0n;
   wallOffsetMs = 0;
+  /** Silences that the tunnel went through in no time. */
+  silenceMs = 0;
 
   constructor(world: World, name: string) {
     this.world = world;
@@ -75,10 +78,14 @@ export class Machine implements Clock, Pausable {
     return UNIX_MS + Math.floor(this.bootMs() + this.#bootedMs + this.wallOffsetMs);
   }
 
+  tunnelNowMs(): number {
+    return this.nowMs() + this.silenceMs;
+  }
+
   /** CLOCK_BOOTTIME: stands while the machine does. */
   bootMs(): number {
     const now = this.pausedAtMs ?? this.world.engine.nowMs;
-    return now - this.#bootedMs - this.#standstillMs;
+    return now - this.#bootedMs - this.standstillMs;
   }
 
   /** For traces: as the boot clock, and it goes on over reboots. Ms with three decimals. */
@@ -104,8 +111,7 @@ export class Machine implements Clock, Pausable {
     const { engine } = this.world;
     return {
       set: (ms, fn) => {
-        // As Node does; a wait below what the clock can add would stand still for ever.
-        const event = engine.after(Math.max(Math.trunc(ms), 1), owner, fn);
+        const event = engine.after(timerMs(ms), owner, fn);
         return () => {
           event.cancelled = true;
         };
@@ -151,7 +157,7 @@ export class Machine implements Clock, Pausable {
 
   resume(): void {
     if (this.pausedAtMs === undefined) return;
-    this.#standstillMs += this.world.engine.nowMs - this.pausedAtMs;
+    this.standstillMs += this.world.engine.nowMs - this.pausedAtMs;
     this.world.engine.resume(this);
   }
 
@@ -172,7 +178,7 @@ export class Machine implements Clock, Pausable {
     this.device = undefined;
     this.needsAttestation = true;
     this.#bootedMs = this.world.engine.nowMs;
-    this.#standstillMs = 0;
+    this.standstillMs = 0;
     this.trace.event('node-crash', {});
   }
 

@@ -22,6 +22,8 @@ export interface Packet {
   readonly from: IpAddress;
   readonly to: IpAddress;
   readonly sentMs: number;
+  /** Of the sender's machine, until then. */
+  readonly standstillMs: number;
   /** The stamp of from_workload: endpoint and generation that it was sent by. */
   endpoint: number;
   generation: bigint;

@@ -20,7 +20,11 @@ const LIVELY_MS = 2_000;
 
 export async function runSchedule(plan: Plan, material: Material, options: WorldOptions): Promise<Outcome> {
   const world = new World(plan, material, options);
-  follow(world.engine, (thrown) => world.fault(textOf(thrown)));
+  follow(
+    world.engine,
+    () => world.random.next(),
+    (thrown) => world.fault(textOf(thrown)),
+  );
   useRealSignatures(plan.fullCrypto);
   const run = new Run(world);
   try {
@@ -28,7 +32,7 @@ export async function runSchedule(plan: Plan, material: Material, options: World
   } catch (thrown) {
     world.fault(textOf(thrown));
   } finally {
-    follow(undefined, () => {});
+    follow(undefined);
     useRealSignatures(true);
   }
   const { violation, taken, log, engine } = world;

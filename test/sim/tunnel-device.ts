@@ -31,7 +31,16 @@ interface Peer {
   staged: Packet[];
   /** Unix ms, by this machine's clock; 0: never. */
   handshakenMs: number;
-  handshake: { readonly sinceMs: number; readonly retry: Event } | undefined;
+  handshake: Attempt | undefined;
+  /** Of the other side's initiations: an earlier one that comes late is a replay. */
+  initiatedAt: number;
+}
+
+/** An initiation: what answers an earlier one is not taken. */
+interface Attempt {
+  readonly at: number;
+  readonly sinceMs: number;
+  readonly retry: Event;
 }
 
 export class TunnelDevice implements WireguardDevice {
@@ -102,7 +111,7 @@ export class TunnelDevice implements WireguardDevice {
         peer.previous = peer.current;
         peer.current = peer.next;
         peer.next = undefined;
-        peer.handshakenMs = this.machine.nowMs();
+        peer.handshakenMs = this.machine.tunnelNowMs();
         this.#flush(peer);
       } else if (peer.current?.id !== session && peer.previous?.id !== session) continue;
       if (packet === undefined) return;
@@ -115,13 +124,13 @@ export class TunnelDevice implements WireguardDevice {
     }
   }
 
-  /** REJECT_AFTER_TIME: what a long silence does, all at once. */
+  /** REJECT_AFTER_TIME: what a long silence does, all at once, by the tunnel's clock too. */
   age() {
+    this.machine.silenceMs += REJECT_AFTER_MS;
     for (const peer of this.peers.values()) {
       peer.current = undefined;
       peer.previous = undefined;
       peer.next = undefined;
-      peer.handshakenMs = Math.max(0, peer.handshakenMs - REJECT_AFTER_MS);
     }
   }
 
@@ -160,6 +169,7 @@ export class TunnelDevice implements WireguardDevice {
         staged: [],
         handshakenMs: 0,
         handshake: undefined,
+        initiatedAt: 0,
       };
       this.peers.set(key, peer);
     }
@@ -194,24 +204,26 @@ export class TunnelDevice implements WireguardDevice {
     const retry = engine.after(RETRY_MS + random.between(0, 333), machine.kernelOwner, () =>
       this.#attempt(peer, sinceMs),
     );
-    peer.handshake = { sinceMs, retry };
-    underlay.datagram(machine, peer.key, (other) => other.device?.respond(this, peer));
+    const attempt = { at: machine.world.nextSession(), sinceMs, retry };
+    peer.handshake = attempt;
+    underlay.datagram(machine, peer.key, (other) => other.device?.respond(this, peer, attempt));
   }
 
   /** The responder: agrees if it has the initiator as a peer with the same preshared key. */
-  respond(initiator: TunnelDevice, there: Peer) {
+  respond(initiator: TunnelDevice, there: Peer, attempt: Attempt) {
     const here = this.peers.get(initiator.publicKey);
-    if (here === undefined || here.psk !== there.psk) return;
+    if (here === undefined || here.psk !== there.psk || attempt.at <= here.initiatedAt) return;
+    here.initiatedAt = attempt.at;
     const session = { id: this.machine.world.nextSession() };
     here.next = session;
     this.machine.world.underlay.datagram(this.machine, initiator.publicKey, (machine) => {
-      if (machine.device !== initiator || initiator.peers.get(there.key) !== there || there.handshake === undefined)
+      if (machine.device !== initiator || initiator.peers.get(there.key) !== there || there.handshake !== attempt)
         return;
-      there.handshake.retry.cancelled = true;
+      attempt.retry.cancelled = true;
       there.handshake = undefined;
       there.previous = there.current;
       there.current = session;
-      there.handshakenMs = initiator.machine.nowMs();
+      there.handshakenMs = initiator.machine.tunnelNowMs();
       if (there.staged.length === 0) initiator.#keepalive(there, session);
       initiator.#flush(there);
     });

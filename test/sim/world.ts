@@ -197,6 +197,7 @@ export class World {
       from: sender.ip,
       to,
       sentMs: this.engine.nowMs,
+      standstillMs: machine.standstillMs,
       endpoint: 0,
       generation: 0n,
       held: false,
@@ -244,8 +245,10 @@ export class World {
         'P2',
         `packet ${packet.id} of w${packet.sender.uid}, meant for w${packet.meant}, delivered to w${to.uid} on ${machine.name}`,
       );
-    // Held or queued since a time when the address was somebody else's.
-    const { sentMs } = packet;
+    // Held or queued since a time when the address was somebody else's. While its machine stood still the packet did too, and nothing on
+    // that machine can tell.
+    const { sentMs, standstillMs } = packet;
+    if (this.machine(packet.sender.node).standstillMs !== standstillMs) return this.#arrived(packet, to);
     const meant = [...this.workloads.values()].find(
       (w) => w.ip === to.ip && w !== to && w.bornMs <= sentMs && w.diedMs > sentMs,
     );
@@ -254,6 +257,10 @@ export class World {
         'P2',
         `packet ${packet.id} of w${packet.sender.uid} was sent to w${meant.uid}, before w${to.uid} existed, and delivered to w${to.uid} on ${machine.name}`,
       );
+    this.#arrived(packet, to);
+  }
+
+  #arrived(packet: Packet, to: Workload) {
     this.arrivals.set(`${packet.sender.uid}>${to.uid}`, packet.sentMs);
   }
 
