@@ -305,3 +305,22 @@ describe('a request', () => {
     expect(a.kernelAuth.size).toBe(0);
   }, 60_000);
 });
+
+test('exchanges that are begun and never finished: so many wait, the rest is refused by name, and the victim’s own go on', async () => {
+  const answers: (string | undefined)[] = [];
+  for (let i = 0; i < 1_100; i++) answers.push((await rogue.begin(backend, frontend)).reason);
+  expect(answers.filter((reason) => reason === undefined)).toHaveLength(1_024);
+  expect(new Set(answers.slice(1_024))).toEqual(new Set(['AUTH_QUEUE_FULL']));
+  const neighbour = await world.workload('neighbour', a, '10.0.1.3', 302);
+  world.require(neighbour, backend);
+  const [outcome] = await Promise.all([
+    a.manager.authenticate({
+      local: neighbour.identity,
+      remote: backend.identity,
+      remoteNode: b.info.id,
+      authType: 'spiffe',
+    }),
+    rogue.respond((asked) => rogue.answer(asked, rightful())),
+  ]);
+  expect(outcome).toMatchObject({ ok: true });
+}, 30_000);
