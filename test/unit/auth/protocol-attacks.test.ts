@@ -173,11 +173,15 @@ describe('a peer that does not keep to the protocol', () => {
     expect(a.refused).toEqual(['10.0.1.2>10.0.2.3 HOLD_REFUSED']);
   });
 
-  test('test-always-fail is never proven', async () => {
+  test('test-always-fail is never proven, on another node or on the own one', async () => {
+    const neighbour = await world.workload('neighbour', a, '10.0.1.3', 303);
     world.require(frontend, backend, 'test-always-fail');
+    world.require(frontend, neighbour, 'test-always-fail');
     await sendAndSettle();
-    expect(a.refused).toEqual(['10.0.1.2>10.0.2.2 AUTH_ALWAYS_FAIL']);
-    expect(a.reasons('auth.failed')).toEqual(['AUTH_ALWAYS_FAIL']);
+    world.send(frontend, neighbour);
+    await world.settle();
+    expect(a.refused).toEqual(['10.0.1.2>10.0.2.2 AUTH_ALWAYS_FAIL', '10.0.1.2>10.0.1.3 AUTH_ALWAYS_FAIL']);
+    expect(a.reasons('auth.failed')).toEqual(['AUTH_ALWAYS_FAIL', 'AUTH_ALWAYS_FAIL']);
     expect(a.kernelAuth.size).toBe(0);
   });
 
