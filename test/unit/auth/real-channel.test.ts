@@ -264,7 +264,8 @@ describe('an authenticator', () => {
     const begun = await rogue.begin(backend, frontend);
     const { length } = rogue.answer(begun.asked!, rightful());
     for (let at = 0; at < length; at++) {
-      const cut = await instead((right) => right.subarray(0, at));
+      // Signatures are of different lengths: never the whole.
+      const cut = await instead((right) => right.subarray(0, Math.min(at, right.length - 1)));
       const extended = await instead((right) =>
         Buffer.concat([right.subarray(0, at), Buffer.from([at & 255]), right.subarray(at)]),
       );
