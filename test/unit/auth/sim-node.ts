@@ -35,9 +35,15 @@ export class SimTime implements Clock, Timers {
   readonly #startMs = Date.UTC(2026, 0, 1);
   #timers: { atNs: bigint; order: number; fn: () => void }[] = [];
   #order = 0;
+  #wallMs = 0;
 
   nowMs(): number {
-    return this.#startMs + Number(this.#bootNs / 1_000_000n);
+    return this.#startMs + this.#wallMs + Number(this.#bootNs / 1_000_000n);
+  }
+
+  /** Somebody sets the wall clock. */
+  setWall(byMs: number): void {
+    this.#wallMs += byMs;
   }
 
   bootNs(): bigint {

@@ -102,6 +102,25 @@ describe('the life of a tunnel', () => {
     expect(a.tunnel.calls).not.toContain('remove 2');
   });
 
+  test('TunnelOfIncarnation: a channel of the peer’s next life ends the tunnel of the earlier one, before anything is offered', async () => {
+    const { a, b, wire } = await upPair();
+    const before = pskOf(a, b);
+    a.tunnel.calls.length = 0;
+    b.info = { ...b.info, incarnation: b.info.incarnation + 1n };
+    const next = new Wire(a, b);
+    expect(a.manager.ready(b.info.id)).toBe(false);
+    expect(a.tunnel.calls).toEqual(['remove 2']);
+    expect(a.tunnel.peers.has(b.info.id)).toBe(false);
+    // What the earlier life still says brings its keys back no more.
+    wire.close('PEER_INCARNATION_BARRED');
+    expect(a.tunnel.calls).toEqual(['remove 2']);
+    await next.settle();
+    expect(a.manager.ready(b.info.id)).toBe(true);
+    expect(a.tunnel.calls).toEqual(['remove 2', 'set 2', 'handshake 2']);
+    expect(pskOf(a, b)).not.toBe(before);
+    expect(a.reasons()).toEqual(['tunnel.up', 'tunnel.down', 'tunnel.up']);
+  });
+
   test('a redial brings new keys, whichever end dials', async () => {
     const { a, b, wire } = await upPair();
     const before = pskOf(a, b);

@@ -53,7 +53,7 @@ export class RememberedTunnel implements Tunnel {
 }
 
 export class TestNode {
-  readonly info: NodeInfo;
+  info: NodeInfo;
   readonly key: KeyObject;
   readonly publicKey: KeyObject;
   readonly tunnel = new RememberedTunnel();
@@ -110,7 +110,7 @@ class WireEnd implements PeerChannel {
   constructor(wire: Wire, node: TestNode, remote: TestNode, role: ChannelRole) {
     this.#wire = wire;
     this.node = node;
-    this.peer = remote.info;
+    this.peer = { ...remote.info };
     this.role = role;
     this.id = wire.id;
     this.peerCertificate = { publicKey: remote.publicKey } as Certificate;
