@@ -51,7 +51,13 @@ async function tellWhatHappened(stage: Stage): Promise<void> {
       return `${time} ${kind} ${reason} ${JSON.stringify({ source, destination, detail })}`;
     });
     const dropped = await stage.agentCli(name, 'drop', 'list').catch(() => 'the agent does not answer');
-    console.error([`--- ${name}`, ...told, JSON.stringify(dropped), stage.tail(name, 30)].join('\n'));
+    // Where nobody decided to drop them: a queue of a device was full.
+    const devices = (await stage.runIn(name, 'ip', '-s', 'link')).stdout;
+    console.error([`--- ${name}`, ...told, JSON.stringify(dropped), devices, stage.tail(name, 30)].join('\n'));
+  }
+  for (const { name } of stage.spec.workloads) {
+    const counters = (await stage.runIn(name, 'grep', '^Udp:', '/proc/net/snmp')).stdout;
+    console.error([`--- ${name}`, counters].join('\n'));
   }
 }
 
