@@ -29,6 +29,8 @@ import { idOf, type Packet, packetBytes, type Workload } from './packet.ts';
 
 const HOLD_DEADLINE_MS = 5_000;
 const SIGNAL_INTERVAL_MS = 50;
+/** Longer than what follows an ack: the drain, and the end of a session. */
+const LATE_MS = 1_000;
 
 /** Kernel memory: what a reboot empties, an agent's end does not, and a snapshot brings back. */
 export class KernelMemory {
@@ -405,7 +407,7 @@ export class Kernel {
           if (memory.addresses.get(address) === before) memory.addresses.delete(address);
           machine.trace.deleted(address);
         };
-        if (machine.world.faults.lateDelete) machine.world.engine.after(60, machine.kernelOwner, remove);
+        if (machine.world.faults.lateDelete) machine.world.engine.after(LATE_MS, machine.kernelOwner, remove);
         else remove();
         return true;
       },

@@ -55,6 +55,7 @@ export class Machine implements Clock, Pausable {
   #readMs = -1;
   #readNs = 0n;
   wallOffsetMs = 0;
+  isRestored = false;
   /** Silences that the tunnel went through in no time. */
   silenceMs = 0;
 
@@ -213,6 +214,7 @@ export class Machine implements Clock, Pausable {
   /** The machine as it was; what it has done since is forgotten. No agent yet. */
   restore(snapshot: Snapshot): void {
     this.crash();
+    this.isRestored = true;
     const { engine } = this.world;
     this.#earlierMs -= snapshot.bootMs;
     this.#bootedMs = engine.nowMs - snapshot.bootMs;

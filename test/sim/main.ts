@@ -2,7 +2,8 @@
  * The tier: random schedules in all cores with the transitions they took, recordings, and the rules whose absence is found.
  *
  *     node test/sim/main.ts                              all of it
- *     node test/sim/main.ts --schedules N [--from SEED]  so many schedules alone; so --recordings, --mutants
+ *     node test/sim/main.ts --schedules N [--from SEED]  so many schedules alone; so --recordings
+ *     node test/sim/main.ts --mutants [--mutant NAME]    rules taken away, or one of them
  *     node test/sim/main.ts --seed N [--trace] [--mutant NAME]  one schedule again, with its plan and, if wanted, every event
  */
 import { hash } from 'node:crypto';
@@ -48,10 +49,11 @@ async function runAll(
   from: number,
   count: number,
   isEnough: (sum: Sum) => boolean = () => false,
+  largestBatch = BATCH,
 ): Promise<Sum> {
   const sum: Sum = { ran: 0, events: 0, found: [], taken: new Map(), recorded: [] };
   let next = from;
-  const batch = Math.min(BATCH, Math.ceil(count / workers));
+  const batch = Math.min(largestBatch, Math.ceil(count / workers));
   const endAt = from + count;
   const one = () =>
     new Promise<void>((resolve, reject) => {
@@ -92,7 +94,11 @@ async function all(): Promise<boolean> {
     console.log(`# again, with its schedule: node test/sim/main.ts --seed ${first.seed} --trace`);
     await one(first.seed, false);
   }
-  console.log(`# ${sum.ran} schedules, ${sum.events} events, ${seconds} s, ${workers} workers`);
+  const { user, system } = process.cpuUsage();
+  const rate = (sum.ran * 1e6) / (user + system);
+  console.log(
+    `# ${sum.ran} schedules, ${sum.events} events, ${seconds} s, ${workers} workers, ${rate.toFixed(0)} schedules in each second of processor time`,
+  );
   if (sum.found.length === 0) console.log(`ok - ${sum.ran} schedules: the property and liveness hold`);
   const transitions = judgeTransitions(sum.taken);
   for (const line of transitions.lines) console.log(line);
@@ -120,7 +126,7 @@ async function recordings(): Promise<boolean> {
 
 async function mutants(): Promise<boolean> {
   let good = true;
-  for (const mutant of MUTANTS) {
+  for (const mutant of MUTANTS.filter(({ name }) => values.mutant === undefined || values.mutant === name)) {
     const began = performance.now();
     const finds = mutant.finds ?? ['P1', 'P2'];
     const isFound = (found: readonly Found[]) => found.find((one) => finds.includes(one.property));
@@ -137,8 +143,19 @@ async function mutants(): Promise<boolean> {
       console.log(`not ok - without ${mutant.name} (${mutant.what}) nothing is found in ${sum.ran} schedules`);
     } else
       console.log(`ok - without ${mutant.name} (${mutant.what}): ${tell(found)} [${sum.ran} schedules, ${seconds} s]`);
+    if (mutant.refusedWithin !== undefined) good = (await isRefused(mutant.name, mutant.refusedWithin)) && good;
   }
   return good;
+}
+
+/** What the code says of itself without the rule: does the model's monitor refuse it? */
+async function isRefused(mutant: string, within: number): Promise<boolean> {
+  const refusal = ({ recorded }: Sum) => recorded.find((one) => one.refusal !== undefined);
+  const sum = await runAll({ mutant, record: true }, 1, within, (so) => refusal(so) !== undefined, 10);
+  const refused = refusal(sum);
+  if (refused === undefined) console.log(`not ok - without ${mutant} the model refuses none of ${sum.ran} schedules`);
+  else console.log(`ok - without ${mutant} the model refuses seed ${refused.seed}: ${refused.refusal}`);
+  return refused !== undefined;
 }
 
 /** One schedule in this very thread. */

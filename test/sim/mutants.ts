@@ -17,17 +17,34 @@ export interface Mutant {
   readonly within: number;
   /** What is found. Left out: P1 or P2. */
   readonly finds?: readonly string[];
+  /** Within so many schedules the model's monitor refuses what the code says of itself. Left out: it does not say what is missing. */
+  readonly refusedWithin?: number;
 }
 
 const CLIENT = 'src/auth/vouch-client.ts';
 
 export const MUTANTS: readonly Mutant[] = [
-  { name: 'Fence', what: 'fences are not written', faults: { noFences: true }, within: 4_000 },
+  {
+    name: 'Fence',
+    what: 'fences are not written',
+    faults: { noFences: true },
+    within: 4_000,
+    refusedWithin: 400,
+  },
   {
     name: 'LeaseEveryPacket',
-    what: 'the kernel does not look at leases',
+    what: 'the kernel does not look at leases, the agent does not clear away those that ended (one does for the other)',
     faults: { leaseUnchecked: true },
+    changes: [
+      {
+        file: 'src/auth/vouch-tables.ts',
+        find: 'if (vouch.leaseEndNs > now) {',
+        replace: 'if (vouch.leaseEndNs > 0n) {',
+      },
+    ],
     within: 4_000,
+    finds: ['P3'],
+    refusedWithin: 400,
   },
   {
     name: 'AckAfterDelete',
@@ -41,7 +58,7 @@ export const MUTANTS: readonly Mutant[] = [
     faults: { noQuiesce: true },
     within: 20_000,
   },
-  { name: 'DrainTime', what: 'no drain', settings: { drainMs: 0 }, within: 4_000 },
+  { name: 'DrainTime', what: 'no drain', settings: { drainMs: 0 }, within: 4_000, refusedWithin: 400 },
   {
     name: 'DropSessionBeforeSuccessor',
     what: 'sessions of the tunnel go on',
@@ -59,6 +76,7 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     within: 20_000,
+    refusedWithin: 400,
   },
   {
     name: 'TombstoneWithdrawn',
@@ -68,6 +86,7 @@ export const MUTANTS: readonly Mutant[] = [
       { file: CLIENT, find: 'this.#requests.cancel(node, address);', replace: '' },
     ],
     within: 20_000,
+    refusedWithin: 2_000,
   },
   {
     name: 'OtherNodesLeaseWins',
@@ -81,5 +100,20 @@ export const MUTANTS: readonly Mutant[] = [
     ],
     within: 4_000,
     finds: ['P1', 'P2', 'P4'],
+    refusedWithin: 400,
+  },
+  {
+    name: 'StampLocalDelivery',
+    what: 'what another node vouches for goes on beside an own endpoint that gets its address',
+    changes: [
+      {
+        file: 'src/auth/vouch-host.ts',
+        find: 'const moved = this.#options.takeOver(hosted.addresses);',
+        replace: 'const moved: readonly IpAddress[] = [];',
+      },
+    ],
+    within: 4_000,
+    finds: ['P1', 'P2', 'P4'],
+    refusedWithin: 400,
   },
 ];

@@ -36,8 +36,11 @@ export class NodeTrace {
   /** Of the product's own words: nodes by name, channels by their link, times as `t`. */
   vouches(): VouchTrace {
     const { world } = this.#machine;
-    if (!world.recording) return (event) => world.transition(event.ev);
     return (event) => {
+      if (event.ev === 'grant')
+        for (const { ip } of event.vouches) world.vouched(this.#machine, world.nodeName(event.peer), ip);
+      if (event.ev === 'renew-granted') world.vouched(this.#machine, world.nodeName(event.peer), '*');
+      if (!world.recording) return world.transition(event.ev);
       if (event.ev === 'close') return;
       if (event.ev === 'born' && !event.continues) this.#closeUnopened(event.ip);
       const fields: Record<string, unknown> = { ...event };

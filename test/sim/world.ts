@@ -31,8 +31,8 @@ import { Underlay } from './underlay.ts';
 export type { Policy } from './policy.ts';
 
 export interface Violation {
-  /** P1 taken as another, P2 delivered to another, P4 a live lease displaced, R passed though revoked, L liveness, E an exception. */
-  readonly property: 'P1' | 'P2' | 'P4' | 'R' | 'L' | 'E';
+  /** P1 taken as another, P2 delivered to another, P3 believed for longer than a lease, P4 a live lease displaced, R passed though revoked, L liveness, E an exception. */
+  readonly property: 'P1' | 'P2' | 'P3' | 'P4' | 'R' | 'L' | 'E';
   readonly atMs: number;
   readonly what: string;
 }
@@ -68,6 +68,8 @@ export class World {
   readonly #infos = new Map<string, NodeInfo>();
   readonly #rows: readonly IdentityRow[];
   readonly #nonces = new Map<string, string>();
+  /** By host, peer and address (renewals: of all): when the host last vouched, and how long the peer's clock had stood still. */
+  readonly #vouched = new Map<string, { readonly atMs: number; readonly standstillMs: number }>();
   #packets = 0;
   #links = 0;
   #sessions = 0;
@@ -245,6 +247,11 @@ export class World {
         'P2',
         `packet ${packet.id} of w${packet.sender.uid}, meant for w${packet.meant}, delivered to w${to.uid} on ${machine.name}`,
       );
+    if (node !== undefined && !this.#isLeased(packet, machine, node))
+      this.violated(
+        'P3',
+        `packet ${packet.id} of w${packet.sender.uid} taken on ${machine.name} when ${this.nodeName(node)} had not vouched for ${packet.from} for longer than a lease`,
+      );
     // Held or queued since a time when the address was somebody else's. While its machine stood still the packet did too, and nothing on
     // that machine can tell.
     const { sentMs, standstillMs } = packet;
@@ -262,6 +269,23 @@ export class World {
 
   #arrived(packet: Packet, to: Workload) {
     this.arrivals.set(`${packet.sender.uid}>${to.uid}`, packet.sentMs);
+  }
+
+  /** The host says so of the address, or of all that the peer holds. */
+  vouched(host: Machine, peer: string, ip: IpAddress | '*') {
+    const { standstillMs } = this.machine(peer);
+    this.#vouched.set(`${host.name}>${peer} ${ip}`, { atMs: this.engine.nowMs, standstillMs });
+  }
+
+  #isLeased({ from }: Packet, machine: Machine, node: NodeId): boolean {
+    // Its clock was set back with its memory: nothing on it can tell.
+    if (machine.isRestored) return true;
+    return [from, '*'].some((ip) => {
+      const last = this.#vouched.get(`${this.nodeName(node)}>${machine.name} ${ip}`);
+      if (last === undefined) return false;
+      const passedMs = this.engine.nowMs - last.atMs - Math.max(0, machine.standstillMs - last.standstillMs);
+      return passedMs <= (this.settings.leaseMs ?? 0);
+    });
   }
 
   dropped(packet: Packet, machine: Machine, why: string) {
