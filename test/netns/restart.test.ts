@@ -40,6 +40,13 @@ async function flowsAgain(): Promise<void> {
   });
 }
 
+/** When the agent said so itself, Unix ms: asking it costs a process on a busy machine. */
+function readyMs(node: string): number {
+  const lines = readFileSync(stage.log(node), 'utf8').split('\n');
+  const { time } = JSON.parse(lines.findLast((line) => line.includes('"msg":"ready"'))!) as { time: string };
+  return Date.parse(time);
+}
+
 interface Vouch {
   readonly address: string;
   readonly generation: string | number;
@@ -109,15 +116,14 @@ test.for([
     expect(gone.lost, gone.gaps).toBe(0);
 
     const after = await startTraffic(stage, 'frontend', RATE);
-    const started = performance.now();
+    const startedMs = Date.now();
     await stage.startAgent(node);
-    const readyMs = performance.now() - started;
     await until('the new pair to be proven', 10_000, async () =>
       (await ask(stage, newcomer, { timeoutS: 1 })) === 200 ? true : undefined,
     );
-    const provenMs = performance.now() - started;
+    const provenMs = Date.now();
     await annotate(
-      `ready ${Math.round(readyMs)} ms after its process began, a new pair proven after ${Math.round(provenMs)} ms`,
+      `ready ${readyMs(node) - startedMs} ms after its process began, a new pair proven after ${provenMs - startedMs} ms`,
     );
     await delay(WHILE_MS);
     const back = await after.stop();
