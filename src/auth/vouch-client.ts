@@ -188,7 +188,9 @@ export class VouchClient {
     const asked = this.#current.get(node) === channel ? this.#requests.takeFromOthers(channel) : [];
     this.tables.abandon(node, goesOn);
     const old = held.filter((entry) => !goesOn(entry));
-    await Promise.all(old.map((entry) => this.tables.drop(entry.address, node)));
+    for (const { address } of old) void this.tables.drop(address, node).catch(() => {});
+    // AckAfterPrograms, FlushBeforeAck: also of what a withdraw on an earlier channel, or an end of a lease, began to take away.
+    await this.tables.dropped(node);
     if (channel.closed || this.#sessions.get(channel) !== session) {
       for (const waiting of asked) for (const resolve of waiting.values()) resolve(err('PEER_CHANNEL_CLOSED'));
       return;

@@ -67,6 +67,8 @@ export class VouchTables {
   readonly #options: VouchTablesOptions;
   readonly #installs = new Map<IpAddress, Install>();
   readonly #serial = new Map<IpAddress, Promise<void>>();
+  /** Under way, and of which node. */
+  readonly #drops = new Map<Promise<void>, NodeId>();
   /** In the kernel's table from before a restart: the tunnel may be a new one that has no entry for them. */
   readonly #adopted = new Set<IpAddress>();
   #expiry: { atNs: bigint; cancel: () => void } | undefined;
@@ -174,7 +176,7 @@ export class VouchTables {
     if (entry?.node === node || this.book.get(address)?.node === node) this.#unwrite(address);
     // FlushBeforeAck: what waits for a vouch of the address was sent to the owner that goes, known here or not.
     else if (entry === undefined) this.#options.flushTo(address);
-    return this.#inTurn(address, async () => {
+    const dropped = this.#inTurn(address, async () => {
       await this.#options.quiesce();
       // Another node's by now: its own install moved the tunnel's entry, or will.
       const owner = addresses.get(address)?.node ?? this.#installs.get(address)?.vouch.node;
@@ -183,6 +185,15 @@ export class VouchTables {
       trace?.({ ev: 'tunnel-disallow', ip: address, peer: node });
       this.#options.freed(address);
     });
+    this.#drops.set(dropped, node);
+    const forget = () => void this.#drops.delete(dropped);
+    dropped.then(forget, forget);
+    return dropped;
+  }
+
+  /** Resolves when nothing of the node is being taken away any more. Rejects as `drop` does. */
+  async dropped(node: NodeId): Promise<void> {
+    await Promise.all([...this.#drops].flatMap(([dropped, of]) => (of === node ? [dropped] : [])));
   }
 
   /** The address is this node's own now. True: another node had it, now or lately. */

@@ -427,11 +427,10 @@ export class Monitor {
 
   #letGo(host: string, t: number, peer: string, ip: string, upTo: Version): void {
     const held = this.#owed(host, ip, peer);
-    this.#owes.set(
-      key(host, ip, peer),
-      held.filter((one) => isNewer(one, upTo)),
-    );
-    this.#ackedAt.set(key(host, ip, peer), t);
+    const kept = held.filter((one) => isNewer(one, upTo));
+    this.#owes.set(key(host, ip, peer), kept);
+    // The second ack of the same says nothing new.
+    if (kept.length < held.length) this.#ackedAt.set(key(host, ip, peer), t);
     this.#acked.add(key(host, this.#lives.get(host), ip, peer));
     if (this.#orphaned.delete(key(host, ip, peer))) this.#ackedAt.delete(key(host, ip, peer));
   }

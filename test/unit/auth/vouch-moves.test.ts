@@ -140,6 +140,28 @@ describe('FlushBeforeAck', () => {
   });
 });
 
+describe('AckAfterPrograms', () => {
+  test('RESET is not acked while what an earlier channel’s withdraw began to take away is not gone', async () => {
+    await meet();
+    const gate = Promise.withResolvers<void>();
+    a.quiesceGate = gate.promise;
+    b.manager.closeEndpoint(backend.endpoint);
+    await world.settle();
+    expect(a.believes(backend.ip)).toBeUndefined();
+    const earlier = channelOf(a, b);
+    world.frames.length = 0;
+    world.connect(a, b);
+    await world.settle();
+    earlier.close('PEER_REPLACED');
+    const isAcked = () =>
+      world.frames.some(({ from, type }) => from === 'a' && type === FrameType.FRAME_TYPE_RESET_ACK);
+    expect(isAcked()).toBe(false);
+    gate.resolve();
+    await world.settle();
+    expect(isAcked()).toBe(true);
+  });
+});
+
 describe('RequestsDieWithChannel', () => {
   test('a vouch that is still on its way when RESET names it is named in the ack, and withdrawn like any other', async () => {
     const gate = Promise.withResolvers<void>();
