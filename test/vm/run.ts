@@ -16,7 +16,7 @@ for (const [kernel, script] of guests) {
   const child = spawn('bash', argv, {
     cwd: root,
     stdio: ['ignore', 'inherit', 'inherit'],
-    env: { ...process.env, VM_CACHE: join(root, '.cache/vm'), VM_TIMEOUT: '900' },
+    env: { ...process.env, VM_CACHE: join(root, '.cache/vm'), VM_TIMEOUT: '1500' },
   });
   const [code] = (await once(child, 'exit')) as [number | null];
   if (code !== 0) {
