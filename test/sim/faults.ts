@@ -2,8 +2,6 @@
 export interface Faults {
   /** Fences are not written. */
   readonly noFences?: boolean;
-  /** Programs that run are not waited for. */
-  readonly noQuiesce?: boolean;
   /** A deleted entry stays in the kernel for a while: the ack comes before it is gone. */
   readonly lateDelete?: boolean;
   /** The kernel does not look at leases. */

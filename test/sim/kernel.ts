@@ -105,7 +105,7 @@ export class Kernel {
       addresses: this.#addressTable(),
       hold,
       fences: this.#fenceTable(),
-      quiesce: () => (machine.world.faults.noQuiesce ? Promise.resolve() : quiesce()),
+      quiesce,
       lastUse: (node: NodeId) => memory.uses.get(node),
       putEndpoint: (attachment: EndpointAttachment) => this.#putEndpoint(attachment),
       removeEndpoint: (endpoint: number) => this.#removeEndpoint(endpoint),

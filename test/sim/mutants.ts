@@ -53,12 +53,6 @@ export const MUTANTS: readonly Mutant[] = [
     within: 4_000,
   },
   {
-    name: 'AckAfterPrograms',
-    what: 'programs that run are not waited for',
-    faults: { noQuiesce: true },
-    within: 20_000,
-  },
-  {
     name: 'DrainTime',
     what: 'no drain (what the sessions brought dies with them)',
     settings: { drainMs: 0 },
@@ -83,16 +77,6 @@ export const MUTANTS: readonly Mutant[] = [
     ],
     within: 20_000,
     refusedWithin: 400,
-  },
-  {
-    name: 'TombstoneWithdrawn',
-    what: 'withdrawn generations are not remembered, requests that are open go on (one does for the other)',
-    changes: [
-      { file: CLIENT, find: 'this.tables.book.bury(node, address, { ...what, untilNs });', replace: '' },
-      { file: CLIENT, find: 'this.#requests.cancel(node, address);', replace: '' },
-    ],
-    within: 20_000,
-    refusedWithin: 2_000,
   },
   {
     name: 'OtherNodesLeaseWins',
