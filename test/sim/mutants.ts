@@ -90,7 +90,6 @@ export const MUTANTS: readonly Mutant[] = [
     ],
     within: 4_000,
     finds: ['P1', 'P2', 'P4'],
-    refusedWithin: 1_000,
   },
   {
     name: 'StampLocalDelivery',
