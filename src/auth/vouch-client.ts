@@ -345,8 +345,8 @@ export class VouchClient {
     });
     await Promise.all(gone);
     session.withdraws.end(message.id);
-    channel.send(FrameType.FRAME_TYPE_WITHDRAW_ACK, WithdrawAck.encode({ id: message.id }).finish());
     this.#options.trace?.({ ev: 'withdraw-ack', peer: node, channel: channel.id, id: message.id });
+    channel.send(FrameType.FRAME_TYPE_WITHDRAW_ACK, WithdrawAck.encode({ id: message.id }).finish());
   }
 
   /** The node left the registry. */

@@ -118,7 +118,6 @@ export class VouchFrames {
         ownedMs: (now - ownedSinceNs) / 1_000_000n,
       })),
     });
-    channel.send(FrameType.FRAME_TYPE_VOUCH_REPLY, reply.finish());
     trace?.({
       ev: 'grant',
       peer: channel.peer.id,
@@ -127,6 +126,7 @@ export class VouchFrames {
       leaseMs,
       vouches: vouches.map(({ address, owner: { identity, generation } }) => ({ ip: address, identity, generation })),
     });
+    channel.send(FrameType.FRAME_TYPE_VOUCH_REPLY, reply.finish());
     if (news.size > 0) granted(channel.peer.id, news);
   }
 
@@ -148,18 +148,14 @@ export class VouchFrames {
   #onRenew(channel: PeerChannel, { nonce, incarnation, version }: Renew): void {
     const { host, leaseMs, trace } = this.#options;
     const ok = host.renew(channel, incarnation, version);
+    if (ok) {
+      const peer = channel.peer.id;
+      trace?.({ ev: 'renew-granted', peer, channel: channel.id, nonce: nonce.toString('hex'), leaseMs });
+    }
     channel.send(
       FrameType.FRAME_TYPE_RENEW_REPLY,
       RenewReply.encode({ nonce, ok, leaseMs: ok ? leaseMs : 0 }).finish(),
     );
-    if (!ok) return;
-    trace?.({
-      ev: 'renew-granted',
-      peer: channel.peer.id,
-      channel: channel.id,
-      nonce: nonce.toString('hex'),
-      leaseMs,
-    });
   }
 
   #onWithdraw(channel: PeerChannel, message: Withdraw): void {

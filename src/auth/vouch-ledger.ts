@@ -163,6 +163,7 @@ export class VouchLedger {
       lastWithdraw: 0n,
     });
     this.#current.set(peer, channel);
+    trace?.({ ev: 'reset', peer, channel: channel.id, incarnation, keeps: live.map(traceOf) });
     let from = 0;
     do {
       const more = from + BATCH < live.length;
@@ -170,7 +171,6 @@ export class VouchLedger {
       channel.send(FrameType.FRAME_TYPE_RESET, Reset.encode({ incarnation, keeps, more }).finish());
       from += BATCH;
     } while (from < live.length);
-    trace?.({ ev: 'reset', peer, channel: channel.id, incarnation, keeps: live.map(traceOf) });
   }
 
   channelClosed(channel: PeerChannel): void {
@@ -316,7 +316,6 @@ export class VouchLedger {
       session.pending.set(id, batch);
       session.lastWithdraw = id;
       const body = Withdraw.encode({ id, incarnation, addresses: batch.map(wireOf) }).finish();
-      channel.send(FrameType.FRAME_TYPE_WITHDRAW, body);
       trace?.({
         ev: 'withdraw',
         peer: channel.peer.id,
@@ -325,6 +324,7 @@ export class VouchLedger {
         version: id,
         entries: batch.map(traceOf),
       });
+      channel.send(FrameType.FRAME_TYPE_WITHDRAW, body);
     }
   }
 

@@ -65,7 +65,6 @@ export class Renewals {
     const nonce = randomBytes(16);
     const renewal = { nonce: nonce.toString('hex'), incarnation, sentNs: clock.bootNs() };
     this.#open.set(channel, renewal);
-    channel.send(FrameType.FRAME_TYPE_RENEW, Renew.encode({ nonce, incarnation, version }).finish());
     trace?.({
       ev: 'renew',
       peer: channel.peer.id,
@@ -74,6 +73,7 @@ export class Renewals {
       incarnation,
       version,
     });
+    channel.send(FrameType.FRAME_TYPE_RENEW, Renew.encode({ nonce, incarnation, version }).finish());
   }
 
   /** LeaseFromAsking: counted from when it was asked, and only what was in force then lives on. */

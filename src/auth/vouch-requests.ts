@@ -58,8 +58,8 @@ export class VouchRequests {
     };
     this.#open.set(key, request);
     const ips = [...waiting.keys()];
-    send(channel, nonce, ips, own);
     trace?.({ ev: 'ask', peer: channel.peer.id, channel: channel.id, nonce: key, ips });
+    send(channel, nonce, ips, own);
   }
 
   /** Offers without asking: no answer is waited for. */

@@ -42,8 +42,8 @@ export async function call<R>(client: { close(): void }, ask: (done: Done<R>) =>
 }
 
 export function fromGrpc(error: ServiceError): CountersignError {
-  // The socket outlives a process that was killed.
-  const refused = /ECONNREFUSED (\S+?)\.?(?:\s|$)/.exec(error.details)?.[1];
+  // The socket outlives a process that was killed. What an agent says of others that refuse it names no path.
+  const refused = /ECONNREFUSED (\/\S+?)\.?(?:\s|$)/.exec(error.details)?.[1];
   if (refused !== undefined)
     return new CountersignError('unavailable', nobodyListens(refused, 'agent or identity server'), { cause: error });
   return new CountersignError(errorCodeOfGrpcStatus(error.code), error.details || error.message, { cause: error });

@@ -11,17 +11,8 @@ type Create = typeof createAuthManager;
 
 const WHERE = 'manager = createAuthManager({';
 const INSTEAD = "manager = globalThis[Symbol.for('countersign.recorded')](createAuthManager)({";
-/** Said right after a frame was handed to its channel: by then the other end may have acted upon it. */
-const AFTER_SENDING = new Set<VouchEvent['ev']>([
-  'ask',
-  'grant',
-  'withdraw',
-  'withdraw-ack',
-  'reset',
-  'reset-ack',
-  'renew',
-  'renew-granted',
-]);
+/** Said right after its frame was handed to the channel: by then the other end may have acted upon it. All else is said before. */
+const AFTER_SENDING = new Set<VouchEvent['ev']>(['reset-ack']);
 
 function recorded(create: Create): Create {
   return (options) => {
