@@ -21,8 +21,9 @@ import { type AuthSettings, SESSION_LIFE_MS } from './ports.ts';
 import { laterOf, nsOfMs } from './units.ts';
 import { isNewer, type KnownVouch } from './vouch-book.ts';
 import type { Claimed } from './vouch-grants.ts';
-import { AppliedWithdraws, Renewals } from './vouch-renewal.ts';
+import { Renewals } from './vouch-renewal.ts';
 import { VouchRequests } from './vouch-requests.ts';
+import { newSession, type Session } from './vouch-session.ts';
 import { type VouchAnswer, VouchTables, type VouchTablesOptions } from './vouch-tables.ts';
 
 export interface VouchClientOptions extends Omit<VouchTablesOptions, 'freed'> {
@@ -38,27 +39,6 @@ export interface VouchClientOptions extends Omit<VouchTablesOptions, 'freed'> {
   isLeasedTo(peer: NodeId): boolean;
   /** Are the node's leases worth renewing, or has nothing needed them for long? Left out: they always are. */
   inUse?(node: NodeId): boolean;
-}
-
-interface Session {
-  /** The peer's incarnation once its RESET is applied and acked. */
-  incarnation: bigint | undefined;
-  /** What RESET says goes on, as far as it was said; undefined once it is all said. */
-  keeps: Map<IpAddress, bigint> | undefined;
-  resetSeen: boolean;
-  readonly openedNs: bigint;
-  readonly withdraws: AppliedWithdraws;
-  readonly ready: Promise<void>;
-  readonly setReady: () => void;
-  /** What the peer offered and is being asked for, by address; one promise for all that one request asks. */
-  readonly askedBack: Map<IpAddress, Promise<unknown>>;
-  /** Requests of that kind that are open, and offers that wait for them. */
-  asking: number;
-  waiting: number;
-  /** Offered, granted, and not taken: asked for again with the next renewal. */
-  readonly missed: Set<IpAddress>;
-  /** Offered without a grant, and audited. */
-  readonly ungranted: Set<IpAddress>;
 }
 
 /** Addresses in one request: its reply stays below 64 KiB for SPIFFE IDs of common length. */
@@ -126,22 +106,8 @@ export class VouchClient {
   }
 
   channelOpened(channel: PeerChannel): void {
-    const { promise, resolve } = Promise.withResolvers<void>();
     this.#current.set(channel.peer.id, channel);
-    this.#sessions.set(channel, {
-      incarnation: undefined,
-      keeps: new Map(),
-      resetSeen: false,
-      openedNs: this.#options.clock.bootNs(),
-      withdraws: new AppliedWithdraws(),
-      ready: promise,
-      setReady: resolve,
-      askedBack: new Map(),
-      asking: 0,
-      waiting: 0,
-      missed: new Set(),
-      ungranted: new Set(),
-    });
+    this.#sessions.set(channel, newSession(this.#options.clock.bootNs()));
   }
 
   /** RequestsDieWithChannel, and so does what was answered and is not in force yet; leases run on, to their end. */
