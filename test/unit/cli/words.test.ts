@@ -3,9 +3,10 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type ServiceError, status } from '@grpc/grpc-js';
 import { expect, test } from 'vitest';
 import type { JsonReply } from '../../../proto/gen/countersign/admin/v1/admin.ts';
-import { agentClient, call } from '../../../src/cli/admin-client.ts';
+import { agentClient, call, fromGrpc } from '../../../src/cli/admin-client.ts';
 import { seconds } from '../../../src/cli/output.ts';
 
 test('times have tenths below a minute, and never sixty seconds', () => {
@@ -34,4 +35,10 @@ test('a socket that a killed process left behind, and one that never was, are to
   });
   expect(() => agentClient(join(dir, 'none.sock'))).toThrow(/^no agent listens on .*none\.sock: start it/);
   rmSync(dir, { recursive: true });
+});
+
+test('what a starting agent says of a server that refuses it is told as it stands', () => {
+  const details = 'node-a is starting. It waits: connect ECONNREFUSED 10.0.0.1:8443';
+  const error = Object.assign(new Error(details), { code: status.UNAVAILABLE, details }) as ServiceError;
+  expect(fromGrpc(error)).toMatchObject({ code: 'unavailable', message: details });
 });
