@@ -49,6 +49,7 @@ export class RevocationRegistry {
 
 function concerns({ what, issuedUntil }: Revocation, subject: RevocationSubject): boolean {
   if ('serial' in what) return what.serial === subject.serial;
+  if ('authority' in what) return subject.authorities?.includes(what.authority) ?? false;
   if (subject.notBeforeMs > issuedUntil * 1000) return false;
   if ('spiffeId' in what) return what.spiffeId === subject.spiffeId;
   return subject.node !== undefined && what.node === nodeNameOf(subject.node);
@@ -65,6 +66,7 @@ function kindOf(what: RevocationTarget): [kind: string, name: string] {
     }
     return ['serial', what.serial];
   }
+  if ('authority' in what) return ['authority', what.authority];
   return ['node', what.node];
 }
 
@@ -76,7 +78,9 @@ function revocationOf(row: Record<string, unknown>): Revocation {
       ? { spiffeId: name as SpiffeId }
       : row.kind === 'serial'
         ? { serial: name }
-        : { node: name as NodeName };
+        : row.kind === 'authority'
+          ? { authority: name }
+          : { node: name as NodeName };
   return {
     sequence: BigInt(row.sequence as number),
     what,

@@ -8,7 +8,8 @@ import { asError } from '../src/base/errors.ts';
 import type { Logger } from '../src/base/log.ts';
 import { systemTimers } from '../src/base/timers.ts';
 import { encodePem } from '../src/pki/pem.ts';
-import { serveAdmin } from './admin.ts';
+import { coreAdmin } from './admin/core.ts';
+import { serveAdminSocket } from './admin/socket.ts';
 import { joinTokenAttestor } from './attest.ts';
 import type { ServerConfig } from './config.ts';
 import { loadEntriesFile, watchEntriesFile } from './entries-file.ts';
@@ -128,8 +129,10 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     serverSvidNotAfter: new Date(signer.svid.notAfterMs).toISOString(),
     audit: { size: audit.size, lost: audit.lost },
   });
-  const adminOptions = { ca, store, registry, nodes, feed, hub, clock, log, audit, status };
-  closers.push(await serveAdmin(config.adminSocket, adminOptions));
+  // Whoever may open the socket is the administrator.
+  const actorOf = () => ({ name: 'admin', role: 'admin' }) as const;
+  const core = coreAdmin({ ca, store, registry, nodes, feed, hub, clock, log, audit, status, actorOf });
+  closers.push(await serveAdminSocket(config.adminSocket, [core]));
 
   closers.push(
     keepRenewed(signer, clock, log, () => {

@@ -102,6 +102,9 @@ function handlers(options: ServiceOptions): IdentityServerServer {
       }
     },
     issue: unary(async (node, request) => ({ results: await issue(options.issue, node, request.csrs) })),
+    issueJwt: unary(() => {
+      throw new Refusal('ATTEST_UNSUPPORTED', status.UNIMPLEMENTED);
+    }),
     renew: unary(
       async (node, request) => ({ certificateChain: await renew(options.issue, hub, node, request) }),
       ({ newIncarnation }) => newIncarnation,

@@ -240,6 +240,8 @@ export class SyncHub {
       hint: entry.hint,
       securityIdentity: entry.identity,
       labels: { ...entry.labels },
+      jwtTtlSeconds: 0,
+      federatesWith: [],
     };
   }
 
@@ -277,6 +279,8 @@ function revocationMessage({ sequence, what, issuedUntil, reason }: Revocation):
       ? { $case: 'spiffeId', value: what.spiffeId }
       : 'serial' in what
         ? { $case: 'serial', value: what.serial }
-        : { $case: 'node', value: what.node };
+        : 'node' in what
+          ? { $case: 'node', value: what.node }
+          : { $case: 'authority', value: what.authority };
   return { sequence, what: named, issuedUntil: BigInt(issuedUntil), reason };
 }

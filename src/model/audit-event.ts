@@ -40,6 +40,7 @@ export type AuditKind =
   | 'endpoint.opened'
   | 'endpoint.closed'
   | 'admin.action'
+  | 'admin.refused'
   | 'audit.repaired'
   | 'audit.lost'
   | 'packet.observed'

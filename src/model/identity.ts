@@ -67,10 +67,27 @@ export interface SvidSource {
   svidOf(identity: SecurityIdentity): Result<Svid, ReasonCode>;
 }
 
+/** A key that signs JWT-SVIDs. */
+export interface JwtAuthority {
+  /** The kid of a JWT's header. */
+  readonly keyId: string;
+  /** SubjectPublicKeyInfo, DER. */
+  readonly publicKey: Buffer;
+  /** Unix ms; left out: it does not end by itself. */
+  readonly expiresAtMs?: number;
+  readonly tainted?: boolean;
+}
+
+/** Vouches for identities of its own trust domain and for no other. */
 export interface TrustBundle {
   readonly trustDomain: TrustDomain;
   /** DER. */
   readonly authorities: readonly Buffer[];
+  /** Left out: JWT-SVIDs of this trust domain cannot be validated here. */
+  readonly jwtAuthorities?: readonly JwtAuthority[];
+  /** spiffe_sequence and spiffe_refresh_hint (SPIFFE Trust Domain and Bundle, section 4.1). */
+  readonly sequence?: bigint;
+  readonly refreshHintSeconds?: number;
 }
 
 export interface TrustBundles {
@@ -80,7 +97,12 @@ export interface TrustBundles {
 /** What was taken back. Times are Unix seconds: an SVID whose notBefore is at or before `issuedUntil` is revoked. */
 export interface Revocation {
   readonly sequence: bigint;
-  readonly what: { readonly spiffeId: SpiffeId } | { readonly serial: string } | { readonly node: NodeName };
+  readonly what:
+    | { readonly spiffeId: SpiffeId }
+    | { readonly serial: string }
+    | { readonly node: NodeName }
+    /** Subject key identifier of a signing certificate, lower-case hex: all that it signed, whenever. */
+    | { readonly authority: string };
   readonly issuedUntil: number;
   readonly reason: string;
 }
@@ -94,6 +116,8 @@ export interface RevocationSubject {
   readonly node: SpiffeId | undefined;
   /** Unix ms. */
   readonly notBeforeMs: number;
+  /** Key identifiers of the certificates above it in its chain, lower-case hex. */
+  readonly authorities?: readonly string[];
 }
 
 export interface RevocationTable {

@@ -253,9 +253,10 @@ export class Revocations implements RevocationTable {
   /** By SPIFFE ID and by node name: the latest issuedUntil, Unix seconds. */
   #spiffeIds = new Map<SpiffeId, number>();
   #nodes = new Map<NodeName, number>();
+  #authorities = new Set<string>();
 
-  isRevoked({ spiffeId, serial, node, notBeforeMs }: RevocationSubject): boolean {
-    if (this.#serials.has(serial)) return true;
+  isRevoked({ spiffeId, serial, node, notBeforeMs, authorities }: RevocationSubject): boolean {
+    if (this.#serials.has(serial) || authorities?.some((id) => this.#authorities.has(id)) === true) return true;
     const until = this.#spiffeIds.get(spiffeId);
     if (until !== undefined && notBeforeMs <= until * 1000) return true;
     const name = node === undefined ? undefined : nodeNameOf(node);
@@ -276,13 +277,15 @@ export class Revocations implements RevocationTable {
       this.#serials = new Set();
       this.#spiffeIds = new Map();
       this.#nodes = new Map();
+      this.#authorities = new Set();
     }
     for (const revocation of parsed) {
       const { what, issuedUntil, sequence } = revocation;
       this.#known.set(sequence, revocation);
       if ('serial' in what) this.#serials.add(what.serial);
       else if ('spiffeId' in what) raise(this.#spiffeIds, what.spiffeId, issuedUntil);
-      else raise(this.#nodes, what.node, issuedUntil);
+      else if ('node' in what) raise(this.#nodes, what.node, issuedUntil);
+      else this.#authorities.add(what.authority);
     }
     return fresh;
   }
@@ -297,6 +300,8 @@ function parseRevocation({ sequence, what, issuedUntil, reason }: RevocationMess
   switch (what?.$case) {
     case 'serial':
       return { ...rest, what: { serial: what.value } };
+    case 'authority':
+      return { ...rest, what: { authority: what.value } };
     case 'spiffeId': {
       const id = parseSpiffeId(what.value);
       if (id.ok) return { ...rest, what: { spiffeId: id.value.id } };

@@ -99,6 +99,7 @@ export const reasonCodes = {
   POLICY_INVALID: 'a policy document is not supported or not valid; the policies in force stay',
   POLICY_DENIED: 'policy denies it',
   REVOKED_BY_ADMIN: 'revoked by an administrator',
+  ADMIN_ROLE: 'the role of this administrator does not allow it',
   AUDIT_ROLLED_BACK: 'an audit checkpoint covers less than an earlier one of the same log, or contradicts it',
 } as const;
 

@@ -1,0 +1,188 @@
+/** Nodes, tokens, entries, SVIDs and revocations, as an administrator sees and changes them. Every change is an audit event. */
+import { randomUUID } from 'node:crypto';
+import type { z } from 'zod';
+import type { CertificateAuthority, RevocationTarget } from '../../ca/api.ts';
+import {
+  type RevokeSvidRequest,
+  type ServerAdminServer,
+  ServerAdminService,
+} from '../../proto/gen/countersign/admin/v1/admin.ts';
+import type { Clock } from '../../src/base/clock.ts';
+import { parseConfig } from '../../src/base/config-file.ts';
+import { CountersignError } from '../../src/base/errors.ts';
+import { nodeSpiffeId, parseNodeName, parseSpiffeId } from '../../src/model/spiffe-id.ts';
+import { entrySchema } from '../entry-spec.ts';
+import type { Feed, RegisteredEntry } from '../feed.ts';
+import type { Nodes } from '../nodes.ts';
+import { toServiceError } from '../refusal.ts';
+import type { Registry } from '../registry.ts';
+import { revoke } from '../revoke.ts';
+import type { Store } from '../store.ts';
+import type { SyncHub } from '../sync.ts';
+import { createToken } from '../tokens.ts';
+import { type Actor, type AdminContext, type AdminService, handlers, json } from './service.ts';
+
+const MAX_TOKEN_TTL_SECONDS = 7 * 86_400;
+const DEFAULT_TOKEN_TTL_SECONDS = 600;
+const MAX_WAIT_MS = 60_000;
+
+export interface CoreAdminOptions extends AdminContext {
+  readonly ca: CertificateAuthority;
+  readonly store: Store;
+  readonly registry: Registry;
+  readonly nodes: Nodes;
+  readonly feed: Feed;
+  readonly hub: SyncHub;
+  readonly clock: Clock;
+  readonly status: () => object;
+}
+
+export function coreAdmin(options: CoreAdminOptions): AdminService {
+  const { ca, store, registry, nodes, clock, audit } = options;
+  const handler = handlers(options);
+  const acted = ({ name }: Actor, action: string, detail: Record<string, string | number>) =>
+    audit.emit({ kind: 'admin.action', actor: name, detail: { action, ...detail } });
+
+  const implementation: ServerAdminServer = {
+    getStatus: handler('viewer', () => json(options.status())),
+    createJoinToken: handler('registrar', ({ nodeName, ttlSeconds }, actor) => {
+      const name = parseNodeName(nodeName);
+      if (!name.ok) throw new CountersignError('bad-input', `node: ${name.error}; correct it`);
+      if (!nodes.isConfigured(name.value)) {
+        const message = `node ${name.value} is not in the server's configuration; list it under nodes first`;
+        throw new CountersignError('not-found', message);
+      }
+      const ttl = ttlSeconds === 0 ? DEFAULT_TOKEN_TTL_SECONDS : ttlSeconds;
+      if (ttl > MAX_TOKEN_TTL_SECONDS)
+        throw new CountersignError('bad-input', 'ttl: a join token lives 7 days at most');
+      const expiresAtMs = clock.nowMs() + ttl * 1000;
+      const token = createToken(store, name.value, expiresAtMs, clock.nowMs());
+      audit.emit({ kind: 'token.created', actor: actor.name, source: { node: name.value }, detail: { expiresAtMs } });
+      return { token, expiresAt: BigInt(Math.floor(expiresAtMs / 1000)) };
+    }),
+    listNodes: handler('viewer', () => json({ nodes: listNodes(options) })),
+    listEntries: handler('viewer', () =>
+      json({ entries: registry.entries().map((entry) => entryJson(options, entry)) }),
+    ),
+    putEntry: handler('registrar', (request, actor) => {
+      const schema = entrySchema.extend({ id: entrySchema.shape.id.default(() => randomUUID()) });
+      // JSON is YAML: one reader, one form of message
+      const spec = parseConfig('entry', request.json, schema as z.ZodType<z.infer<typeof entrySchema>>);
+      const entry = registry.put(spec, actor.name);
+      acted(actor, 'put-entry', { entry: entry.id });
+      return json(entryJson(options, entry));
+    }),
+    deleteEntry: handler('registrar', ({ id }, actor) => {
+      registry.delete(id, actor.name);
+      acted(actor, 'delete-entry', { entry: id });
+      return json({ id });
+    }),
+    listSvids: handler('viewer', () => json({ svids: listSvids(options) })),
+    revokeSvid: handler('admin', async (request, actor) => {
+      const what = targetOf(request);
+      const waitMs = Math.min(request.waitMs, MAX_WAIT_MS);
+      const { sequence, inForce, missing, inForceMs } = await revoke(options, what, request.reason, waitMs, actor.name);
+      return { sequence, inForce: [...inForce], missing: [...missing], inForceMs };
+    }),
+    getBundle: handler('viewer', () => ({ certificates: ca.bundle().authorities })),
+    getEntry: handler('viewer', ({ id }) => {
+      const entry = registry.entry(id);
+      if (entry === undefined) throw new CountersignError('not-found', `no entry ${id}; see: countersign entry list`);
+      return json(entryJson(options, entry));
+    }),
+    evictNode: handler('admin', notYet),
+    banNode: handler('admin', notYet),
+    unbanNode: handler('admin', notYet),
+    backup: (call) => call.emit('error', toServiceError(notYet, options.log)),
+  };
+  return { definition: ServerAdminService, implementation };
+}
+
+function notYet(): never {
+  throw new CountersignError('unsupported', 'not built yet');
+}
+
+function targetOf({ what }: RevokeSvidRequest): RevocationTarget {
+  switch (what?.$case) {
+    case 'spiffeId': {
+      const id = parseSpiffeId(what.value);
+      if (!id.ok) throw new CountersignError('bad-input', `spiffe-id: ${id.error}; correct it`);
+      return { spiffeId: id.value.id };
+    }
+    case 'serial':
+      return { serial: what.value };
+    case 'node': {
+      const name = parseNodeName(what.value);
+      if (!name.ok) throw new CountersignError('bad-input', `node: ${name.error}; correct it`);
+      return { node: name.value };
+    }
+    case 'authority':
+      return { authority: what.value };
+    case undefined:
+      throw new CountersignError('bad-input', 'name what to revoke: a SPIFFE ID, a serial number or a node');
+  }
+}
+
+/** Those configured and those that ever attested. */
+function listNodes({ nodes, hub, ca }: CoreAdminOptions) {
+  const records = new Map(nodes.all().map((node) => [node.name as string, node]));
+  return [...new Set([...nodes.names, ...records.keys()])].sort().map((name) => {
+    const record = records.get(name);
+    const prefixes = nodes.prefixesOf(name as never);
+    if (record === undefined) return { name, state: 'never attested', connected: false, prefixes };
+    const session = hub.session(record.name);
+    return {
+      name,
+      spiffeId: nodeSpiffeId(ca.trustDomain, record.name),
+      id: record.nodeId,
+      incarnation: record.incarnation,
+      state: record.evicted ? 'revoked' : nodes.isConfigured(name) ? 'attested' : 'not configured',
+      connected: session !== undefined,
+      connectedSince: time(session?.sinceMs),
+      inForceVersion: session?.acked,
+      attestedAt: time(record.attestedAtMs),
+      notAfter: time(record.notAfterMs),
+      peerAddresses: record.peerAddresses,
+      prefixes,
+    };
+  });
+}
+
+function entryJson({ ca }: CoreAdminOptions, entry: RegisteredEntry) {
+  const { id, spiffeId, selectors, labels, ports, hint, ttlSeconds, dnsNames, origin, barred, identity } = entry;
+  const parentId = nodeSpiffeId(ca.trustDomain, entry.node);
+  const revoked = barred ? { revoked: true } : {};
+  return {
+    id,
+    spiffeId,
+    parentId,
+    selectors,
+    labels,
+    ports,
+    securityIdentity: identity,
+    hint,
+    ttlSeconds,
+    dnsNames,
+    origin,
+    ...revoked,
+  };
+}
+
+function listSvids({ ca }: CoreAdminOptions) {
+  return ca.listSvids().map((row) => {
+    const node = row.node ?? (row.profile === 'node' ? row.spiffeId : undefined);
+    return {
+      serial: row.serial,
+      spiffeId: row.spiffeId,
+      profile: row.profile,
+      node,
+      issuedAt: time(row.issuedMs),
+      notAfter: time(row.notAfterMs),
+      revoked: ca.isRevoked({ spiffeId: row.spiffeId, serial: row.serial, node, notBeforeMs: row.notBeforeMs }),
+    };
+  });
+}
+
+function time(ms: number | undefined): string | undefined {
+  return ms === undefined ? undefined : new Date(ms).toISOString();
+}
