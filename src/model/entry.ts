@@ -1,6 +1,6 @@
 /** A registration entry: which workload (selectors) on which node (parent) gets which SPIFFE ID, and with it which labels and security identity. */
 import type { Labels } from './identity.ts';
-import type { SecurityIdentity, SpiffeId } from './ids.ts';
+import type { SecurityIdentity, SpiffeId, TrustDomain } from './ids.ts';
 
 export interface RegistrationEntry {
   /** Stable name, unique in the trust domain. */
@@ -15,5 +15,9 @@ export interface RegistrationEntry {
   readonly labels: Labels;
   /** Life of an X.509-SVID; 0: the server's default. */
   readonly ttlSeconds: number;
+  /** Life of a JWT-SVID; 0: the server's default. */
+  readonly jwtTtlSeconds: number;
   readonly dnsNames: readonly string[];
+  /** Trust domains whose bundles its workload gets besides its own. */
+  readonly federatesWith: readonly TrustDomain[];
 }

@@ -15,7 +15,7 @@ import type { SecurityIdentity } from '../../model/ids.ts';
 import type { Certificate } from '../../pki/certificate.ts';
 import { createCsr } from '../../pki/csr.ts';
 import { generateKey } from '../../pki/keys.ts';
-import type { IdentityFeed, IdentitySnapshot } from '../../workload/feed.ts';
+import type { IdentityFeed, IdentitySnapshot, IssuedJwtSvid } from '../../workload/feed.ts';
 import type { ServerClient, SyncChange } from './client.ts';
 import { checkIssued } from './issued.ts';
 
@@ -84,7 +84,12 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
         return this.#isValid(svid) ? svid : undefined;
       },
       bundles: bundle === undefined ? [] : [bundle],
+      crls: [],
     };
+  }
+
+  issueJwt(): Promise<Result<IssuedJwtSvid, ReasonCode>> {
+    return Promise.resolve(err('ISSUE_NOT_YOUR_ENTRY'));
   }
 
   /** Called after each change of an entry, an SVID or the bundle. */

@@ -30,7 +30,7 @@ import {
   type TrustDomain,
 } from '../../model/ids.ts';
 import { MAX_NODES_PER_ADDRESS, PrefixIndex } from '../../model/prefix-index.ts';
-import { nodeNameOf, nodeSpiffeId, parseNodeName, parseSpiffeId } from '../../model/spiffe-id.ts';
+import { nodeNameOf, nodeSpiffeId, parseNodeName, parseSpiffeId, parseTrustDomain } from '../../model/spiffe-id.ts';
 import type { Certificate } from '../../pki/certificate.ts';
 import { verifyRow } from './identity-rows.ts';
 
@@ -230,6 +230,7 @@ export class Entries {
         refused('entry', spiffeId.ok ? `${message.id}: of another node` : `${message.id}: ${spiffeId.error}`);
         continue;
       }
+      const federatesWith = message.federatesWith.map(parseTrustDomain);
       after.set(message.id, {
         id: message.id,
         spiffeId: spiffeId.value.id,
@@ -239,6 +240,8 @@ export class Entries {
         identity: securityIdentity(message.securityIdentity),
         labels: { ...message.labels },
         ttlSeconds: message.x509TtlSeconds,
+        jwtTtlSeconds: message.jwtTtlSeconds,
+        federatesWith: federatesWith.flatMap((name) => (name.ok ? [name.value] : [])),
         dnsNames: message.dnsNames,
       });
     }

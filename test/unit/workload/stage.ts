@@ -4,7 +4,9 @@ import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { err, ok, type Result } from '../../../src/base/errors.ts';
 import { createLogger } from '../../../src/base/log.ts';
+import type { ReasonCode } from '../../../src/base/registry/reason-codes.ts';
 import type { AuditEvent } from '../../../src/model/audit-event.ts';
 import type { RegistrationEntry } from '../../../src/model/entry.ts';
 import type { Svid, TrustBundle } from '../../../src/model/identity.ts';
@@ -12,7 +14,7 @@ import { securityIdentity, type TrustDomain } from '../../../src/model/ids.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
 import { der, TAG } from '../../../src/pki/der.ts';
 import { generateKey } from '../../../src/pki/keys.ts';
-import type { IdentityFeed } from '../../../src/workload/feed.ts';
+import type { IdentityFeed, IssuedJwtSvid } from '../../../src/workload/feed.ts';
 import { startWorkloadApi, type WorkloadApi, type WorkloadApiLimits } from '../../../src/workload/workload-api.ts';
 
 export const NOW_MS = 1_800_000_000_000;
@@ -36,7 +38,9 @@ export function entry(name: string, ...selectors: string[]): RegistrationEntry {
     identity: securityIdentity(256),
     labels: {},
     ttlSeconds: 0,
+    jwtTtlSeconds: 0,
     dnsNames: [],
+    federatesWith: [],
   };
 }
 
@@ -55,11 +59,18 @@ export class TestFeed implements IdentityFeed {
   entries: RegistrationEntry[] = [];
   svids = new Map<string, Svid>();
   bundles: TrustBundle[] = [bundle];
+  crls: Buffer[] = [];
   listeners = new Set<() => void>();
 
   snapshot() {
     if (this.starting) return undefined;
-    return { entries: this.entries, svidOf: (id: string) => this.svids.get(id), bundles: this.bundles };
+    const { entries, bundles, crls } = this;
+    return { entries, svidOf: (id: string) => this.svids.get(id), bundles, crls };
+  }
+  async issueJwt(entryId: string): Promise<Result<IssuedJwtSvid, ReasonCode>> {
+    return this.svids.has(entryId)
+      ? ok({ token: `token of ${entryId}`, expiresAtMs: NOW_MS + 300_000 })
+      : err('ISSUE_REVOKED');
   }
   subscribe(changed: () => void) {
     this.listeners.add(changed);
