@@ -4,8 +4,9 @@
  */
 import { join } from 'node:path';
 import type { Clock } from '../src/base/clock.ts';
-import { CountersignError, err } from '../src/base/errors.ts';
-import type { Revocation, RevocationSubject } from '../src/model/identity.ts';
+import { CountersignError, err, type Result } from '../src/base/errors.ts';
+import type { ReasonCode } from '../src/base/registry/reason-codes.ts';
+import type { JwtAuthority, Revocation, RevocationSubject } from '../src/model/identity.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
 import { pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
 import type { Certificate } from '../src/pki/certificate.ts';
@@ -76,9 +77,84 @@ export interface ServerSvidRequest extends SvidRequest {
   readonly dnsNames?: readonly string[];
 }
 
+export interface JwtSvidRequest {
+  readonly spiffeId: SpiffeId;
+  /** At least one, none of them empty. */
+  readonly audience: readonly string[];
+  /** The default (5 minutes) if not given; cut to the limit and to the key's end. */
+  readonly ttlSeconds?: number;
+  /** SPIFFE ID of the node whose workload it is for. */
+  readonly node: SpiffeId;
+  /** Who asked, for the ledger. */
+  readonly requester: string;
+}
+
+export interface IssuedJwtSvid {
+  /** JWS, compact. */
+  readonly token: string;
+  /** Unix ms, whole seconds. */
+  readonly issuedAtMs: number;
+  readonly expiresAtMs: number;
+  /** The kid in its header. */
+  readonly keyId: string;
+}
+
+/** What vouches for the trust domain now. It holds an authority before it signs anything, and until nothing that it signed lives. */
+export interface CaBundle {
+  /** DER. */
+  readonly authorities: Buffer[];
+  readonly jwtAuthorities: JwtAuthority[];
+  /** Grows with every change, and never goes back. */
+  readonly sequence: bigint;
+  readonly refreshHintSeconds: number;
+  /** Subject key identifiers: what these signed is to be renewed now. */
+  readonly taintedKeyIds: Buffer[];
+}
+
+export type AuthorityKind = 'x509' | 'jwt';
+
+/** A signing key and where it is in its life. Times are Unix ms. */
+export interface AuthorityInfo {
+  readonly kind: AuthorityKind;
+  /** x509: subject key identifier, lower-case hex; jwt: the kid. */
+  readonly id: string;
+  /** prepared: in the bundle, signs nothing yet. active: signs. old: in the bundle until nothing that it signed lives. */
+  readonly state: 'prepared' | 'active' | 'old';
+  readonly notBeforeMs: number;
+  readonly notAfterMs: number;
+  /** What it signed is to be renewed. */
+  readonly tainted: boolean;
+  readonly keyType: string;
+  /** It was signed by an upstream authority: the bundle holds that one's root. */
+  readonly upstream: boolean;
+}
+
+/** What is different now; the bundle, the CRLs and the revocations are asked for anew. */
+export interface CaChange {
+  readonly bundle?: true;
+  readonly crls?: true;
+  /** Made by the authority itself; those of `revoke` are told by who asked for them. */
+  readonly revocations?: readonly Revocation[];
+}
+
 export interface CertificateAuthority {
   readonly trustDomain: TrustDomain;
-  bundle(): { authorities: Buffer[]; sequence: bigint };
+  bundle(): CaBundle;
+  /** DER, one for each X.509 signing key in the bundle (RFC 5280, section 5). */
+  crls(): Buffer[];
+  authorities(): AuthorityInfo[];
+  /** Makes the next authority and publishes it; the one that is prepared already if there is one. */
+  prepare(kind: AuthorityKind): Promise<AuthorityInfo>;
+  /** From now on the prepared one signs. @throws CountersignError not-found if there is none, or none with this id */
+  activate(kind: AuthorityKind, id?: string): Promise<AuthorityInfo>;
+  /** What it signed is to be renewed now; it stays in the bundle. @throws CountersignError bad-input for the active one */
+  taint(kind: AuthorityKind, id: string): Promise<AuthorityInfo>;
+  /** It leaves the bundle, its key is deleted, and what it signed is revoked. @throws CountersignError bad-input for the active one */
+  revokeAuthority(kind: AuthorityKind, id: string, reason: string): Promise<AuthorityInfo>;
+  /** Called after each change, when it is on disk. */
+  onChange(listener: (change: CaChange) => void): () => void;
+  /** ISSUE_REVOKED, CERT_TRUST_DOMAIN, CERT_NO_PATH. */
+  issueJwtSvid(request: JwtSvidRequest): Promise<Result<IssuedJwtSvid, ReasonCode>>;
   issueWorkloadSvid(request: WorkloadSvidRequest): Promise<IssueOutcome>;
   issueNodeSvid(request: NodeSvidRequest): Promise<IssueOutcome>;
   issueServerSvid(request: ServerSvidRequest): Promise<IssueOutcome>;
@@ -182,8 +258,49 @@ class LocalAuthority implements CertificateAuthority {
     this.#closeStore = closeStore;
   }
 
-  bundle(): { authorities: Buffer[]; sequence: bigint } {
-    return { authorities: [this.#certificate.der], sequence: 1n };
+  bundle(): CaBundle {
+    return {
+      authorities: [this.#certificate.der],
+      jwtAuthorities: [],
+      sequence: 1n,
+      refreshHintSeconds: 300,
+      taintedKeyIds: [],
+    };
+  }
+
+  crls(): Buffer[] {
+    return [];
+  }
+
+  authorities(): AuthorityInfo[] {
+    const { subjectKeyId, notBeforeMs, notAfterMs } = this.#certificate;
+    const id = subjectKeyId!.toString('hex');
+    const state = 'active';
+    return [{ kind: 'x509', id, state, notBeforeMs, notAfterMs, tainted: false, keyType: 'ec-p256', upstream: false }];
+  }
+
+  prepare(): Promise<AuthorityInfo> {
+    return notYet();
+  }
+
+  activate(): Promise<AuthorityInfo> {
+    return notYet();
+  }
+
+  taint(): Promise<AuthorityInfo> {
+    return notYet();
+  }
+
+  revokeAuthority(): Promise<AuthorityInfo> {
+    return notYet();
+  }
+
+  onChange(): () => void {
+    return () => {};
+  }
+
+  issueJwtSvid(): Promise<Result<IssuedJwtSvid, ReasonCode>> {
+    return notYet();
   }
 
   async issueWorkloadSvid(request: WorkloadSvidRequest): Promise<IssueOutcome> {
@@ -247,4 +364,8 @@ class LocalAuthority implements CertificateAuthority {
     const nowMs = this.#options.clock.nowMs();
     return svidValidity(nowMs, request.ttlSeconds, limits ?? DEFAULT_TTL_LIMITS, this.#certificate.notAfterMs);
   }
+}
+
+function notYet(): Promise<never> {
+  return Promise.reject(new CountersignError('unsupported', 'this authority has one key'));
 }

@@ -32,6 +32,9 @@ export interface Change {
   readonly revocations?: readonly Revocation[];
   /** The server has a new SVID: chain and all signatures of the table are new. */
   readonly signer?: true;
+  /** The own bundle is another one: the CA is asked for it. */
+  readonly bundle?: true;
+  readonly crls?: true;
 }
 
 export type FeedListener = (version: number, change: Change) => void;

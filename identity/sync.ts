@@ -3,8 +3,9 @@
  * in force on its node, so that the server can tell when a revocation is so everywhere.
  */
 import { type ServerDuplexStream, status } from '@grpc/grpc-js';
-import type { CertificateAuthority } from '../ca/api.ts';
+import type { CaBundle, CertificateAuthority } from '../ca/api.ts';
 import {
+  type Bundle,
   type Entry,
   type Node,
   type Revocation as RevocationMessage,
@@ -199,21 +200,21 @@ export class SyncHub {
 
   #snapshot(node: NodeName): SyncResponse {
     const { feed, registry, nodes, ca, signer } = this.#options;
-    const bundle = ca.bundle();
     return SyncResponse.create({
       version: BigInt(feed.version),
       snapshot: true,
       entries: registry.entriesOf(node).map((entry) => this.#entry(entry)),
       identities: registry.rows().map((row) => signer.sign(row)),
       nodes: nodes.members().map((member) => this.#node(member)),
-      bundle: { certificates: bundle.authorities, sequence: bundle.sequence },
+      bundle: bundleMessage(ca.bundle()),
       revocations: ca.revocations().map(revocationMessage),
       signerChain: [...signer.svid.chain],
+      crls: { crls: ca.crls() },
     });
   }
 
   #delta(node: NodeName, version: number, change: Change): SyncResponse {
-    const { registry, signer } = this.#options;
+    const { registry, signer, ca } = this.#options;
     const rows = change.signer === true ? registry.rows() : (change.rows ?? []);
     const gone = (change.removedEntries ?? []).filter((entry) => entry.node === node);
     return SyncResponse.create({
@@ -226,6 +227,8 @@ export class SyncHub {
       removedNodes: [...(change.removedNodes ?? [])],
       revocations: (change.revocations ?? []).map(revocationMessage),
       signerChain: change.signer === true ? [...signer.svid.chain] : [],
+      ...(change.bundle === true ? { bundle: bundleMessage(ca.bundle()) } : {}),
+      ...(change.crls === true ? { crls: { crls: ca.crls() } } : {}),
     });
   }
 
@@ -271,6 +274,21 @@ export class SyncHub {
   #wake(): void {
     for (const done of [...this.#waiting]) done();
   }
+}
+
+function bundleMessage(bundle: CaBundle): Bundle {
+  return {
+    certificates: bundle.authorities,
+    sequence: bundle.sequence,
+    jwtAuthorities: bundle.jwtAuthorities.map(({ keyId, publicKey, expiresAtMs, tainted }) => ({
+      keyId,
+      publicKey,
+      expiresAt: BigInt(Math.floor((expiresAtMs ?? 0) / 1000)),
+      tainted: tainted ?? false,
+    })),
+    refreshHintSeconds: bundle.refreshHintSeconds,
+    taintedKeyIds: bundle.taintedKeyIds,
+  };
 }
 
 function revocationMessage({ sequence, what, issuedUntil, reason }: Revocation): RevocationMessage {
