@@ -164,6 +164,9 @@ export interface Native {
   netlinkSubscribe(protocol: number, groups: number, onMessage: (message: Buffer) => void): Handle;
   /** SO_PEERCRED. @throws Error ENOTCONN when no process is behind the socket. */
   peerCredentials(fd: number): PeerCredentials;
+  /** SO_PEERPIDFD (Linux 6.5): a pidfd of the process that connected. @throws Error ENOPROTOOPT on an older kernel; ESRCH or
+   *  EINVAL when it has been reaped. */
+  peerPidfd(fd: number): number;
   /** pidfd_open(2). */
   pidfdOpen(pid: number): number;
   /** True while the process behind the pidfd has not ended. */

@@ -32,6 +32,19 @@ static Napi::Value peer_credentials(const Napi::CallbackInfo &info)
 	return result;
 }
 
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* Linux 6.5 */
+#endif
+
+static Napi::Value peer_pidfd(const Napi::CallbackInfo &info)
+{
+	int pidfd = -1;
+	socklen_t length = sizeof(pidfd);
+	if (getsockopt(arg_fd(info, 0, "fd"), SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) < 0)
+		throw_errno(info.Env(), "getsockopt(SO_PEERPIDFD)", errno);
+	return Napi::Number::New(info.Env(), pidfd); /* close-on-exec always */
+}
+
 static Napi::Value pidfd_open(const Napi::CallbackInfo &info)
 {
 	const int pid = arg_fd(info, 0, "pid");
@@ -121,6 +134,7 @@ static void close_fd(const Napi::CallbackInfo &info)
 void init_process(Napi::Env env, Napi::Object exports)
 {
 	exports.Set("peerCredentials", Napi::Function::New(env, peer_credentials, "peerCredentials"));
+	exports.Set("peerPidfd", Napi::Function::New(env, peer_pidfd, "peerPidfd"));
 	exports.Set("pidfdOpen", Napi::Function::New(env, pidfd_open, "pidfdOpen"));
 	exports.Set("pidfdAlive", Napi::Function::New(env, pidfd_alive, "pidfdAlive"));
 	exports.Set("withNetns", Napi::Function::New(env, with_netns, "withNetns"));
