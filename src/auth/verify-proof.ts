@@ -37,7 +37,10 @@ export interface Claim {
  * What is remembered of a certificate that was verified. There may be ten thousand proofs, and a certificate with its key takes ten
  * times as much: what else it says is read from the chain again.
  */
-export type ProvenLeaf = Pick<Certificate, 'digest' | 'serial' | 'notBeforeMs' | 'nodeBinding'>;
+export type ProvenLeaf = Pick<Certificate, 'digest' | 'serial' | 'notBeforeMs' | 'nodeBinding'> & {
+  /** As VerifiedSvid.authorities. */
+  readonly authorities: readonly string[];
+};
 
 /** Who, and until when. */
 export interface Proof extends Claim {
@@ -74,7 +77,7 @@ export function verifyChain(facts: ProofFacts, claim: Claim, chain: readonly Buf
   const svid = verifyX509Svid(chain, bundle, now);
   if (!svid.ok) return svid;
 
-  const { spiffeId, leaf, validUntilMs } = svid.value;
+  const { spiffeId, leaf, validUntilMs, authorities } = svid.value;
   const proof: Proof = {
     ...claim,
     // The table's own text where it is the same: there may be ten thousand proofs.
@@ -84,6 +87,7 @@ export function verifyChain(facts: ProofFacts, claim: Claim, chain: readonly Buf
       serial: leaf.serial,
       notBeforeMs: leaf.notBeforeMs,
       nodeBinding: leaf.nodeBinding === claim.nodeSpiffeId ? claim.nodeSpiffeId : leaf.nodeBinding,
+      authorities,
     },
     chain: svid.value.chain.map(lastingDer),
     provenAtMs: now,
@@ -105,7 +109,7 @@ export function checkStanding(facts: ProofFacts, proof: Proof): ReasonCode | und
   if (!row.nodes.includes(proof.nodeSpiffeId)) return 'AUTH_WRONG_NODE';
   // Step 5: the node vouches for it now.
   if (!facts.isVouched(proof.node, proof.identity)) return 'AUTH_NOT_VOUCHED';
-  // Step 6: not revoked.
+  // Step 6: not revoked, neither it nor a key above it that signed.
   if (facts.revocations.isRevoked(revocationSubject(proof.leaf, proof.spiffeId))) return 'AUTH_REVOKED';
   // Step 7: not expired.
   if (facts.nowMs() >= proof.validUntilMs) return 'AUTH_EXPIRED';
@@ -113,5 +117,6 @@ export function checkStanding(facts: ProofFacts, proof: Proof): ReasonCode | und
 }
 
 export function revocationSubject(leaf: ProvenLeaf, spiffeId: SpiffeId): RevocationSubject {
-  return { spiffeId, serial: leaf.serial, node: leaf.nodeBinding, notBeforeMs: leaf.notBeforeMs };
+  const { serial, nodeBinding: node, notBeforeMs, authorities } = leaf;
+  return { spiffeId, serial, node, notBeforeMs, authorities };
 }

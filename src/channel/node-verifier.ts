@@ -5,7 +5,7 @@ import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import type { NodeInfo, NodeTable, RevocationTable, TrustBundles } from '../model/identity.ts';
 import type { NodeId, SpiffeId, TrustDomain } from '../model/ids.ts';
 import type { Certificate } from '../pki/certificate.ts';
-import { verifyX509Svid } from '../pki/verify.ts';
+import { type VerifiedSvid, verifyX509Svid } from '../pki/verify.ts';
 
 export interface ProvenNode {
   /** As the node table has it, with the incarnation that the certificate proves. */
@@ -56,8 +56,8 @@ export class NodeVerifier {
     if (node === undefined) return err('PEER_UNKNOWN_NODE');
     // 4. The node that was dialed.
     if (expected !== undefined && spiffeId !== expected) return err('PEER_CERTIFICATE_REJECTED');
-    // 5. Not revoked.
-    if (this.#isRevoked(spiffeId, leaf)) return err('AUTH_REVOKED');
+    // 5. Not revoked, neither it nor a key above it that signed.
+    if (this.#isRevoked(verified.value)) return err('AUTH_REVOKED');
     // 6. Of an incarnation not below one already seen.
     const incarnation = leaf.nodeIncarnation;
     if (incarnation === undefined) return err('PEER_CERTIFICATE_REJECTED');
@@ -69,8 +69,8 @@ export class NodeVerifier {
     return ok({ info: { ...node, incarnation }, chain, leaf, validUntilMs });
   }
 
-  #isRevoked(spiffeId: SpiffeId, leaf: Certificate): boolean {
+  #isRevoked({ spiffeId, leaf, authorities }: VerifiedSvid): boolean {
     const { serial, notBeforeMs } = leaf;
-    return this.#sources.revocations.isRevoked({ spiffeId, serial, node: spiffeId, notBeforeMs });
+    return this.#sources.revocations.isRevoked({ spiffeId, serial, node: spiffeId, notBeforeMs, authorities });
   }
 }

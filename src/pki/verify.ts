@@ -34,6 +34,8 @@ export interface VerifiedSvid {
   readonly chain: readonly Certificate[];
   /** Unix ms: the least notAfter of the path, its trust anchor included. The verdict holds no longer. */
   readonly validUntilMs: number;
+  /** As RevocationSubject.authorities: of the path, its trust anchor included. The same array for the same signers. */
+  readonly authorities: readonly string[];
 }
 
 type Refusal = ReasonCode | undefined;
@@ -70,7 +72,7 @@ export function verifyX509Svid(
   // what was sent besides is not proven; the anchor has a cache of its own
   for (const certificate of path.value.slice(0, -1)) svids.add(certificate);
   const validUntilMs = Math.min(...path.value.map((certificate) => certificate.notAfterMs));
-  return ok({ spiffeId: leaf.spiffeId!, leaf, chain: certificates, validUntilMs });
+  return ok({ spiffeId: leaf.spiffeId!, leaf, chain: certificates, validUntilMs, authorities: signersOf(path.value) });
 }
 
 /** Steps 3 to 6. */
@@ -84,6 +86,25 @@ function findPath(
   const path = buildPath(certificates, bundle);
   if (path.ok) paths.set(leaf, { chain: certificates, trustDomain: bundle.trustDomain, path: path.value });
   return path;
+}
+
+/** Lists of key identifiers, one copy of each: ten thousand proofs rest on a handful of authorities. */
+const signerLists = new Map<string, readonly string[]>();
+const MAX_SIGNER_LISTS = 256;
+
+/**
+ * Key identifiers of whoever signed a certificate of the chain, lower-case hex (RFC 5280, sections 4.2.1.1 and 4.2.1.2): what a revocation
+ * of a signing key may name. Of a chain that was not verified it is what the chain says.
+ */
+export function signersOf(chain: readonly Certificate[]): readonly string[] {
+  const own = chain.slice(1).flatMap(({ subjectKeyId }) => subjectKeyId ?? []);
+  const named = chain.flatMap(({ authorityKeyId }) => authorityKeyId ?? []);
+  const list = [...new Set([...own, ...named].map((id) => id.toString('hex')))].sort();
+  const known = signerLists.get(list.join());
+  if (known !== undefined) return known;
+  if (signerLists.size >= MAX_SIGNER_LISTS) signerLists.clear();
+  signerLists.set(list.join(), list);
+  return list;
 }
 
 /** The last path of each leaf. */
