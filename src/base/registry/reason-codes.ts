@@ -101,6 +101,17 @@ export const reasonCodes = {
   REVOKED_BY_ADMIN: 'revoked by an administrator',
   ADMIN_ROLE: 'the role of this administrator does not allow it',
   AUDIT_ROLLED_BACK: 'an audit checkpoint covers less than an earlier one of the same log, or contradicts it',
+  // JWT-SVIDs (named as the rule that refuses)
+  JWT_MALFORMED: 'not a JWS in compact serialization whose header and claims are JSON objects',
+  JWT_ALGORITHM: 'the algorithm is not one of JWT-SVID, or not one of the key',
+  JWT_HEADER: 'a header that JWT-SVID does not allow, or a value of it',
+  JWT_SUBJECT: 'the subject is not the SPIFFE ID of a workload',
+  JWT_UNTRUSTED: 'there is no bundle of the trust domain of the subject',
+  JWT_KEY_UNKNOWN: 'the bundle of the trust domain has no such key',
+  JWT_BAD_SIGNATURE: 'the signature of the token does not verify',
+  JWT_EXPIRED: 'the token has expired, or does not say when it does',
+  JWT_NOT_YET_VALID: 'the token is not valid yet',
+  JWT_AUDIENCE: 'the token is not meant for this audience, or the audience is not one that a token can name',
 } as const;
 
 export type ReasonCode = keyof typeof reasonCodes;
