@@ -10,16 +10,15 @@ import type { JwtAuthority, Revocation, RevocationSubject } from '../src/model/i
 import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
 import { pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
 import type { Certificate } from '../src/pki/certificate.ts';
-import { generateKey, publicKeyDer } from '../src/pki/keys.ts';
-import { buildTbs } from './build.ts';
-import { Issuance, type IssueOutcome, lintFailure } from './issuance.ts';
+import { generateKey } from '../src/pki/keys.ts';
+import { makeAuthority } from './authority.ts';
+import { Issuance, type IssueOutcome } from './issuance.ts';
+import { SoftwareKey } from './keys/software-key.ts';
 import { type Authority, loadAuthority, openStateDirectory, storeAuthority } from './keys.ts';
 import { Ledger, type LedgerRow } from './ledger.ts';
-import { lintTbs } from './lint.ts';
 import {
   BACKDATE_SECONDS,
   DEFAULT_TTL_LIMITS,
-  planAuthority,
   planNode,
   planServer,
   planWorkload,
@@ -28,8 +27,7 @@ import {
   type Validity,
 } from './profile.ts';
 import { RevocationRegistry, type RevocationTarget } from './revocation.ts';
-import { randomSerial } from './serial.ts';
-import { signCertificate } from './sign.ts';
+import { signerOf } from './signer.ts';
 import { openStore } from './store.ts';
 
 export type { IssuedSvid, IssueOutcome } from './issuance.ts';
@@ -201,11 +199,8 @@ async function createAuthority(options: CertificateAuthorityOptions, ledger: Led
     notAfterMs: second + (options.authorityTtlDays ?? DEFAULT_AUTHORITY_TTL_DAYS) * DAY_MS,
   };
   const key = generateKey();
-  const spki = publicKeyDer(key);
-  const plan = planAuthority(trustDomain, validity);
-  const linted = lintTbs(buildTbs(plan, undefined, spki, randomSerial()), plan, undefined, spki);
-  if (!linted.ok) throw lintFailure(plan, linted.error);
-  await storeAuthority(directory, key, signCertificate(key, linted.value));
+  const made = await makeAuthority(new SoftwareKey('authority', key), trustDomain, validity);
+  await storeAuthority(directory, key, made.certificate.der);
   // read back: what is used is what a restart will find
   const stored = await loadAuthority(directory);
   if (stored === undefined)
@@ -245,14 +240,11 @@ class LocalAuthority implements CertificateAuthority {
     closeStore: () => void,
   ) {
     const { certificate } = authority;
-    if (certificate.subjectKeyId === undefined)
-      throw new CountersignError('bad-input', 'the authority has no key identifier');
     this.trustDomain = options.trustDomain;
     this.#options = options;
     this.#certificate = certificate;
-    const { subjectDer, subjectKeyId, notBeforeMs, notAfterMs } = certificate;
-    const issuer = { subjectDer, subjectKeyId, notBeforeMs, notAfterMs };
-    this.#issuance = new Issuance(authority, issuer, ledger, () => options.clock.nowMs());
+    const signer = signerOf(new SoftwareKey('authority', authority.key), certificate);
+    this.#issuance = new Issuance(signer, ledger, () => options.clock.nowMs());
     this.#ledger = ledger;
     this.#revocations = revocations;
     this.#closeStore = closeStore;

@@ -1,6 +1,5 @@
 /** Writes a to-be-signed certificate from its plan. Everything that does not change stands ready as DER. */
 import { hash } from 'node:crypto';
-import { ECDSA_SHA256_IDENTIFIER } from '../src/pki/algorithms.ts';
 import {
   contextConstructed,
   contextPrimitive,
@@ -12,14 +11,9 @@ import {
   TAG,
 } from '../src/pki/der.ts';
 import { OID_DER, type OidName } from '../src/pki/oids.ts';
+import { SIGNING } from './keys/key-type.ts';
 import type { CertificatePlan } from './profile.ts';
-
-/** What the issuing authority lends to each certificate it signs. */
-export interface IssuerNames {
-  /** Name, DER. */
-  readonly subjectDer: Buffer;
-  readonly subjectKeyId: Buffer;
-}
+import type { Issuer, Signer } from './signer.ts';
 
 const VERSION_3 = Buffer.from([0xa0, 0x03, TAG.integer, 0x01, 0x02]);
 const CRITICAL = Buffer.from([TAG.boolean, 1, 0xff]);
@@ -28,9 +22,12 @@ const CRITICAL = Buffer.from([TAG.boolean, 1, 0xff]);
 const SVID_SUBJECT = name(['organizationName', 'Countersign']);
 
 /** keyCertSign and cRLSign: bits 5 and 6. */
-const AUTHORITY_BASICS = Buffer.concat([
-  extension('basicConstraints', sequence(CRITICAL), true),
-  extension('keyUsage', Buffer.from([TAG.bitString, 2, 1, 0x06]), true),
+const AUTHORITY_USAGE = extension('keyUsage', Buffer.from([TAG.bitString, 2, 1, 0x06]), true);
+const ROOT_BASICS = Buffer.concat([extension('basicConstraints', sequence(CRITICAL), true), AUTHORITY_USAGE]);
+/** Path length 0: it signs SVIDs and no further authority (RFC 5280, section 4.2.1.9). */
+const INTERMEDIATE_BASICS = Buffer.concat([
+  extension('basicConstraints', sequence(CRITICAL, derUnsignedInteger(Buffer.of(0))), true),
+  AUTHORITY_USAGE,
 ]);
 /** digitalSignature: bit 0. */
 const LEAF_BASICS = Buffer.concat([
@@ -40,18 +37,17 @@ const LEAF_BASICS = Buffer.concat([
 ]);
 
 /**
- * @param issuer undefined: self-signed.
  * @param spki SubjectPublicKeyInfo, DER, of an allowed kind.
  * @param serial 16 random bytes.
  */
-export function buildTbs(plan: CertificatePlan, issuer: IssuerNames | undefined, spki: Buffer, serial: Buffer): Buffer {
+export function buildTbs(plan: CertificatePlan, { key, issuer }: Signer, spki: Buffer, serial: Buffer): Buffer {
   const subjectKeyId = keyIdentifier(spki);
-  const isAuthority = plan.profile === 'authority';
-  const subject = isAuthority ? authoritySubject(subjectKeyId) : SVID_SUBJECT;
+  const isAuthority = plan.profile === 'authority' || plan.profile === 'intermediate';
+  const subject = isAuthority ? authoritySubject(plan, subjectKeyId) : SVID_SUBJECT;
   return sequence(
     VERSION_3,
     derUnsignedInteger(serial),
-    ECDSA_SHA256_IDENTIFIER,
+    SIGNING[key.type].identifier,
     issuer?.subjectDer ?? subject,
     sequence(derTime(plan.notBeforeMs), derTime(plan.notAfterMs)),
     subject,
@@ -64,7 +60,7 @@ export function buildTbs(plan: CertificatePlan, issuer: IssuerNames | undefined,
 }
 
 function authorityExtensions(plan: CertificatePlan): Buffer[] {
-  return [AUTHORITY_BASICS, subjectAltName(plan)];
+  return [plan.profile === 'authority' ? ROOT_BASICS : INTERMEDIATE_BASICS, subjectAltName(plan)];
 }
 
 function leafExtensions(plan: CertificatePlan): Buffer[] {
@@ -76,7 +72,7 @@ function leafExtensions(plan: CertificatePlan): Buffer[] {
   return out;
 }
 
-function keyIds(subjectKeyId: Buffer, issuer: IssuerNames | undefined): Buffer[] {
+function keyIds(subjectKeyId: Buffer, issuer: Issuer | undefined): Buffer[] {
   const authorityKeyId = sequence(der(contextPrimitive(0), issuer?.subjectKeyId ?? subjectKeyId));
   return [
     extension('subjectKeyIdentifier', der(TAG.octetString, subjectKeyId), false),
@@ -91,10 +87,10 @@ function subjectAltName(plan: CertificatePlan): Buffer {
 }
 
 /** Each authority has a name of its own, so that two of them in one bundle are told apart by name, as RFC 5280 wants. */
-function authoritySubject(subjectKeyId: Buffer): Buffer {
+function authoritySubject({ profile }: CertificatePlan, subjectKeyId: Buffer): Buffer {
   return name(
     ['organizationName', 'Countersign'],
-    ['commonName', 'Countersign root'],
+    ['commonName', profile === 'authority' ? 'Countersign root' : 'Countersign intermediate'],
     ['serialNumber', subjectKeyId.toString('hex')],
   );
 }
@@ -123,6 +119,6 @@ function utf8(text: string): Buffer {
 }
 
 /** Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue }. */
-export function assembleCertificate(tbs: Buffer, signature: Buffer): Buffer {
-  return sequence(tbs, ECDSA_SHA256_IDENTIFIER, derBitString(signature));
+export function assembleCertificate(tbs: Buffer, algorithmIdentifier: Buffer, signature: Buffer): Buffer {
+  return sequence(tbs, algorithmIdentifier, derBitString(signature));
 }

@@ -8,13 +8,13 @@ import { asError, CountersignError, err, ok, type Result } from '../src/base/err
 import type { ReasonCode } from '../src/base/registry/reason-codes.ts';
 import type { SpiffeId } from '../src/model/ids.ts';
 import { type ParsedCsr, parseCsr, verifyParsedCsr } from '../src/pki/csr.ts';
-import { buildTbs, type IssuerNames } from './build.ts';
-import type { Authority } from './keys.ts';
+import { buildTbs } from './build.ts';
 import type { Ledger, LedgerRow } from './ledger.ts';
-import { type Linted, type LintIssuer, lintTbs } from './lint.ts';
+import { type Linted, lintTbs } from './lint.ts';
 import type { CertificatePlan } from './profile.ts';
 import { randomSerial, serialHex } from './serial.ts';
 import { signCertificate } from './sign.ts';
+import type { Signer } from './signer.ts';
 
 /** Bounds how long one turn holds the event loop: about 10 ms. */
 const MAX_BATCH = 64;
@@ -32,9 +32,6 @@ export interface IssuedSvid {
 
 /** ISSUE_CSR_INVALID, CERT_WEAK_KEY, CERT_TRUST_DOMAIN or CERT_NO_PATH. */
 export type IssueOutcome = Result<IssuedSvid, ReasonCode>;
-
-/** An authority's certificate as issuing needs it: read once, so that names and key identifier are certain. */
-export type Issuer = IssuerNames & LintIssuer;
 
 /** What every job can do at any step: end. */
 interface Pending {
@@ -66,17 +63,15 @@ interface SignedJob extends LintedJob {
 }
 
 export class Issuance {
-  readonly #authority: Authority;
-  readonly #issuer: Issuer;
+  readonly #signer: Signer;
   readonly #ledger: Ledger;
   readonly #nowMs: () => number;
   #waiting: Job[] = [];
   #scheduled: NodeJS.Immediate | undefined;
   #closed = false;
 
-  constructor(authority: Authority, issuer: Issuer, ledger: Ledger, nowMs: () => number) {
-    this.#authority = authority;
-    this.#issuer = issuer;
+  constructor(signer: Signer, ledger: Ledger, nowMs: () => number) {
+    this.#signer = signer;
     this.#ledger = ledger;
     this.#nowMs = nowMs;
   }
@@ -117,23 +112,23 @@ export class Issuance {
 
   #build(job: ParsedJob): BuiltJob {
     const serial = randomSerial();
-    const tbs = buildTbs(job.plan, this.#issuer, job.csr.spki, serial);
+    const tbs = buildTbs(job.plan, this.#signer, job.csr.spki, serial);
     return { ...job, serial: serialHex(serial), tbs };
   }
 
   #lint(job: BuiltJob): LintedJob {
-    const linted = lintTbs(job.tbs, job.plan, this.#issuer, job.csr.spki);
+    const linted = lintTbs(job.tbs, job.plan, this.#signer, job.csr.spki);
     // what lint refuses was our own plan: an entry with a bad DNS name, an authority about to end, a clock that went back
     if (!linted.ok) throw lintFailure(job.plan, linted.error);
     return { ...job, linted: linted.value };
   }
 
   #sign(job: LintedJob): SignedJob {
-    return { ...job, certificate: signCertificate(this.#authority.key, job.linted) };
+    return { ...job, certificate: signCertificate(job.linted) };
   }
 }
 
-export function lintFailure(plan: CertificatePlan, broken: readonly string[]): CountersignError {
+function lintFailure(plan: CertificatePlan, broken: readonly string[]): CountersignError {
   return new CountersignError('bad-input', `no certificate for ${plan.spiffeId}; what must hold: ${broken.join('; ')}`);
 }
 

@@ -7,44 +7,44 @@ import { pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
 import { parseTbsCertificate, type TbsFields } from '../src/pki/certificate.ts';
 import { KEY_USAGE } from '../src/pki/extensions.ts';
 import { OID } from '../src/pki/oids.ts';
+import type { SigningKey } from './keys/key-manager.ts';
+import { SIGNING } from './keys/key-type.ts';
 import type { CertificatePlan } from './profile.ts';
+import type { Signer } from './signer.ts';
 
-let make: (tbs: Buffer) => Linted;
+interface Permit {
+  readonly tbs: Buffer;
+  readonly key: SigningKey;
+}
 
-/** A one-use permit to sign exactly these bytes. Made by lintTbs alone. */
+let make: (permit: Permit) => Linted;
+
+/** A one-use permit to sign exactly these bytes with exactly this key. Made by lintTbs alone. */
 export class Linted {
-  #tbs: Buffer | undefined;
+  #permit: Permit | undefined;
 
-  private constructor(tbs: Buffer) {
-    this.#tbs = tbs;
+  private constructor(permit: Permit) {
+    this.#permit = permit;
   }
 
   static {
-    make = (tbs) => new Linted(tbs);
+    make = (permit) => new Linted(permit);
   }
 
   /** @throws Error the second time. */
-  take(): Buffer {
-    const tbs = this.#tbs;
-    if (tbs === undefined) throw new Error('this permit to sign was used before');
-    this.#tbs = undefined;
-    return tbs;
+  take(): Permit {
+    const permit = this.#permit;
+    if (permit === undefined) throw new Error('this permit to sign was used before');
+    this.#permit = undefined;
+    return permit;
   }
 }
 
-/** The authority that is going to sign. */
-export interface LintIssuer {
-  readonly subjectDer: Buffer;
-  readonly subjectKeyId: Buffer | undefined;
-  readonly notBeforeMs: number;
-  readonly notAfterMs: number;
-}
-
-/** @param issuer undefined: self-signed. An error lists every broken rule, as sentences. */
+/** @param spki the key that was asked for, DER. An error lists every broken rule, as sentences. */
 export function lintTbs(
   tbs: Buffer,
   plan: CertificatePlan,
-  issuer: LintIssuer | undefined,
+  signer: Signer,
   spki: Buffer,
 ): Result<Linted, readonly string[]> {
   // a copy: what is signed must be what was read here
@@ -54,18 +54,17 @@ export function lintTbs(
   const fields = parsed.value;
   const rules = [
     ...commonRules(fields, plan, spki),
-    ...issuerRules(fields, issuer),
-    ...(plan.profile === 'authority' ? authorityRules(fields) : leafRules(fields, plan)),
+    ...signerRules(fields, signer, spki),
+    ...(isAuthority(plan) ? authorityRules(fields, plan, signer) : leafRules(fields, plan)),
   ];
   const broken = rules.filter(([holds]) => !holds).map(([, rule]) => rule);
-  return broken.length === 0 ? ok(make(bytes)) : err(broken);
+  return broken.length === 0 ? ok(make({ tbs: bytes, key: signer.key })) : err(broken);
 }
 
 type Rule = readonly [holds: boolean, rule: string];
 
 function commonRules(fields: TbsFields, plan: CertificatePlan, spki: Buffer): Rule[] {
   return [
-    [fields.signatureAlgorithm === 'ecdsaSha256', 'the signature algorithm is that of the authority key'],
     [fields.keyKind !== undefined, 'the key is of an allowed kind'],
     [fields.spki.equals(spki), 'the key is the one that was asked for'],
     [fields.serialBytes >= 8, 'the serial number has at least 64 bits (RFC 5280, section 4.1.2.2, and CA practice)'],
@@ -87,25 +86,51 @@ function commonRules(fields: TbsFields, plan: CertificatePlan, spki: Buffer): Ru
   ];
 }
 
-function issuerRules(fields: TbsFields, issuer: LintIssuer | undefined): Rule[] {
-  if (issuer === undefined) return [[fields.issuerDer.equals(fields.subjectDer), 'a root is its own issuer']];
-  const keyId = issuer.subjectKeyId;
+function signerRules(fields: TbsFields, { key, issuer }: Signer, spki: Buffer): Rule[] {
+  const algorithm: Rule = [
+    fields.signatureAlgorithm === SIGNING[key.type].algorithm,
+    'the signature algorithm is that of the signing key (RFC 5280, section 4.1.1.2)',
+  ];
+  if (issuer === undefined) {
+    return [
+      algorithm,
+      [fields.issuerDer.equals(fields.subjectDer), 'a root is its own issuer'],
+      [key.publicKey.equals(spki), 'a root is signed with its own key'],
+    ];
+  }
   return [
+    algorithm,
     [fields.issuerDer.equals(issuer.subjectDer), 'the issuer is the authority'],
     [
-      keyId !== undefined && fields.authorityKeyId?.equals(keyId) === true,
-      'the authority key identifier is the authority’s',
+      fields.authorityKeyId?.equals(issuer.subjectKeyId) === true,
+      'the authority key identifier is the authority’s (RFC 5280, section 4.2.1.1)',
     ],
     [fields.notBeforeMs >= issuer.notBeforeMs, 'it does not begin before its authority'],
     [fields.notAfterMs <= issuer.notAfterMs, 'it does not outlive its authority'],
   ];
 }
 
-function authorityRules(fields: TbsFields): Rule[] {
+function isAuthority(plan: CertificatePlan): boolean {
+  return plan.profile === 'authority' || plan.profile === 'intermediate';
+}
+
+function authorityRules(fields: TbsFields, plan: CertificatePlan, { issuer }: Signer): Rule[] {
+  const { spiffeId } = fields;
   return [
     [fields.isCa, 'an authority is a CA (X.509-SVID, section 4.1)'],
     [fields.keyUsage === (KEY_USAGE.keyCertSign | KEY_USAGE.crlSign), 'the key usage is keyCertSign and cRLSign'],
-    [fields.spiffeId !== undefined && pathOf(fields.spiffeId) === '', 'the SPIFFE ID of an authority has no path'],
+    [fields.extKeyUsage === undefined, 'an authority has no key purposes of its own'],
+    [spiffeId !== undefined && pathOf(spiffeId) === '', 'the SPIFFE ID of an authority has no path'],
+    [
+      (plan.profile === 'authority') === (issuer === undefined),
+      'a root signs itself, an intermediate is signed by another authority',
+    ],
+    [
+      fields.pathLength === (plan.profile === 'authority' ? undefined : 0),
+      'an intermediate, and only an intermediate, has the path length 0',
+    ],
+    [issuer?.pathLength !== 0, 'its authority may have another below it (RFC 5280, section 4.2.1.9)'],
+    [fields.nodeBinding === undefined && fields.nodeIncarnation === undefined, 'an authority is not bound to a node'],
   ];
 }
 

@@ -18,7 +18,8 @@ export const DEFAULT_TTL_LIMITS: TtlLimits = { defaultTtlSeconds: 3600, maxTtlSe
 
 /** The whole of what a certificate will say, apart from serial number, issuer and key. Times are Unix ms, whole seconds. */
 export interface CertificatePlan {
-  readonly profile: 'authority' | 'workload' | 'node' | 'server';
+  /** An intermediate is an authority that another one signed. */
+  readonly profile: 'authority' | 'intermediate' | 'workload' | 'node' | 'server';
   readonly spiffeId: SpiffeId;
   readonly notBeforeMs: number;
   readonly notAfterMs: number;
@@ -34,6 +35,10 @@ export interface Validity {
 
 export function planAuthority(trustDomain: TrustDomain, validity: Validity): CertificatePlan {
   return plan('authority', trustDomainSpiffeId(trustDomain), validity);
+}
+
+export function planIntermediate(trustDomain: TrustDomain, validity: Validity): CertificatePlan {
+  return plan('intermediate', trustDomainSpiffeId(trustDomain), validity);
 }
 
 export function planWorkload(

@@ -1,10 +1,10 @@
-/** Step 3 of issuing, and the only place where an authority's key is used. */
-import { type KeyObject, sign } from 'node:crypto';
+/** Step 3 of issuing, and the only place where an authority's key signs a certificate: with the key that lint read the certificate for. */
 import { assembleCertificate } from './build.ts';
+import { SIGNING } from './keys/key-type.ts';
 import type { Linted } from './lint.ts';
 
-/** The certificate, DER. Synchronous: an asynchronous signature is no faster for P-256, and costs a thread. */
-export function signCertificate(key: KeyObject, linted: Linted): Buffer {
-  const tbs = linted.take();
-  return assembleCertificate(tbs, sign('sha256', tbs, key));
+/** The certificate, DER. @throws CountersignError unavailable: the token that holds the key is gone. */
+export function signCertificate(linted: Linted): Buffer {
+  const { tbs, key } = linted.take();
+  return assembleCertificate(tbs, SIGNING[key.type].identifier, key.sign(tbs));
 }

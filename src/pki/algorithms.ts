@@ -1,6 +1,6 @@
 /** The closed list of keys and signature algorithms: P-256, P-384 and RSA of 2048 bits or more, with SHA-256, SHA-384 or SHA-512. */
 import { verify as cryptoVerify, type KeyObject } from 'node:crypto';
-import { type DerReader, derOid, sequence, TAG } from './der.ts';
+import { type DerReader, der, derOid, sequence, TAG } from './der.ts';
 import { OID, oidNames } from './oids.ts';
 
 export type KeyKind = 'p256' | 'p384' | 'rsa';
@@ -25,8 +25,13 @@ const MIN_RSA_BITS = 2048;
 /** Above this a single verification costs an attacker nothing and us milliseconds. */
 const MAX_RSA_BITS = 8192;
 
-/** AlgorithmIdentifier of ecdsa-with-SHA256: parameters absent (RFC 5758, section 3.2). */
-export const ECDSA_SHA256_IDENTIFIER = sequence(derOid(OID.ecdsaSha256));
+/** AlgorithmIdentifiers, DER: parameters absent with ECDSA (RFC 5758, section 3.2), NULL with RSA (RFC 4055, section 5). */
+export const SIGNATURE_IDENTIFIERS = Object.fromEntries(
+  (Object.keys(HASH) as SignatureAlgorithm[]).map((algorithm) => [
+    algorithm,
+    algorithm.startsWith('rsa') ? sequence(derOid(OID[algorithm]), der(TAG.null)) : sequence(derOid(OID[algorithm])),
+  ]),
+) as Readonly<Record<SignatureAlgorithm, Buffer>>;
 
 /** Reads an AlgorithmIdentifier of a signature; undefined is a well-formed one that is not on the list. */
 export function readSignatureAlgorithm(reader: DerReader): SignatureAlgorithm | undefined {

@@ -3,10 +3,10 @@ import { createPublicKey, type KeyObject, sign } from 'node:crypto';
 import { CountersignError, err, ok, type Result } from '../base/errors.ts';
 import type { ReasonCode } from '../base/registry/reason-codes.ts';
 import {
-  ECDSA_SHA256_IDENTIFIER,
   type KeyKind,
   readKeyKind,
   readSignatureAlgorithm,
+  SIGNATURE_IDENTIFIERS,
   type SignatureAlgorithm,
   verifySignature,
 } from './algorithms.ts';
@@ -24,7 +24,7 @@ export function createCsr(privateKey: KeyObject): Buffer {
     throw new CountersignError('bad-input', 'a certification request needs a P-256 private key');
   }
   const info = sequence(VERSION_0, EMPTY_NAME, publicKeyDer(createPublicKey(privateKey)), NO_ATTRIBUTES);
-  return sequence(info, ECDSA_SHA256_IDENTIFIER, derBitString(sign('sha256', info, privateKey)));
+  return sequence(info, SIGNATURE_IDENTIFIERS.ecdsaSha256, derBitString(sign('sha256', info, privateKey)));
 }
 
 /** A request as read, its key imported; verifyParsedCsr says whether its key's holder signed it. */

@@ -3,9 +3,11 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { Issuance } from '../../../ca/issuance.ts';
+import { SoftwareKey } from '../../../ca/keys/software-key.ts';
 import { loadAuthority } from '../../../ca/keys.ts';
 import { Ledger } from '../../../ca/ledger.ts';
 import { planWorkload } from '../../../ca/profile.ts';
+import { signerOf } from '../../../ca/signer.ts';
 import { openStore } from '../../../ca/store.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
 import { parseCertificate } from '../../../src/pki/certificate.ts';
@@ -254,12 +256,11 @@ describe('the ledger', () => {
     await withCa(async ({ open, directory }) => {
       (await open()).close();
       const authority = await loadAuthority(directory);
-      if (authority?.certificate.subjectKeyId === undefined) throw new Error('no authority');
-      const { subjectDer, subjectKeyId, notBeforeMs, notAfterMs } = authority.certificate;
+      if (authority === undefined) throw new Error('no authority');
       const store = openStore(join(directory, 'other.db'));
       const ledger = new Ledger(store, START);
-      const issuer = { subjectDer, subjectKeyId, notBeforeMs, notAfterMs };
-      const issuance = new Issuance(authority, issuer, ledger, () => START);
+      const signer = signerOf(new SoftwareKey('authority', authority.key), authority.certificate);
+      const issuance = new Issuance(signer, ledger, () => START);
       const plan = planWorkload(FRONTEND, NODE_A, [], { notBeforeMs: START, notAfterMs: START + HOUR });
       store.close();
       const asked = [1, 2].map(() => issuance.issue(createCsr(generateKey()), plan, NODE_A));
