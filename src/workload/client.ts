@@ -1,16 +1,17 @@
 /** A small Workload API client: what `countersign svid fetch` and the tests speak with. Any SPIFFE client does as well. */
 import type { KeyObject } from 'node:crypto';
-import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { SpiffeWorkloadAPIClient, type X509SVIDResponse } from '../../proto/gen/spiffe/workload/workload.ts';
+import {
+  type JWTSVIDResponse,
+  SpiffeWorkloadAPIClient,
+  type X509SVIDResponse,
+} from '../../proto/gen/spiffe/workload/workload.ts';
 import { asError, CountersignError } from '../base/errors.ts';
 import { errorCodeOfGrpcStatus } from '../base/exit-codes.ts';
-import type { SpiffeId } from '../model/ids.ts';
-import { parseSpiffeId } from '../model/spiffe-id.ts';
+import type { SpiffeId, TrustDomain } from '../model/ids.ts';
+import { parseSpiffeId, spiffeId } from '../model/spiffe-id.ts';
 import { type DerReader, readDer, TAG } from '../pki/der.ts';
-import { privateKeyFromDer, privateKeyPem } from '../pki/keys.ts';
-import { encodePem } from '../pki/pem.ts';
+import { privateKeyFromDer } from '../pki/keys.ts';
 
 export interface FetchedSvid {
   readonly spiffeId: SpiffeId;
@@ -20,6 +21,19 @@ export interface FetchedSvid {
   /** DER, the authorities of the SVID's own trust domain. */
   readonly bundle: readonly Buffer[];
   readonly hint: string;
+  /** DER, by trust domain: whom else the workload may trust, each for its own trust domain alone. */
+  readonly federatedBundles: ReadonlyMap<TrustDomain, readonly Buffer[]>;
+  /** Revocation lists, DER. */
+  readonly crls: readonly Buffer[];
+}
+
+export interface FetchedJwtSvid {
+  readonly spiffeId: SpiffeId;
+  /** A bearer secret. */
+  readonly token: string;
+  /** Unix ms, as the token says; this client does not verify what its own agent made. */
+  readonly issuedAtMs: number;
+  readonly expiresAtMs: number;
 }
 
 export interface SvidWatch {
@@ -65,12 +79,7 @@ export function watchX509Svids(
   onUpdate: (svids: FetchedSvid[]) => void,
   onEnd: (problem: CountersignError) => void,
 ): SvidWatch {
-  const client = new SpiffeWorkloadAPIClient(`unix:${socketPath}`, credentials.createInsecure(), {
-    'grpc.use_local_subchannel_pool': 1,
-    'grpc.enable_channelz': 0,
-  });
-  const metadata = new Metadata();
-  metadata.set('workload.spiffe.io', 'true');
+  const { client, metadata } = connection(socketPath);
   const call = client.fetchX509Svid({}, metadata);
   let over = false;
   const end = (problem?: CountersignError) => {
@@ -85,38 +94,69 @@ export function watchX509Svids(
     try {
       onUpdate(readResponse(response));
     } catch (thrown) {
-      end(new CountersignError('bad-input', `${socketPath}: the answer is malformed: ${asError(thrown).message}`));
+      end(malformed(socketPath, thrown));
     }
   });
-  call.on('error', (thrown: Error) => {
-    const { code, details } = thrown as ServiceError;
-    const said =
-      code === status.UNAVAILABLE && /connect|ENOENT|ECONNREFUSED/.test(details) ? 'nobody serves there' : details;
-    end(new CountersignError(errorCodeOfGrpcStatus(code), `${socketPath}: ${said}`, { cause: thrown }));
-  });
+  call.on('error', (thrown: Error) => end(problemOf(socketPath, thrown)));
   call.on('end', () => end(new CountersignError('unavailable', `${socketPath}: the stream ended`)));
   return { close: () => end() };
 }
 
-/** svid.pem (chain), key.pem (0600) and bundle.pem; each replaced whole, the key first. */
-export function writeSvidFiles(svid: FetchedSvid, directory: string): void {
-  mkdirSync(directory, { recursive: true, mode: 0o755 });
-  const certificates = (ders: readonly Buffer[]) => ders.map((der) => encodePem('CERTIFICATE', der)).join('');
-  const files: [string, string, number][] = [
-    ['key.pem', privateKeyPem(svid.privateKey), 0o600],
-    ['svid.pem', certificates(svid.chain), 0o644],
-    ['bundle.pem', certificates(svid.bundle), 0o644],
-  ];
-  for (const [name, text, mode] of files) {
-    const temporary = join(directory, `.${name}.${process.pid}`);
-    rmSync(temporary, { force: true });
-    writeFileSync(temporary, text, { mode, flag: 'wx' });
-    renameSync(temporary, join(directory, name));
-  }
+/**
+ * A JWT-SVID for these audiences; of one identity, or the caller's default.
+ * @throws as fetchX509Svid, and bad-input for an audience that the agent refuses
+ */
+export function fetchJwtSvid(
+  socketPath: string,
+  audience: readonly string[],
+  { spiffeId, timeoutMs = 10_000 }: { spiffeId?: SpiffeId; timeoutMs?: number } = {},
+): Promise<FetchedJwtSvid> {
+  const { client, metadata } = connection(socketPath);
+  const deadline = Date.now() + timeoutMs;
+  return new Promise((resolve, reject) => {
+    const request = { audience: [...audience], spiffeId: spiffeId ?? '' };
+    client.fetchJwtsvid(request, metadata, { deadline }, (thrown: ServiceError | null, response: JWTSVIDResponse) => {
+      client.close();
+      if (thrown !== null) return reject(problemOf(socketPath, thrown));
+      try {
+        resolve(readJwtSvid(response));
+      } catch (cause) {
+        reject(malformed(socketPath, cause));
+      }
+    });
+  });
+}
+
+function connection(socketPath: string): { client: SpiffeWorkloadAPIClient; metadata: Metadata } {
+  const client = new SpiffeWorkloadAPIClient(`unix:${socketPath}`, credentials.createInsecure(), {
+    'grpc.use_local_subchannel_pool': 1,
+    'grpc.enable_channelz': 0,
+  });
+  const metadata = new Metadata();
+  metadata.set('workload.spiffe.io', 'true');
+  return { client, metadata };
+}
+
+function problemOf(socketPath: string, thrown: Error): CountersignError {
+  const { code, details } = thrown as ServiceError;
+  const absent = code === status.UNAVAILABLE && /connect|ENOENT|ECONNREFUSED/.test(details);
+  const said = absent ? 'nobody serves there' : details;
+  return new CountersignError(errorCodeOfGrpcStatus(code), `${socketPath}: ${said}`, { cause: thrown });
+}
+
+function malformed(socketPath: string, thrown: unknown): CountersignError {
+  return new CountersignError('bad-input', `${socketPath}: the answer is malformed: ${asError(thrown).message}`);
 }
 
 function readResponse(response: X509SVIDResponse): FetchedSvid[] {
   if (response.svids.length === 0) throw new Error('it holds no SVID');
+  const federatedBundles = new Map(
+    Object.entries(response.federatedBundles).map(([name, bundle]) => {
+      const id = parseSpiffeId(name);
+      if (!id.ok || id.value.path !== '') throw new Error('a federated bundle is not named by a trust domain');
+      return [id.value.trustDomain, splitCertificates(bundle)] as const;
+    }),
+  );
   return response.svids.map((svid) => {
     const id = parseSpiffeId(svid.spiffeId);
     if (!id.ok) throw new Error(id.error);
@@ -126,8 +166,25 @@ function readResponse(response: X509SVIDResponse): FetchedSvid[] {
       privateKey: privateKeyFromDer(svid.x509SvidKey),
       bundle: splitCertificates(svid.bundle),
       hint: svid.hint,
+      federatedBundles,
+      crls: response.crl,
     };
   });
+}
+
+function readJwtSvid(response: JWTSVIDResponse): FetchedJwtSvid {
+  const [svid] = response.svids;
+  if (svid === undefined) throw new Error('it holds no SVID');
+  const payload = Buffer.from(svid.svid.split('.')[1] ?? '', 'base64url').toString('utf8');
+  const claims = JSON.parse(payload) as { iat?: unknown; exp?: unknown };
+  if (typeof claims.exp !== 'number') throw new Error('its token has no end');
+  const issuedAt = typeof claims.iat === 'number' ? claims.iat : Date.now() / 1000;
+  return {
+    spiffeId: spiffeId(svid.spiffeId),
+    token: svid.svid,
+    issuedAtMs: issuedAt * 1000,
+    expiresAtMs: claims.exp * 1000,
+  };
 }
 
 /** The standard concatenates certificates without a separator: each says its own length. */

@@ -13,6 +13,7 @@ import { call, serverClient } from '../admin-client.ts';
 import { type CommonOptions, onServer } from '../context.ts';
 import { lines, printJson, table } from '../output.ts';
 import { addServerRun } from './run.ts';
+import { addSvidOutputs } from './svid.ts';
 
 type Row = Record<string, unknown>;
 
@@ -219,21 +220,5 @@ export function addServerCommands(program: Command): void {
         if (missing.length > 0) process.exitCode = EXIT.partly;
       },
     );
-  svid
-    .command('fetch')
-    .description('as a workload: ask the Workload API who this process is, and write svid.pem, key.pem, bundle.pem')
-    .option(
-      '--socket <path>',
-      'the Workload API socket',
-      process.env.SPIFFE_ENDPOINT_SOCKET?.replace(/^unix:/, '') ?? '/run/countersign/workload.sock',
-    )
-    .option('--write <dir>', 'where to write the files; without it only the SPIFFE ID is shown')
-    .option('-o, --output <format>', 'text or json', 'text')
-    .action(async (options: { socket: string; write?: string; output: string }) => {
-      const { fetchX509Svid, writeSvidFiles } = await import('../../workload/client.ts');
-      const got = await fetchX509Svid(options.socket);
-      if (options.write !== undefined) writeSvidFiles(got, options.write);
-      if (options.output === 'json') printJson({ spiffeId: got.spiffeId });
-      else console.log(got.spiffeId);
-    });
+  addSvidOutputs(svid);
 }

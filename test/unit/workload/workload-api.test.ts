@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdirSync, readFileSync, realpathSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, realpathSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
@@ -13,7 +13,6 @@ import {
   fetchX509Svids,
   type SvidWatch,
   watchX509Svids,
-  writeSvidFiles,
 } from '../../../src/workload/client.ts';
 import { startWorkloadApi } from '../../../src/workload/workload-api.ts';
 import {
@@ -275,20 +274,6 @@ describe('the Workload API', () => {
     expect(() => execFileSync(process.execPath, ['-e', leave])).toThrow();
     expect(statSync(stale).isSocket()).toBe(true);
     await (await start(stale)).close();
-  });
-});
-
-describe('the files of an SVID', () => {
-  it('are PEM, and the key is for its owner alone, also where a wider one stood', async () => {
-    stage.feed.add('web', OWN);
-    const out = join(stage.directory, 'out');
-    mkdirSync(out);
-    writeFileSync(join(out, 'key.pem'), 'old', { mode: 0o644 });
-    writeSvidFiles(await fetchX509Svid(stage.socketPath), out);
-    expect(statSync(join(out, 'key.pem')).mode & 0o777).toBe(0o600);
-    expect(readFileSync(join(out, 'key.pem'), 'utf8')).toContain('BEGIN PRIVATE KEY');
-    expect(readFileSync(join(out, 'svid.pem'), 'utf8').match(/BEGIN CERTIFICATE/g)).toHaveLength(2);
-    expect(readFileSync(join(out, 'bundle.pem'), 'utf8').match(/BEGIN CERTIFICATE/g)).toHaveLength(1);
   });
 });
 
