@@ -89,6 +89,7 @@ export const reasonCodes = {
   ISSUE_CSR_INVALID: 'the certificate request does not verify',
   ISSUE_NOT_YOUR_ENTRY: 'the entry does not exist or its parent is another node',
   ISSUE_REVOKED: 'the identity is revoked',
+  SERVER_UNREACHABLE: 'the identity server cannot be asked now',
   // workload attestation
   WORKLOAD_NO_IDENTITY: 'no registration entry matches the caller',
   WORKLOAD_HEADER_MISSING: 'the metadata workload.spiffe.io: true is missing',
@@ -112,6 +113,7 @@ export const reasonCodes = {
   JWT_EXPIRED: 'the token has expired, or does not say when it does',
   JWT_NOT_YET_VALID: 'the token is not valid yet',
   JWT_AUDIENCE: 'the token is not meant for this audience, or the audience is not one that a token can name',
+  JWT_TOO_MANY: 'too many JWT-SVIDs are asked for; wait, or ask for fewer audiences',
 } as const;
 
 export type ReasonCode = keyof typeof reasonCodes;
