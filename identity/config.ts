@@ -6,6 +6,7 @@ import { type Prefix, parsePrefix } from '../src/model/address.ts';
 import type { NodeName, TrustDomain } from '../src/model/ids.ts';
 import { MAX_NODES_PER_ADDRESS, PrefixIndex } from '../src/model/prefix-index.ts';
 import { parseNodeName, parseTrustDomain } from '../src/model/spiffe-id.ts';
+import { federationProblems, federationSchema, oidcSchema } from './federation/config.ts';
 
 const prefix = parsed<Prefix>((text) => {
   const value = parsePrefix(text);
@@ -61,11 +62,16 @@ export const serverConfigSchema = z
         handshakes: z.number().int().min(1).max(10_000).default(256),
       })
       .prefault({}),
+    federation: federationSchema,
+    oidc: oidcSchema,
     audit: z.strictObject({ dir: absolutePath }),
     logLevel,
   })
   .superRefine((config, context) => {
     const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });
+    for (const { path, message } of federationProblems(config.federation, config.trustDomain)) {
+      issue(['federation', ...path], message);
+    }
     const names = new Map<string, number>();
     const covering = new PrefixIndex<string>((a, b) => (a < b ? -1 : 1));
     config.nodes.forEach((node, i) => {

@@ -18,6 +18,8 @@ export type AuditKind =
   | 'revocation.in_force'
   | 'entry.changed'
   | 'token.created'
+  | 'bundle.changed'
+  | 'bundle.refused'
   | 'peer.opened'
   | 'peer.closed'
   | 'peer.refused'

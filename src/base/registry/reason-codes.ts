@@ -102,6 +102,12 @@ export const reasonCodes = {
   REVOKED_BY_ADMIN: 'revoked by an administrator',
   ADMIN_ROLE: 'the role of this administrator does not allow it',
   AUDIT_ROLLED_BACK: 'an audit checkpoint covers less than an earlier one of the same log, or contradicts it',
+  // federation
+  BUNDLE_UNREACHABLE: 'the bundle endpoint did not answer',
+  BUNDLE_ENDPOINT_UNTRUSTED: 'who answers at the bundle endpoint could not be verified',
+  BUNDLE_MALFORMED: 'the answer is not a SPIFFE bundle of this trust domain',
+  BUNDLE_ROLLED_BACK: 'the bundle is an earlier one than that in force',
+  BUNDLE_OWN_TRUST_DOMAIN: 'a bundle for the own trust domain, for which nobody else vouches',
   // JWT-SVIDs (named as the rule that refuses)
   JWT_MALFORMED: 'not a JWS in compact serialization whose header and claims are JSON objects',
   JWT_ALGORITHM: 'the algorithm is not one of JWT-SVID, or not one of the key',
