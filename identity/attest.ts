@@ -99,7 +99,7 @@ async function admit(
   // 6. The proof is used up; from here on nothing else can be admitted with it.
   if (!proof.consume()) throw new Refusal('ATTEST_TOKEN_UNKNOWN', status.UNAUTHENTICATED);
   hold(name);
-  const node = nodes.attest(name, peerAddresses, clock.nowMs());
+  const node = nodes.attest(name, attestor.type, peerAddresses, clock.nowMs());
   const issued = await ca.issueNodeSvid({
     csr: params.csr,
     name,

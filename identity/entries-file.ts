@@ -22,7 +22,7 @@ export function watchEntriesFile(registry: Registry, path: string, log: Logger):
   const reload = () => {
     try {
       loadEntriesFile(registry, path);
-      log.info({ path, entries: registry.entries().length }, 'entries read');
+      log.info({ path, entries: registry.size }, 'entries read');
     } catch (thrown) {
       log.error({ path, problem: asError(thrown).message }, 'entries refused; those in force stay');
     }

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { parsed } from '../src/base/config-types.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
-import { parseNodeName, parseSpiffeId, pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
+import { parseNodeName, parseSpiffeId, parseTrustDomain, pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
 
 /** As in Kubernetes: what policies select by must be writable there. */
 const labelKey = z
@@ -72,7 +72,23 @@ export const entrySchema = z.strictObject({
     ),
   hint: z.string().max(256).default(''),
   ttlSeconds: z.number().int().min(60).max(86_400).optional(),
+  jwtTtlSeconds: z.number().int().min(30).max(86_400).optional(),
   dnsNames: z.array(dnsName).max(16).default([]),
+  /** Trust domains whose bundles its workload gets besides its own. */
+  federatesWith: z
+    .array(parsed<TrustDomain>(parseTrustDomain))
+    .max(64)
+    .default([])
+    .transform((names) => [...new Set(names)].sort()),
+  /** Its SVIDs have the role admin at the server's API over TLS. */
+  admin: z.boolean().default(false),
+  downstream: z
+    .boolean()
+    .default(false)
+    .refine(
+      (wanted) => !wanted,
+      'is not supported: this server signs no authorities of other servers; leave it out, and give each server an upstream of its own (ca.upstream)',
+    ),
 });
 export type EntrySpec = z.infer<typeof entrySchema>;
 
@@ -98,6 +114,9 @@ export function problemOf(
   if (path === '') return 'spiffeId: a workload needs a path; add one';
   const taken = reserved.find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
   if (taken !== undefined) return `spiffeId: the path ${taken} is kept for nodes and the server; choose another`;
+  if (spec.federatesWith.includes(trustDomain)) {
+    return `federatesWith: ${trustDomain} is the trust domain itself, whose bundle every workload gets; leave it out`;
+  }
   if (!isNode(spec.node)) return `node: ${spec.node} is not a node of the server's configuration; list it there first`;
   return undefined;
 }

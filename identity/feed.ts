@@ -3,7 +3,7 @@
  * version is on disk before anyone is told of it, so that it never goes back.
  */
 import type { Revocation } from '../src/model/identity.ts';
-import type { NodeName, SecurityIdentity } from '../src/model/ids.ts';
+import type { NodeName, SecurityIdentity, TrustDomain } from '../src/model/ids.ts';
 import type { EntryRecord, NodeRecord, Store } from './store.ts';
 
 /** A row of the identity table before it is signed. */
@@ -35,6 +35,8 @@ export interface Change {
   /** The own bundle is another one: the CA is asked for it. */
   readonly bundle?: true;
   readonly crls?: true;
+  /** Foreign trust domains whose bundles are new, other, or gone. */
+  readonly federatedBundles?: readonly TrustDomain[];
 }
 
 export type FeedListener = (version: number, change: Change) => void;

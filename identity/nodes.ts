@@ -56,7 +56,7 @@ export class Nodes {
    * Records an attestation: the id stays a name's own for ever, the incarnation rises, so that every certificate of an
    * earlier one is barred. On disk before the certificate is made.
    */
-  attest(name: NodeName, peerAddresses: readonly string[], nowMs: number): NodeRecord {
+  attest(name: NodeName, attestor: string, peerAddresses: readonly string[], nowMs: number): NodeRecord {
     const { store } = this.#options;
     return store.transaction(() => {
       const known = store.node(name);
@@ -74,6 +74,7 @@ export class Nodes {
         // Numbers of streams are never used again: an earlier holder's cannot be the right one.
         sessionIssued: known?.sessionIssued ?? 0,
         sessionConfirmed: known?.sessionIssued ?? 0,
+        attestor,
       };
       store.putNode(node);
       return node;

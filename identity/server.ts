@@ -13,6 +13,7 @@ import { serveAdminSocket } from './admin/socket.ts';
 import { joinTokenAttestor } from './attest.ts';
 import type { ServerConfig } from './config.ts';
 import { loadEntriesFile, watchEntriesFile } from './entries-file.ts';
+import { startFederation } from './federation/federation.ts';
 import { Feed } from './feed.ts';
 import { Listener } from './listener.ts';
 import { Nodes } from './nodes.ts';
@@ -72,8 +73,22 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     loadEntriesFile(registry, config.entriesFile);
     closers.push(watchEntriesFile(registry, config.entriesFile, log));
   }
-  const hub = new SyncHub({ feed, registry, nodes, ca, signer, clock, log, audit });
+  const durable = async () => {};
+  const federation = await startFederation({
+    config,
+    ca,
+    store,
+    feed,
+    svid: () => signer.svid,
+    durable,
+    clock,
+    audit,
+    log,
+  });
+  closers.push(() => federation.close());
+  const hub = new SyncHub({ feed, registry, nodes, ca, signer, federated: federation.synced, clock, log, audit });
   closers.push(() => hub.close());
+  hub.prepare();
 
   const service = createService({
     nodes,
@@ -87,7 +102,7 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
       isLive: (name) => hub.isLive(name),
       hold: (name) => hub.expect(name),
     },
-    issue: { ca, registry, nodes, clock, audit },
+    issue: { ca, registry, nodes, clock, audit, issuer: config.oidc?.issuer },
     checkpoints: { store, trustDomain, clock, audit },
     callerOf: (peer) => listener.caller(peer),
     clock,
@@ -122,8 +137,8 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     startedAt,
     version: feed.version,
     nodes: { configured: config.nodes.length, attested: nodes.members().length, connected: hub.live().length },
-    entries: registry.entries().length,
-    identities: registry.rows().length,
+    entries: registry.size,
+    identities: registry.rows().size,
     revocations: ca.revocations().length,
     connections: listener.connections,
     serverSvidNotAfter: new Date(signer.svid.notAfterMs).toISOString(),
@@ -140,7 +155,7 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
       feed.publish({ signer: true });
     }),
   );
-  audit.emit({ kind: 'server.started', detail: { port, entries: registry.entries().length } });
+  audit.emit({ kind: 'server.started', detail: { port, entries: registry.size } });
   closers.push(() => audit.emit({ kind: 'server.stopped' }));
   log.info({ address: config.listen.address, port, trustDomain }, 'identity server ready');
   return port;

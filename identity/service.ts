@@ -6,6 +6,7 @@ import {
   type ServerUnaryCall,
   type sendUnaryData,
   status,
+  type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import {
   type AttestRequest,
@@ -18,12 +19,13 @@ import type { Logger } from '../src/base/log.ts';
 import { systemTimers } from '../src/base/timers.ts';
 import { type AttestOptions, attest } from './attest.ts';
 import { type CheckpointOptions, putCheckpoint } from './checkpoints.ts';
-import { type IssueOptions, issue, renew } from './issue.ts';
+import { issue, renew } from './issue.ts';
+import { type IssueJwtOptions, issueJwt } from './issue-jwt.ts';
 import type { Caller } from './listener.ts';
 import type { Nodes } from './nodes.ts';
 import { Refusal, toServiceError } from './refusal.ts';
 import type { NodeRecord } from './store.ts';
-import type { SyncHub } from './sync.ts';
+import type { SyncHub, SyncStream } from './sync.ts';
 
 /** An attestation ends in this time, challenge and answer included. */
 const ATTEST_MS = 10_000;
@@ -38,12 +40,21 @@ export interface ServiceOptions {
   readonly nodes: Nodes;
   readonly hub: SyncHub;
   readonly attest: AttestOptions;
-  readonly issue: IssueOptions;
+  readonly issue: IssueJwtOptions;
   readonly checkpoints: CheckpointOptions;
   readonly callerOf: (peer: string) => Caller | undefined;
   readonly clock: Clock;
   readonly log: Logger;
 }
+
+/** What Sync sends comes encoded. */
+const definition = {
+  ...IdentityServerService,
+  sync: { ...IdentityServerService.sync, responseSerialize: (message: Buffer) => message },
+};
+type Handlers = Omit<IdentityServerServer, 'sync'> & {
+  sync: (call: SyncStream) => void;
+} & UntypedServiceImplementation;
 
 /** A gRPC server without a port: connections are handed to it once they are proven. */
 export function createService(options: ServiceOptions) {
@@ -56,12 +67,12 @@ export function createService(options: ServiceOptions) {
     'grpc-node.max_session_memory': 10,
     'grpc.enable_channelz': 0,
   });
-  server.addService(IdentityServerService, handlers(options));
+  server.addService(definition, handlers(options));
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   return { accept: injector.injectConnection, close: () => server.forceShutdown() };
 }
 
-function handlers(options: ServiceOptions): IdentityServerServer {
+function handlers(options: ServiceOptions): Handlers {
   const { nodes, hub, log, clock } = options;
 
   const callerOf = (call: { getPeer(): string }): Caller => {
@@ -91,7 +102,7 @@ function handlers(options: ServiceOptions): IdentityServerServer {
     };
 
   return {
-    attest: (call) => serveAttest(options, call, callerOf),
+    attest: (call: ServerDuplexStream<AttestRequest, AttestResponse>) => serveAttest(options, call, callerOf),
     sync(call) {
       try {
         const caller = callerOf(call);
@@ -102,9 +113,7 @@ function handlers(options: ServiceOptions): IdentityServerServer {
       }
     },
     issue: unary(async (node, request) => ({ results: await issue(options.issue, node, request.csrs) })),
-    issueJwt: unary(() => {
-      throw new Refusal('ATTEST_UNSUPPORTED', status.UNIMPLEMENTED);
-    }),
+    issueJwt: unary((node, request) => issueJwt(options.issue, node, request)),
     renew: unary(
       async (node, request) => ({ certificateChain: await renew(options.issue, hub, node, request) }),
       ({ newIncarnation }) => newIncarnation,

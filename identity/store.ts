@@ -6,24 +6,26 @@ import { chmodSync, closeSync, openSync } from 'node:fs';
 import { DatabaseSync, type SQLInputValue } from 'node:sqlite';
 import { CountersignError } from '../src/base/errors.ts';
 import type { Labels, NamedPort } from '../src/model/identity.ts';
-import type { NodeName, SpiffeId } from '../src/model/ids.ts';
+import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
 
-const SCHEMA_VERSION = 3;
+const SCHEMA_VERSION = 4;
 const schema = `
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS nodes (
   name TEXT PRIMARY KEY, node_id INTEGER NOT NULL UNIQUE, incarnation INTEGER NOT NULL,
   attested_at_ms INTEGER NOT NULL, not_after_ms INTEGER NOT NULL, evicted INTEGER NOT NULL, peer_addresses TEXT NOT NULL,
   used_incarnation INTEGER NOT NULL DEFAULT 0, session_issued INTEGER NOT NULL DEFAULT 0,
-  session_confirmed INTEGER NOT NULL DEFAULT 0
+  session_confirmed INTEGER NOT NULL DEFAULT 0, attestor TEXT NOT NULL DEFAULT 'join_token'
 ) STRICT;
+CREATE TABLE IF NOT EXISTS bans (name TEXT PRIMARY KEY, reason TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS tokens (
   hash BLOB PRIMARY KEY, node TEXT NOT NULL, expires_at_ms INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS entries (
   id TEXT PRIMARY KEY, origin TEXT NOT NULL, spiffe_id TEXT NOT NULL, node TEXT NOT NULL, selectors TEXT NOT NULL,
   hint TEXT NOT NULL, labels TEXT NOT NULL, ttl_seconds INTEGER NOT NULL, dns_names TEXT NOT NULL, barred INTEGER NOT NULL,
-  ports TEXT NOT NULL DEFAULT '[]'
+  ports TEXT NOT NULL DEFAULT '[]', jwt_ttl_seconds INTEGER NOT NULL DEFAULT 0,
+  federates_with TEXT NOT NULL DEFAULT '[]', admin INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE IF NOT EXISTS identities (
   identity INTEGER PRIMARY KEY, spiffe_id TEXT NOT NULL, labels TEXT NOT NULL, UNIQUE (spiffe_id, labels)
@@ -48,6 +50,15 @@ export interface NodeRecord {
   readonly sessionIssued: number;
   /** and of the last one that its node has on disk. */
   readonly sessionConfirmed: number;
+  /** How it proved last what it is: "join_token", "x509pop". */
+  readonly attestor: string;
+}
+
+/** A name under which nobody may attest. */
+export interface BanRecord {
+  readonly name: NodeName;
+  readonly reason: string;
+  readonly atMs: number;
 }
 
 export interface EntryRecord {
@@ -62,6 +73,12 @@ export interface EntryRecord {
   readonly ports: readonly NamedPort[];
   readonly ttlSeconds: number;
   readonly dnsNames: readonly string[];
+  /** 0: the default. */
+  readonly jwtTtlSeconds: number;
+  /** Trust domains whose bundles its workload gets besides its own. Sorted. */
+  readonly federatesWith: readonly TrustDomain[];
+  /** An SVID of it may administer the server. */
+  readonly admin: boolean;
   /** Its SPIFFE ID was revoked after it was registered: nothing is issued until it is registered anew. */
   readonly barred: boolean;
 }
@@ -119,6 +136,14 @@ export class Store {
         ALTER TABLE nodes ADD COLUMN session_confirmed INTEGER NOT NULL DEFAULT 0;
         UPDATE nodes SET used_incarnation = incarnation;`);
     }
+    // Version 3 knew join tokens only, and entries of fewer fields.
+    if (version >= 1 && version <= 3) {
+      this.#db.exec(`
+        ALTER TABLE nodes ADD COLUMN attestor TEXT NOT NULL DEFAULT 'join_token';
+        ALTER TABLE entries ADD COLUMN jwt_ttl_seconds INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE entries ADD COLUMN federates_with TEXT NOT NULL DEFAULT '[]';
+        ALTER TABLE entries ADD COLUMN admin INTEGER NOT NULL DEFAULT 0;`);
+    }
     this.#db.exec(`${schema} PRAGMA user_version = ${SCHEMA_VERSION};`);
   }
 
@@ -152,7 +177,7 @@ export class Store {
 
   putNode(node: NodeRecord): void {
     this.#run(
-      'INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+      'INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
       node.name,
       node.nodeId,
       node.incarnation,
@@ -163,7 +188,25 @@ export class Store {
       node.usedIncarnation,
       node.sessionIssued,
       node.sessionConfirmed,
+      node.attestor,
     );
+  }
+
+  putBan(ban: BanRecord): void {
+    this.#run('INSERT OR REPLACE INTO bans VALUES (?, ?, ?)', ban.name, ban.reason, ban.atMs);
+  }
+
+  /** False if there was none. */
+  deleteBan(name: string): boolean {
+    return this.#run('DELETE FROM bans WHERE name = ?', name) === 1;
+  }
+
+  bans(): BanRecord[] {
+    return this.#all('SELECT * FROM bans ORDER BY name').map((row) => ({
+      name: row.name as NodeName,
+      reason: row.reason as string,
+      atMs: row.at_ms as number,
+    }));
   }
 
   node(name: string): NodeRecord | undefined {
@@ -198,7 +241,7 @@ export class Store {
 
   putEntry(entry: EntryRecord): void {
     this.#run(
-      'INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+      'INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
       entry.id,
       entry.origin,
       entry.spiffeId,
@@ -210,6 +253,9 @@ export class Store {
       JSON.stringify(entry.dnsNames),
       entry.barred ? 1 : 0,
       JSON.stringify(entry.ports),
+      entry.jwtTtlSeconds,
+      JSON.stringify(entry.federatesWith),
+      entry.admin ? 1 : 0,
     );
   }
 
@@ -229,6 +275,9 @@ export class Store {
       ports: JSON.parse(row.ports as string) as NamedPort[],
       ttlSeconds: row.ttl_seconds as number,
       dnsNames: JSON.parse(row.dns_names as string) as string[],
+      jwtTtlSeconds: row.jwt_ttl_seconds as number,
+      federatesWith: JSON.parse(row.federates_with as string) as TrustDomain[],
+      admin: row.admin === 1,
       barred: row.barred === 1,
     }));
   }
@@ -308,5 +357,6 @@ function nodeOf(row: Row): NodeRecord {
     usedIncarnation: row.used_incarnation as number,
     sessionIssued: row.session_issued as number,
     sessionConfirmed: row.session_confirmed as number,
+    attestor: row.attestor as string,
   };
 }

@@ -1,35 +1,42 @@
 /**
- * One Sync stream for each live agent: a snapshot, then every change as one message, and which version each agent says is
- * in force on its node, so that the server can tell when a revocation is so everywhere.
+ * One Sync stream for each live agent: a snapshot, then changes, each as one, and which version each agent says is in force on
+ * its node, so that the server can tell when a revocation is so everywhere. A stream has at most one message on the way: who
+ * reads slowly gets fewer and larger changes and costs no more than others.
  */
 import { type ServerDuplexStream, status } from '@grpc/grpc-js';
-import type { CaBundle, CertificateAuthority } from '../ca/api.ts';
-import {
-  type Bundle,
-  type Entry,
-  type Node,
-  type Revocation as RevocationMessage,
-  type SyncRequest,
-  SyncResponse,
-  type SyncStart,
-} from '../proto/gen/countersign/server/v1/server.ts';
+import type { CertificateAuthority } from '../ca/api.ts';
+import type { Bundle, SyncRequest, SyncStart } from '../proto/gen/countersign/server/v1/server.ts';
 import type { Clock } from '../src/base/clock.ts';
 import type { Logger } from '../src/base/log.ts';
+import { systemTimers } from '../src/base/timers.ts';
 import type { AuditSink } from '../src/model/audit-event.ts';
-import type { Revocation } from '../src/model/identity.ts';
-import type { NodeName } from '../src/model/ids.ts';
-import type { Change, Feed, RegisteredEntry } from './feed.ts';
+import type { NodeName, TrustDomain } from '../src/model/ids.ts';
+import type { Feed } from './feed.ts';
 import type { Nodes } from './nodes.ts';
 import { parsePeerAddresses } from './peer-addresses.ts';
 import { Refusal, toServiceError } from './refusal.ts';
 import type { Registry } from './registry.ts';
 import type { Signer } from './signer.ts';
 import type { NodeRecord } from './store.ts';
+import { SyncContent } from './sync-content.ts';
 
-/** An agent that has not acked this many versions is not following: it is sent away and begins with a snapshot. */
-const MAX_UNACKED = 10_000;
 /** How long the name of a node that just attested is kept for it before it syncs for the first time. */
 const EXPECT_MS = 10_000;
+/** An agent that takes nothing of what is on its way for so long is sent away. */
+const STALL_MS = 30_000;
+/** So is one that has not taken a whole change: what it holds up of earlier states is kept for it alone. */
+const CHANGE_MS = 300_000;
+/** What is not urgent waits this long for more of its kind, */
+const GATHER_MS = 20;
+/** or as many times as long as the last round of telling everybody took, so that there is time for other work. */
+const GATHER_FACTOR = 2;
+
+/** Bundles of federated trust domains, as agents get them. */
+export interface FederatedSource {
+  list(): readonly TrustDomain[];
+  /** undefined: there is none any more. */
+  bundleOf(trustDomain: TrustDomain): Bundle | undefined;
+}
 
 export interface SyncOptions {
   readonly feed: Feed;
@@ -37,12 +44,14 @@ export interface SyncOptions {
   readonly nodes: Nodes;
   readonly ca: CertificateAuthority;
   readonly signer: Signer;
+  readonly federated?: FederatedSource;
   readonly clock: Clock;
   readonly log: Logger;
   readonly audit: AuditSink;
 }
 
-type SyncStream = ServerDuplexStream<SyncRequest, SyncResponse>;
+/** Messages are handed over encoded: see sync-messages.ts. */
+export type SyncStream = ServerDuplexStream<SyncRequest, Buffer>;
 
 interface Session {
   readonly node: NodeName;
@@ -51,7 +60,15 @@ interface Session {
   /** See NodeRecord.sessionIssued. */
   readonly number: number;
   acked: number;
+  /** The agent has been sent, or is being sent, all up to this version. */
   sent: number;
+  /** What of that is still to be written; the first of them is on its way. */
+  parts: readonly Buffer[];
+  next: number;
+  /** When the message that is on its way was written; undefined: none is. */
+  writtenMs: number | undefined;
+  /** When the first message of `parts` was written. */
+  begunMs: number;
 }
 
 export interface InForce {
@@ -61,15 +78,35 @@ export interface InForce {
 
 export class SyncHub {
   readonly #options: SyncOptions;
+  readonly #content: SyncContent;
   readonly #sessions = new Map<NodeName, Session>();
   readonly #waiting = new Set<() => void>();
   readonly #expected = new Map<NodeName, number>();
+  readonly #unwatch: () => void;
+  #cancelRound: (() => void) | undefined;
+  #lastRoundMs = 0;
+  #cancelStallCheck: () => void;
 
   constructor(options: SyncOptions) {
     this.#options = options;
-    options.feed.watch((version, change) => {
-      for (const session of this.#sessions.values()) this.#send(session, this.#delta(session.node, version, change));
+    this.#content = new SyncContent(options);
+    this.#unwatch = options.feed.watch((version, change) => {
+      this.#content.add(version, change);
+      const { revocations, removedNodes, bundle, crls, entries = [], removedEntries = [] } = change;
+      // what takes something away does not wait
+      if (revocations !== undefined || removedNodes !== undefined || bundle === true || crls === true) this.#tellAll();
+      else {
+        // a workload may be waiting for its entry
+        for (const node of new Set([...entries, ...removedEntries].map((entry) => entry.node))) this.#tell(node);
+        this.#planRound();
+      }
     });
+    this.#cancelStallCheck = systemTimers.set(STALL_MS / 6, () => this.#checkStalls());
+  }
+
+  /** Signs and encodes the whole identity table, so that the first agents find it done. */
+  prepare(): void {
+    this.#content.prepare();
   }
 
   /** Is the name held: by a stream, or by an agent that attested just now and is about to open one? */
@@ -146,35 +183,44 @@ export class SyncHub {
       await this.#change(left);
     }
     const inForce = [...this.#sessions.values()].filter((s) => s.acked >= version).map((s) => s.node);
-    const missing = this.#options.nodes.members().filter((node) => !inForce.includes(node.name));
+    const there = new Set(inForce);
+    const missing = this.#options.nodes.members().filter((node) => !there.has(node.name));
     return { inForce: inForce.sort(), missing: missing.map((node) => node.name) };
   }
 
   close(): void {
+    this.#unwatch();
+    this.#cancelRound?.();
+    this.#cancelStallCheck();
     for (const { stream } of this.#sessions.values()) stream.end();
     this.#sessions.clear();
     this.#wake();
   }
 
   #begin(node: NodeRecord, stream: SyncStream, start: SyncStart): Session {
-    const { nodes, audit } = this.#options;
+    const { nodes, audit, feed, clock } = this.#options;
     if (this.#sessions.has(node.name)) throw new Refusal('ATTEST_NODE_EXISTS', status.ALREADY_EXISTS);
     if (!nodes.isLastSession(node.name, start.session)) {
       audit.emit({ kind: 'node.attest_refused', reason: 'ATTEST_NODE_CLONED', source: { node: node.name } });
       throw new Refusal('ATTEST_NODE_CLONED', status.PERMISSION_DENIED);
     }
     nodes.setPeerAddresses(node.name, parsePeerAddresses(start.peerAddresses));
+    const number = nodes.beginSession(node.name, start.session);
     const session: Session = {
       node: node.name,
       stream,
-      sinceMs: this.#options.clock.nowMs(),
-      number: nodes.beginSession(node.name, start.session),
+      sinceMs: clock.nowMs(),
+      number,
       acked: 0,
-      sent: this.#options.feed.version,
+      sent: feed.version,
+      parts: [],
+      next: 0,
+      writtenMs: undefined,
+      begunMs: 0,
     };
     this.#sessions.set(node.name, session);
     this.#expected.delete(node.name);
-    stream.write({ ...this.#snapshot(node.name), session: BigInt(session.number) });
+    this.#send(session, this.#content.snapshot(node.name, number));
     return session;
   }
 
@@ -189,74 +235,65 @@ export class SyncHub {
     this.#wake();
   }
 
-  #send(session: Session, message: SyncResponse): void {
-    session.sent = Number(message.version);
-    if (session.sent - session.acked > MAX_UNACKED && session.acked > 0) {
-      this.disconnect(session.node, new Refusal('PEER_IDLE_TIMEOUT', status.RESOURCE_EXHAUSTED));
+  #planRound(): void {
+    this.#cancelRound ??= systemTimers.set(Math.max(GATHER_MS, this.#lastRoundMs * GATHER_FACTOR), () =>
+      this.#tellAll(),
+    );
+  }
+
+  #tellAll(): void {
+    this.#cancelRound?.();
+    this.#cancelRound = undefined;
+    const begunMs = performance.now();
+    for (const node of this.live()) this.#tell(node);
+    this.#lastRoundMs = performance.now() - begunMs;
+    const slowest = Math.min(...[...this.#sessions.values()].map((session) => session.sent));
+    this.#content.forget(Number.isFinite(slowest) ? slowest : this.#options.feed.version);
+  }
+
+  /** Everything it has not been sent, unless something is on its way to it: then when that is written. */
+  #tell(node: NodeName): void {
+    const session = this.#sessions.get(node);
+    const { version } = this.#options.feed;
+    if (session === undefined || session.writtenMs !== undefined || session.sent === version) return;
+    const parts = this.#content.since(session.sent, node);
+    if (parts === undefined) {
+      this.disconnect(node, new Refusal('PEER_SEND_QUEUE_FULL', status.RESOURCE_EXHAUSTED));
       return;
     }
-    session.stream.write(message);
+    session.sent = version;
+    this.#send(session, parts);
   }
 
-  #snapshot(node: NodeName): SyncResponse {
-    const { feed, registry, nodes, ca, signer } = this.#options;
-    return SyncResponse.create({
-      version: BigInt(feed.version),
-      snapshot: true,
-      entries: registry.entriesOf(node).map((entry) => this.#entry(entry)),
-      identities: registry.rows().map((row) => signer.sign(row)),
-      nodes: nodes.members().map((member) => this.#node(member)),
-      bundle: bundleMessage(ca.bundle()),
-      revocations: ca.revocations().map(revocationMessage),
-      signerChain: [...signer.svid.chain],
-      crls: { crls: ca.crls() },
-    });
+  #send(session: Session, parts: readonly Buffer[]): void {
+    session.parts = parts;
+    session.next = 0;
+    session.begunMs = performance.now();
+    this.#writeNext(session);
   }
 
-  #delta(node: NodeName, version: number, change: Change): SyncResponse {
-    const { registry, signer, ca } = this.#options;
-    const rows = change.signer === true ? registry.rows() : (change.rows ?? []);
-    const gone = (change.removedEntries ?? []).filter((entry) => entry.node === node);
-    return SyncResponse.create({
-      version: BigInt(version),
-      entries: (change.entries ?? []).filter((entry) => entry.node === node).map((entry) => this.#entry(entry)),
-      removedEntryIds: gone.map((entry) => entry.id),
-      identities: rows.map((row) => signer.sign(row)),
-      removedIdentities: [...(change.removedRows ?? [])],
-      nodes: (change.nodes ?? []).map((member) => this.#node(member)),
-      removedNodes: [...(change.removedNodes ?? [])],
-      revocations: (change.revocations ?? []).map(revocationMessage),
-      signerChain: change.signer === true ? [...signer.svid.chain] : [],
-      ...(change.bundle === true ? { bundle: bundleMessage(ca.bundle()) } : {}),
-      ...(change.crls === true ? { crls: { crls: ca.crls() } } : {}),
-    });
+  #writeNext(session: Session): void {
+    if (this.#sessions.get(session.node) !== session) return;
+    const part = session.parts[session.next];
+    if (part === undefined) {
+      session.parts = [];
+      session.writtenMs = undefined;
+      this.#tell(session.node);
+      return;
+    }
+    session.next += 1;
+    session.writtenMs = performance.now();
+    // called when HTTP/2 has sent it, which the reader's window decides
+    session.stream.write(part, () => this.#writeNext(session));
   }
 
-  #entry(entry: RegisteredEntry): Entry {
-    return {
-      id: entry.id,
-      spiffeId: entry.spiffeId,
-      parentId: this.#options.nodes.spiffeIdOf(entry.node),
-      selectors: [...entry.selectors],
-      x509TtlSeconds: entry.ttlSeconds,
-      dnsNames: [...entry.dnsNames],
-      hint: entry.hint,
-      securityIdentity: entry.identity,
-      labels: { ...entry.labels },
-      jwtTtlSeconds: 0,
-      federatesWith: [],
-    };
-  }
-
-  #node(node: NodeRecord): Node {
-    return {
-      name: node.name,
-      spiffeId: this.#options.nodes.spiffeIdOf(node.name),
-      nodeId: node.nodeId,
-      incarnation: BigInt(node.incarnation),
-      peerAddresses: [...node.peerAddresses],
-      prefixes: [...this.#options.nodes.prefixesOf(node.name)],
-    };
+  #checkStalls(): void {
+    const now = performance.now();
+    for (const { node, writtenMs, begunMs } of [...this.#sessions.values()]) {
+      if (writtenMs === undefined || (now - writtenMs < STALL_MS && now - begunMs < CHANGE_MS)) continue;
+      this.disconnect(node, new Refusal('PEER_SEND_QUEUE_FULL', status.RESOURCE_EXHAUSTED));
+    }
+    this.#cancelStallCheck = systemTimers.set(STALL_MS / 6, () => this.#checkStalls());
   }
 
   #change(timeoutMs: number): Promise<void> {
@@ -274,31 +311,4 @@ export class SyncHub {
   #wake(): void {
     for (const done of [...this.#waiting]) done();
   }
-}
-
-function bundleMessage(bundle: CaBundle): Bundle {
-  return {
-    certificates: bundle.authorities,
-    sequence: bundle.sequence,
-    jwtAuthorities: bundle.jwtAuthorities.map(({ keyId, publicKey, expiresAtMs, tainted }) => ({
-      keyId,
-      publicKey,
-      expiresAt: BigInt(Math.floor((expiresAtMs ?? 0) / 1000)),
-      tainted: tainted ?? false,
-    })),
-    refreshHintSeconds: bundle.refreshHintSeconds,
-    taintedKeyIds: bundle.taintedKeyIds,
-  };
-}
-
-function revocationMessage({ sequence, what, issuedUntil, reason }: Revocation): RevocationMessage {
-  const named: RevocationMessage['what'] =
-    'spiffeId' in what
-      ? { $case: 'spiffeId', value: what.spiffeId }
-      : 'serial' in what
-        ? { $case: 'serial', value: what.serial }
-        : 'node' in what
-          ? { $case: 'node', value: what.node }
-          : { $case: 'authority', value: what.authority };
-  return { sequence, what: named, issuedUntil: BigInt(issuedUntil), reason };
 }

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type { z } from 'zod';
 import type { CertificateAuthority, RevocationTarget } from '../../ca/api.ts';
 import {
+  type ListEntriesRequest,
   type RevokeSvidRequest,
   type ServerAdminServer,
   ServerAdminService,
@@ -11,6 +12,7 @@ import type { Clock } from '../../src/base/clock.ts';
 import { parseConfig } from '../../src/base/config-file.ts';
 import { CountersignError } from '../../src/base/errors.ts';
 import { nodeSpiffeId, parseNodeName, parseSpiffeId } from '../../src/model/spiffe-id.ts';
+import type { EntryFilter } from '../entry-index.ts';
 import { entrySchema } from '../entry-spec.ts';
 import type { Feed, RegisteredEntry } from '../feed.ts';
 import type { Nodes } from '../nodes.ts';
@@ -25,6 +27,8 @@ import { type Actor, type AdminContext, type AdminService, handlers, json } from
 const MAX_TOKEN_TTL_SECONDS = 7 * 86_400;
 const DEFAULT_TOKEN_TTL_SECONDS = 600;
 const MAX_WAIT_MS = 60_000;
+/** Entries of one reply. */
+const MAX_PAGE = 1000;
 
 export interface CoreAdminOptions extends AdminContext {
   readonly ca: CertificateAuthority;
@@ -61,9 +65,12 @@ export function coreAdmin(options: CoreAdminOptions): AdminService {
       return { token, expiresAt: BigInt(Math.floor(expiresAtMs / 1000)) };
     }),
     listNodes: handler('viewer', () => json({ nodes: listNodes(options) })),
-    listEntries: handler('viewer', () =>
-      json({ entries: registry.entries().map((entry) => entryJson(options, entry)) }),
-    ),
+    listEntries: handler('viewer', (request) => {
+      const limit = request.pageSize === 0 ? MAX_PAGE : Math.min(request.pageSize, MAX_PAGE);
+      const { entries, more } = registry.page(filterOf(request), request.pageToken, limit);
+      const nextPageToken = more ? { nextPageToken: entries.at(-1)!.id } : {};
+      return json({ entries: entries.map((entry) => entryJson(options, entry)), ...nextPageToken });
+    }),
     putEntry: handler('registrar', (request, actor) => {
       const schema = entrySchema.extend({ id: entrySchema.shape.id.default(() => randomUUID()) });
       // JSON is YAML: one reader, one form of message
@@ -100,6 +107,19 @@ export function coreAdmin(options: CoreAdminOptions): AdminService {
 
 function notYet(): never {
   throw new CountersignError('unsupported', 'not built yet');
+}
+
+/** @throws CountersignError bad-input */
+function filterOf({ node, spiffeId, selectors }: ListEntriesRequest): EntryFilter {
+  const name = node === '' ? undefined : parseNodeName(node);
+  if (name?.ok === false) throw new CountersignError('bad-input', `node: ${name.error}; correct it`);
+  const id = spiffeId === '' ? undefined : parseSpiffeId(spiffeId);
+  if (id?.ok === false) throw new CountersignError('bad-input', `spiffe-id: ${id.error}; correct it`);
+  return {
+    selectors,
+    ...(name === undefined ? {} : { node: name.value }),
+    ...(id === undefined ? {} : { spiffeId: id.value.id }),
+  };
 }
 
 function targetOf({ what }: RevokeSvidRequest): RevocationTarget {

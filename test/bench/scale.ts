@@ -211,6 +211,9 @@ function configure(dir: string, endpoints: number): void {
         ports: [],
         ttlSeconds: 0,
         dnsNames: [],
+        jwtTtlSeconds: 0,
+        federatesWith: [],
+        admin: false,
         barred: false,
       });
     }

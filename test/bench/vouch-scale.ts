@@ -310,6 +310,7 @@ function writeState(dir: string): void {
         usedIncarnation: name === TARGET ? 0 : 1,
         sessionIssued: 0,
         sessionConfirmed: 0,
+        attestor: 'join_token',
       });
     }
     for (let n = 0; n <= PEERS; n++) {
@@ -326,6 +327,9 @@ function writeState(dir: string): void {
           ports: [],
           ttlSeconds: 0,
           dnsNames: [],
+          jwtTtlSeconds: 0,
+          federatesWith: [],
+          admin: false,
           barred: false,
         });
       }

@@ -1,11 +1,13 @@
 /** One Sync stream: messages in, acks out, and how it ended. */
 import type { ServiceError } from '@grpc/grpc-js';
-import { SyncRequest, type SyncResponse } from '../../../proto/gen/countersign/server/v1/server.ts';
+import { SyncRequest, SyncResponse } from '../../../proto/gen/countersign/server/v1/server.ts';
 import { systemTimers } from '../../base/timers.ts';
 import { type Connection, ServerError } from './transport.ts';
 
-/** The snapshot comes within this time, or the server is as good as gone. */
+/** The next message of the snapshot comes within this time, or the server is as good as gone. */
 const SNAPSHOT_MS = 15_000;
+/** Messages of one change. */
+const MAX_PARTS = 100_000;
 
 export interface SyncStream {
   /** Resolves when the stream ended in order: true if after `handOver`. Rejects with ServerError. */
@@ -28,10 +30,16 @@ export function openSync(
   let handedOver = false;
   let done = false;
   let begun = false;
+  const parts: SyncResponse[] = [];
   const ended = new Promise<boolean>((resolve, reject) => {
-    const cancelDeadline = systemTimers.set(SNAPSHOT_MS, () => {
-      fail(new ServerError('unavailable', undefined, 'the identity server sent no snapshot in time'));
-    });
+    let cancelDeadline = () => {};
+    const setDeadline = () => {
+      cancelDeadline();
+      cancelDeadline = systemTimers.set(SNAPSHOT_MS, () => {
+        fail(new ServerError('unavailable', undefined, 'the identity server sent no snapshot in time'));
+      });
+    };
+    setDeadline();
     const settle = (settled: () => void) => {
       done = true;
       cancelDeadline();
@@ -44,11 +52,17 @@ export function openSync(
     call.on('data', (message: SyncResponse) => {
       if (done) return;
       try {
-        if (message.snapshot === begun)
+        if (parts.length === 0 && message.snapshot === begun)
           throw new ServerError('internal', 'PEER_FRAME_UNEXPECTED', 'not one snapshot, first');
+        if (parts.push(message) > MAX_PARTS)
+          throw new ServerError('internal', 'PEER_FRAME_TOO_LARGE', 'a change of too many parts');
+        if (message.more) {
+          if (!begun) setDeadline();
+          return;
+        }
         begun = true;
-        receive(message);
         cancelDeadline();
+        receive(merged(parts.splice(0)));
       } catch (thrown) {
         fail(thrown as Error);
       }
@@ -72,3 +86,25 @@ export function openSync(
     cancel: () => call.cancel(),
   };
 }
+
+/** The parts of one change: their lists joined, the rest as the first part has it. */
+function merged(parts: readonly SyncResponse[]): SyncResponse {
+  const first = parts[0]!;
+  if (parts.length === 1) return first;
+  const joined = <K extends ListField>(field: K) => ({ [field]: parts.flatMap((part) => part[field] as unknown[]) });
+  return SyncResponse.create({ ...first, more: false, ...Object.assign({}, ...LIST_FIELDS.map(joined)) });
+}
+
+const LIST_FIELDS = [
+  'entries',
+  'removedEntryIds',
+  'identities',
+  'removedIdentities',
+  'nodes',
+  'removedNodes',
+  'revocations',
+  'signerChain',
+  'federatedBundles',
+  'removedFederatedBundles',
+] as const;
+type ListField = (typeof LIST_FIELDS)[number];

@@ -1,11 +1,12 @@
 /** What an administrator asks of the identity server: tokens, nodes, entries, SVIDs. */
 import { X509Certificate } from 'node:crypto';
 import type { Command } from 'commander';
-import type {
-  BundleReply,
-  CreateJoinTokenReply,
-  JsonReply,
-  RevokeSvidReply,
+import {
+  type BundleReply,
+  type CreateJoinTokenReply,
+  type JsonReply,
+  ListEntriesRequest,
+  type RevokeSvidReply,
 } from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import { CountersignError } from '../../base/errors.ts';
 import { EXIT } from '../../base/exit-codes.ts';
@@ -16,6 +17,8 @@ import { addServerRun } from './run.ts';
 import { addSvidOutputs } from './svid.ts';
 
 type Row = Record<string, unknown>;
+
+const everything = ListEntriesRequest.create();
 
 const text = (value: unknown): string => {
   if (value === undefined || value === null) return '';
@@ -43,10 +46,9 @@ function addList(
 ): void {
   onServer(noun.command('list').description(description)).action(async (options: CommonOptions) => {
     const client = serverClient(options.socket);
-    const reply = JSON.parse((await call<JsonReply>(client, (done) => client[method]({}, done))).json) as Record<
-      string,
-      Row[]
-    >;
+    const reply = JSON.parse(
+      (await call<JsonReply>(client, (done) => client[method](everything, done))).json,
+    ) as Record<string, Row[]>;
     if (options.output === 'json') printJson(reply);
     else
       console.log(
@@ -144,7 +146,7 @@ export function addServerCommands(program: Command): void {
           ttlSeconds: Number(options.ttl),
         });
         const reply = JSON.parse(
-          (await call<JsonReply>(client, (done) => client.putEntry({ json }, done))).json,
+          (await call<JsonReply>(client, (done) => client.putEntry({ json, mode: '' }, done))).json,
         ) as Row;
         if (options.output === 'json') printJson(reply);
         else console.log(lines(reply));

@@ -2,7 +2,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { credentials } from '@grpc/grpc-js';
+import { credentials, type ServiceError } from '@grpc/grpc-js';
 import { pino } from 'pino';
 import { stringify } from 'yaml';
 import type { ServerConfig } from '../../../identity/config.ts';
@@ -10,6 +10,8 @@ import { serverConfigSchema } from '../../../identity/config.ts';
 import { type IdentityServer, startServer } from '../../../identity/server.ts';
 import {
   type CreateJoinTokenReply,
+  type JsonReply,
+  ListEntriesRequest,
   type RevokeSvidReply,
   RevokeSvidRequest,
   ServerAdminClient,
@@ -157,7 +159,9 @@ export class TestServer {
 
   async list(what: 'listNodes' | 'listEntries' | 'listSvids' | 'getStatus'): Promise<Record<string, unknown>> {
     const json = await new Promise<string>((resolve, reject) => {
-      this.admin[what]({}, (error, reply) => (error ? reject(error) : resolve(reply.json)));
+      const done = (error: ServiceError | null, reply: JsonReply) => (error ? reject(error) : resolve(reply.json));
+      if (what === 'listEntries') this.admin.listEntries(ListEntriesRequest.create(), done);
+      else this.admin[what]({}, done);
     });
     return JSON.parse(json) as Record<string, unknown>;
   }
@@ -169,10 +173,10 @@ export class TestServer {
     });
   }
 
-  putEntry(entry: object): Promise<Record<string, unknown>> {
+  putEntry(entry: object, mode = ''): Promise<Record<string, unknown>> {
     return new Promise((resolve, reject) => {
       const json = JSON.stringify(entry);
-      this.admin.putEntry({ json }, (error, reply) => (error ? reject(error) : resolve(JSON.parse(reply.json))));
+      this.admin.putEntry({ json, mode }, (error, reply) => (error ? reject(error) : resolve(JSON.parse(reply.json))));
     });
   }
 
