@@ -6,6 +6,8 @@ import { readPrivateFile, syncDirectory, writePrivateFile } from '../../src/base
 
 /** By key id. What is written is durable when the promise resolves. */
 export interface KeyBlobs {
+  /** Whether copies of it leave this machine: then keys are kept in it sealed or not at all. */
+  readonly replicated: boolean;
   /** Where a blob is, for messages. */
   describe(id: string): string;
   get(id: string): Promise<Buffer | undefined>;
@@ -20,6 +22,7 @@ const SUFFIX = '.key';
 
 /** `<id>.key`, 0600, in a directory that is the server's alone and whose keys one process uses at a time. */
 export class KeyDirectory implements KeyBlobs {
+  readonly replicated = false;
   readonly #directory: string;
 
   /** Makes it, 0700, if it is not there. @throws CountersignError if it is open to others. */

@@ -13,8 +13,14 @@ export class StoredKeys implements KeyManager {
   readonly #sealer: Sealer | undefined;
   readonly #loaded = new Map<string, SigningKey>();
 
-  /** @param sealer undefined: keys are plain, guarded by the mode of their files alone. */
+  /** @param sealer undefined: keys are plain, guarded by the mode of their files alone. @throws CountersignError if that does not do for `blobs`. */
   constructor(blobs: KeyBlobs, sealer: Sealer | undefined) {
+    if (blobs.replicated && sealer === undefined) {
+      throw new CountersignError(
+        'bad-input',
+        'ca.keys: keys in a replicated store must be encrypted; set passphraseFile or keyFile, the same on each server',
+      );
+    }
     this.#blobs = blobs;
     this.#sealer = sealer;
   }

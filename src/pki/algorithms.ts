@@ -1,6 +1,6 @@
 /** The closed list of keys and signature algorithms: P-256, P-384 and RSA of 2048 bits or more, with SHA-256, SHA-384 or SHA-512. */
 import { verify as cryptoVerify, type KeyObject } from 'node:crypto';
-import { type DerReader, der, derOid, sequence, TAG } from './der.ts';
+import { type DerReader, der, derOid, derUnsignedInteger, sequence, TAG } from './der.ts';
 import { OID, oidNames } from './oids.ts';
 
 export type KeyKind = 'p256' | 'p384' | 'rsa';
@@ -103,4 +103,10 @@ export function verifySignature(
   } catch {
     return false;
   }
+}
+
+/** ECDSA-Sig-Value (RFC 3279, section 2.2.3), DER, from r‖s, each as long as the other. */
+export function ecdsaSignatureDer(rs: Buffer): Buffer {
+  const half = rs.length / 2;
+  return sequence(derUnsignedInteger(rs.subarray(0, half)), derUnsignedInteger(rs.subarray(half)));
 }

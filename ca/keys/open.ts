@@ -1,0 +1,38 @@
+/** The key manager that the configuration names. */
+import type { TrustDomain } from '../../src/model/ids.ts';
+import { type KeyBlobs, KeyDirectory } from './blobs.ts';
+import type { KeyManager } from './key-manager.ts';
+import { MemoryKeys } from './memory.ts';
+import { Pkcs11Keys } from './pkcs11.ts';
+import { Sealer } from './seal.ts';
+import { StoredKeys } from './stored-keys.ts';
+
+export type KeysConfig =
+  | { readonly type: 'memory' }
+  | { readonly type: 'disk'; readonly passphraseFile?: string | undefined; readonly keyFile?: string | undefined }
+  | { readonly type: 'pkcs11'; readonly module: string; readonly token: string; readonly pinFile: string };
+
+export interface KeysPlace {
+  readonly trustDomain: TrustDomain;
+  /** Of the kind `disk`: made, 0700, if it is not there. */
+  readonly directory: string;
+  /** Of the kind `disk`: instead of the directory, where servers share a store. */
+  readonly blobs?: KeyBlobs | undefined;
+}
+
+/** @throws CountersignError naming the field and what to do. */
+export function openKeys(config: KeysConfig, place: KeysPlace): KeyManager {
+  switch (config.type) {
+    case 'memory':
+      return new MemoryKeys();
+    case 'disk':
+      return new StoredKeys(place.blobs ?? new KeyDirectory(place.directory), sealerOf(config));
+    case 'pkcs11':
+      return Pkcs11Keys.open({ ...config, labelPrefix: `countersign ${place.trustDomain} ` });
+  }
+}
+
+function sealerOf(config: Extract<KeysConfig, { type: 'disk' }>): Sealer | undefined {
+  if (config.passphraseFile !== undefined) return Sealer.fromPassphraseFile(config.passphraseFile);
+  return config.keyFile === undefined ? undefined : Sealer.fromKeyFile(config.keyFile);
+}
