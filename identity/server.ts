@@ -8,6 +8,7 @@ import { asError } from '../src/base/errors.ts';
 import type { Logger } from '../src/base/log.ts';
 import { systemTimers } from '../src/base/timers.ts';
 import { encodePem } from '../src/pki/pem.ts';
+import { bundleAdmin } from './admin/bundles.ts';
 import { coreAdmin } from './admin/core.ts';
 import { serveAdminSocket } from './admin/socket.ts';
 import { joinTokenAttestor } from './attest.ts';
@@ -147,7 +148,10 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
   // Whoever may open the socket is the administrator.
   const actorOf = () => ({ name: 'admin', role: 'admin' }) as const;
   const core = coreAdmin({ ca, store, registry, nodes, feed, hub, clock, log, audit, status, actorOf });
-  closers.push(await serveAdminSocket(config.adminSocket, [core]));
+  const ownBundle = () => ({ trustDomain, ...ca.bundle() });
+  const bundles = bundleAdmin({ trustDomain, ownBundle, foreign: federation.foreign, log, audit, actorOf });
+  closers.push(await serveAdminSocket(config.adminSocket, [core, bundles]));
+  federation.foreign.start();
 
   closers.push(
     keepRenewed(signer, clock, log, () => {

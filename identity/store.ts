@@ -33,6 +33,9 @@ CREATE TABLE IF NOT EXISTS identities (
 CREATE TABLE IF NOT EXISTS checkpoints (
   node TEXT PRIMARY KEY, size INTEGER NOT NULL, root TEXT NOT NULL, text BLOB NOT NULL, received_at_ms INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS federated_bundles (
+  trust_domain TEXT PRIMARY KEY, document TEXT NOT NULL, origin TEXT NOT NULL, fetched_at_ms INTEGER NOT NULL
+) STRICT;
 `;
 
 export interface NodeRecord {
@@ -95,6 +98,15 @@ export interface CheckpointRecord {
   readonly root: string;
   readonly text: Buffer;
   readonly receivedAtMs: number;
+}
+
+export interface FederatedBundleRecord {
+  readonly trustDomain: TrustDomain;
+  /** SPIFFE bundle document, JSON. */
+  readonly document: string;
+  readonly origin: 'endpoint' | 'admin';
+  /** When it was fetched or set last. */
+  readonly fetchedAtMs: number;
 }
 
 export interface TokenRecord {
@@ -315,6 +327,30 @@ export class Store {
       c.text,
       c.receivedAtMs,
     );
+  }
+
+  putFederatedBundle(bundle: FederatedBundleRecord): void {
+    const { trustDomain, document, origin, fetchedAtMs } = bundle;
+    this.#run(
+      'INSERT OR REPLACE INTO federated_bundles VALUES (?, ?, ?, ?)',
+      trustDomain,
+      document,
+      origin,
+      fetchedAtMs,
+    );
+  }
+
+  deleteFederatedBundle(trustDomain: TrustDomain): void {
+    this.#run('DELETE FROM federated_bundles WHERE trust_domain = ?', trustDomain);
+  }
+
+  federatedBundles(): FederatedBundleRecord[] {
+    return this.#all('SELECT * FROM federated_bundles ORDER BY trust_domain').map((row) => ({
+      trustDomain: row.trust_domain as TrustDomain,
+      document: row.document as string,
+      origin: row.origin as FederatedBundleRecord['origin'],
+      fetchedAtMs: row.fetched_at_ms as number,
+    }));
   }
 
   close(): void {

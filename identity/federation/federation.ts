@@ -10,16 +10,17 @@ import { encodeSpiffeBundle } from '../../src/pki/spiffe-bundle.ts';
 import type { ServerConfig } from '../config.ts';
 import type { Feed } from '../feed.ts';
 import type { ServerSvid } from '../signer.ts';
+import type { Store } from '../store.ts';
 import type { FederatedSource } from '../sync.ts';
 import { fileCredentials, svidCredentials } from './credentials.ts';
-import { type BundleStore, ForeignBundles } from './foreign-bundles.ts';
+import { ForeignBundles } from './foreign-bundles.ts';
 import { serveHttps } from './https-server.ts';
 import { oidcDocuments } from './oidc.ts';
 
 export interface FederationOptions {
   readonly config: Pick<ServerConfig, 'trustDomain' | 'federation' | 'oidc'>;
   readonly ca: CertificateAuthority;
-  readonly store: BundleStore;
+  readonly store: Store;
   readonly feed: Feed;
   readonly svid: () => ServerSvid;
   /** Resolves when everything that was written is so on disk as the store has it: nothing is published before. */

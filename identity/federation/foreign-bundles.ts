@@ -12,6 +12,7 @@ import type { TrustBundle } from '../../src/model/identity.ts';
 import type { TrustDomain } from '../../src/model/ids.ts';
 import { parseSpiffeBundle } from '../../src/pki/spiffe-bundle.ts';
 import type { Feed } from '../feed.ts';
+import type { FederatedBundleRecord, Store } from '../store.ts';
 import type { ForeignTrustDomain } from './config.ts';
 import { type FetchContext, type FetchFailure, fetchBundle } from './fetch.ts';
 
@@ -22,28 +23,11 @@ const MAX_REFRESH_SECONDS = 3600;
 /** Sooner by up to a tenth, so that many servers do not ask in the same moment. */
 const JITTER = 0.1;
 
-export type BundleOrigin = 'endpoint' | 'admin';
-
-export interface StoredBundle {
-  readonly trustDomain: TrustDomain;
-  /** SPIFFE bundle document. */
-  readonly document: string;
-  readonly origin: BundleOrigin;
-  readonly fetchedAtMs: number;
-}
-
-/** What it needs of the server's store. */
-export interface BundleStore {
-  putFederatedBundle(bundle: StoredBundle): void;
-  federatedBundles(): StoredBundle[];
-  deleteFederatedBundle(trustDomain: TrustDomain): void;
-}
-
 export interface ForeignBundlesOptions {
   readonly trustDomain: TrustDomain;
   readonly configured: readonly ForeignTrustDomain[];
   readonly ownBundle: () => TrustBundle;
-  readonly store: BundleStore;
+  readonly store: Pick<Store, 'putFederatedBundle' | 'federatedBundles' | 'deleteFederatedBundle'>;
   readonly feed: Pick<Feed, 'publish'>;
   readonly clock: Clock;
   readonly timers: Timers;
@@ -60,7 +44,7 @@ export interface ForeignBundle {
   /** undefined: there is none yet. */
   readonly bundle: TrustBundle | undefined;
   readonly document: string | undefined;
-  readonly origin: BundleOrigin | undefined;
+  readonly origin: FederatedBundleRecord['origin'] | undefined;
   /** Unix ms: when it changed last here. */
   readonly changedAtMs: number | undefined;
   readonly endpoint: ForeignTrustDomain | undefined;
@@ -72,7 +56,7 @@ export interface ForeignBundle {
 }
 
 interface Held {
-  readonly stored: StoredBundle;
+  readonly stored: FederatedBundleRecord;
   readonly bundle: TrustBundle;
 }
 
@@ -167,7 +151,7 @@ export class ForeignBundles {
     return this.#view(trustDomain);
   }
 
-  #load(stored: StoredBundle): void {
+  #load(stored: FederatedBundleRecord): void {
     const { trustDomain, store, log, audit } = this.#options;
     const name = stored.trustDomain;
     // what came from an endpoint is trusted as long as the configuration says that it may come from there
@@ -202,7 +186,12 @@ export class ForeignBundles {
   }
 
   /** The named steps from a document to a bundle in force. Undefined: it is, or it was already. */
-  #take(trustDomain: TrustDomain, document: string, origin: BundleOrigin, actor: string): FetchFailure | undefined {
+  #take(
+    trustDomain: TrustDomain,
+    document: string,
+    origin: FederatedBundleRecord['origin'],
+    actor: string,
+  ): FetchFailure | undefined {
     const { store, feed, clock, audit } = this.#options;
     const held = this.#held.get(trustDomain);
     const checked = this.#check(trustDomain, document, held?.bundle);

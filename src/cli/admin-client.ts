@@ -1,7 +1,7 @@
 /** Calls to the agent or the server over its admin socket. A refusal becomes a CountersignError with the code it stands for. */
 import { existsSync } from 'node:fs';
 import { credentials, type ServiceError } from '@grpc/grpc-js';
-import { AgentAdminClient, ServerAdminClient } from '../../proto/gen/countersign/admin/v1/admin.ts';
+import { AgentAdminClient, BundleAdminClient, ServerAdminClient } from '../../proto/gen/countersign/admin/v1/admin.ts';
 import { CountersignError } from '../base/errors.ts';
 import { errorCodeOfGrpcStatus } from '../base/exit-codes.ts';
 
@@ -28,7 +28,12 @@ export function serverClient(socket: string): ServerAdminClient {
   return new ServerAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
 }
 
-type Done<R> = (error: ServiceError | null, reply: R) => void;
+export function bundleClient(socket: string): BundleAdminClient {
+  checkSocket(socket, 'identity server');
+  return new BundleAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
+}
+
+export type Done<R> = (error: ServiceError | null, reply: R) => void;
 
 /** One unary call, then the client is closed. */
 export async function call<R>(client: { close(): void }, ask: (done: Done<R>) => unknown): Promise<R> {

@@ -4,6 +4,7 @@ import packageJson from '../../package.json' with { type: 'json' };
 import { EXIT } from '../base/exit-codes.ts';
 import { addAgentCommands } from './commands/agent.ts';
 import { addAuditCommands } from './commands/audit.ts';
+import { addBundleCommands } from './commands/bundle.ts';
 import { addDatapathCommands } from './commands/datapath.ts';
 import { addEnforcementCommands } from './commands/enforcement.ts';
 import { addServerCommands } from './commands/server.ts';
@@ -25,6 +26,7 @@ const program = new Command('countersign')
 
 addAgentCommands(program);
 addServerCommands(program);
+addBundleCommands(program);
 addAuditCommands(program);
 addDatapathCommands(program);
 addEnforcementCommands(program);

@@ -12,8 +12,8 @@ import { MAX_KEY_ID_LENGTH } from './jwt.ts';
 import { type JwtKeyKind, kindOf } from './jwt-keys.ts';
 import { importPublicKey, publicKeyDer } from './keys.ts';
 
-/** Of a document in UTF-16 units: sixty-four certificates of the largest kind fit. */
-export const MAX_BUNDLE_LENGTH = 1 << 20;
+/** Of a document in UTF-16 units: sixty-four certificates of the largest kind fit, and it fits into a gRPC message of 1 MiB. */
+export const MAX_BUNDLE_LENGTH = 1_000_000;
 /** Entries of any use. */
 const MAX_KEYS = 512;
 /** As many of each kind as path validation and a node will look at. */

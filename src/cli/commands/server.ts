@@ -1,8 +1,6 @@
 /** What an administrator asks of the identity server: tokens, nodes, entries, SVIDs. */
-import { X509Certificate } from 'node:crypto';
 import type { Command } from 'commander';
 import {
-  type BundleReply,
   type CreateJoinTokenReply,
   type JsonReply,
   ListEntriesRequest,
@@ -158,18 +156,6 @@ export function addServerCommands(program: Command): void {
       const reply = JSON.parse((await call<JsonReply>(client, (done) => client.deleteEntry({ id }, done))).json) as Row;
       if (options.output === 'json') printJson(reply);
       else console.log(lines(reply));
-    },
-  );
-
-  const bundle = program.command('bundle').description('the trust bundle');
-  onServer(bundle.command('show').description('print the trust bundle as PEM')).action(
-    async (options: CommonOptions) => {
-      const client = serverClient(options.socket);
-      const certificates = (await call<BundleReply>(client, (done) => client.getBundle({}, done))).certificates.map(
-        (der) => new X509Certificate(der).toString(),
-      );
-      if (options.output === 'json') printJson({ certificates });
-      else process.stdout.write(certificates.join(''));
     },
   );
 
