@@ -1,100 +1,127 @@
-/** Workload attestation: a caller's selectors, and the entries they entitle it to. Written as SPIRE's unix attestor writes them. */
-import { createHash } from 'node:crypto';
-import type { Stats } from 'node:fs';
-import { type FileHandle, open, readFile, readlink, stat } from 'node:fs/promises';
+/** Workload attestation: the entries that a caller's process is entitled to, by selectors that attestors find out. */
+import { asError, err, ok, type Result } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { systemTimers, type Timers } from '../base/timers.ts';
 import type { RegistrationEntry } from '../model/entry.ts';
+import type { WorkloadAttestor } from './attestors/attestor.ts';
+import { createContainerAttestor } from './attestors/container.ts';
+import { createDockerAttestor } from './attestors/docker.ts';
+import { createSystemdAttestor } from './attestors/systemd.ts';
+import { createUnixAttestor } from './attestors/unix.ts';
 import type { Caller } from './callers.ts';
 
-/** A larger program is not hashed: it has no unix:sha256. */
-const MAX_PROGRAM_BYTES = 1024 * 1024 * 1024;
-const MAX_CACHED_DIGESTS = 1_024;
-
-export interface Attestor {
-  /** The entries whose every selector is the caller's, in the order given. Empty when its process has ended. */
-  entriesOf(caller: Caller, entries: readonly RegistrationEntry[]): Promise<readonly RegistrationEntry[]>;
+export interface AttestationOptions {
+  /** Of the Docker Engine API, for docker: selectors. Left out: nobody has any. */
+  readonly dockerSocket?: string;
+  /** Of the system's D-Bus, for systemd:fragment_path. */
+  readonly systemBus?: string;
+  /** What one attestor may take for one process. */
+  readonly deadlineMs?: number;
 }
 
-export function createAttestor(): Attestor {
-  const digests = new Map<string, Promise<string>>();
+export interface Attestor {
+  /**
+   * The entries whose every selector is the caller's, in the order given. Empty when its process has ended. An error when an
+   * attestor failed and an entry hangs on nothing but its word: fewer identities than he has would be a wrong answer, as
+   * what is absent counts as taken back (SPIFFE Workload API, section 4.4).
+   */
+  entriesOf(
+    caller: Caller,
+    entries: readonly RegistrationEntry[],
+  ): Promise<Result<readonly RegistrationEntry[], 'failed'>>;
+}
+
+const DEFAULT_DEADLINE_MS = 5_000;
+const DEFAULT_SYSTEM_BUS = '/run/dbus/system_bus_socket';
+
+export function createAttestor(options: AttestationOptions, log: Logger, timers: Timers = systemTimers): Attestor {
+  const { dockerSocket, systemBus = DEFAULT_SYSTEM_BUS, deadlineMs = DEFAULT_DEADLINE_MS } = options;
+  const attestors = [
+    createUnixAttestor(),
+    createContainerAttestor(),
+    createSystemdAttestor(systemBus),
+    ...(dockerSocket === undefined ? [] : [createDockerAttestor(dockerSocket)]),
+  ];
+  return attestBy(attestors, deadlineMs, log, timers);
+}
+
+export function attestBy(
+  attestors: readonly WorkloadAttestor[],
+  deadlineMs: number,
+  log: Logger,
+  timers: Timers = systemTimers,
+): Attestor {
   return {
     async entriesOf(caller, entries) {
-      const selectors = new Set([`unix:uid:${caller.uid}`, `unix:gid:${caller.gid}`]);
-      const needs = (type: string) => entries.some((entry) => entry.selectors.some((s) => s.startsWith(type)));
-      const [path, sha256] = [needs('unix:path:'), needs('unix:sha256:')];
-      if (path || sha256) {
-        const program = await programOf(caller, digests, { path, sha256 });
-        if (program.path !== undefined) selectors.add(`unix:path:${program.path}`);
-        if (program.sha256 !== undefined) selectors.add(`unix:sha256:${program.sha256}`);
-      }
-      if (!caller.isAlive()) return [];
-      return entries.filter((entry) => entry.selectors.length > 0 && entry.selectors.every((s) => selectors.has(s)));
+      const candidates = entries.filter((entry) => entry.selectors.length > 0 && !contradicts(entry, caller));
+      const wanted = byType(candidates);
+      const selectors = new Set<string>();
+      const failed = new Set<string>();
+      const ask = async (attestor: WorkloadAttestor, asked: ReadonlySet<string>) => {
+        try {
+          const found = await within(deadlineMs, timers, (signal) => attestor.selectorsOf(caller, asked, signal));
+          for (const selector of found) selectors.add(selector);
+        } catch (thrown) {
+          failed.add(attestor.type);
+          log.warn(
+            { attestor: attestor.type, pid: caller.pid, uid: caller.uid, problem: asError(thrown).message },
+            'a workload attestor failed',
+          );
+        }
+      };
+      await Promise.all(
+        attestors.flatMap((attestor) => {
+          const asked = wanted.get(attestor.type);
+          return asked === undefined ? [] : [ask(attestor, asked)];
+        }),
+      );
+      if (!caller.isAlive()) return ok([]);
+      const has = (selector: string) => selectors.has(selector);
+      const open = (selector: string) => has(selector) || failed.has(typeOf(selector));
+      if (failed.size > 0 && candidates.some((e) => e.selectors.every(open) && !e.selectors.every(has)))
+        return err('failed');
+      return ok(candidates.filter((entry) => entry.selectors.every(has)));
     },
   };
 }
 
-interface Program {
-  readonly path?: string;
-  /** Lower-case hex. */
-  readonly sha256?: string;
+/** By what the kernel said of the caller: whoever is asked beyond it costs something. */
+function contradicts(entry: RegistrationEntry, { uid, gid }: Caller): boolean {
+  return entry.selectors.some(
+    (s) =>
+      (s.startsWith('unix:uid:') && s !== `unix:uid:${uid}`) || (s.startsWith('unix:gid:') && s !== `unix:gid:${gid}`),
+  );
 }
 
-/**
- * What the process runs. Whatever /proc says counts only if the process is still the one that connected: the pidfd is alive
- * after the reading, and the uid is the one the kernel gave for the socket. Any doubt gives no selector, never a wrong one.
- */
-async function programOf(
-  caller: Caller,
-  digests: Map<string, Promise<string>>,
-  wanted: { path: boolean; sha256: boolean },
-): Promise<Program> {
-  const proc = `/proc/${caller.pid}`;
-  let file: FileHandle | undefined;
-  try {
-    file = await open(`${proc}/exe`, 'r');
-    const running = await file.stat();
-    const path = wanted.path ? await pathOf(`${proc}/exe`, running) : undefined;
-    const sha256 = wanted.sha256 ? await digestOf(file, running, digests) : undefined;
-    const uids = /^Uid:\s+(.*)$/m.exec(await readFile(`${proc}/status`, 'utf8'))?.[1]?.split(/\s+/) ?? [];
-    if (!uids.includes(String(caller.uid)) || !caller.isAlive()) return {};
-    return { ...(path === undefined ? {} : { path }), ...(sha256 === undefined ? {} : { sha256 }) };
-  } catch {
-    return {};
-  } finally {
-    await file?.close();
+function typeOf(selector: string): string {
+  return selector.slice(0, selector.indexOf(':'));
+}
+
+function byType(entries: readonly RegistrationEntry[]): Map<string, Set<string>> {
+  const wanted = new Map<string, Set<string>>();
+  for (const { selectors } of entries) {
+    for (const selector of selectors) {
+      const type = typeOf(selector);
+      const known = wanted.get(type);
+      if (known === undefined) wanted.set(type, new Set([selector]));
+      else known.add(selector);
+    }
   }
+  return wanted;
 }
 
-/** The link's text is a name in the process's own mount namespace: it counts only if it names the same file here. */
-async function pathOf(link: string, running: Stats): Promise<string | undefined> {
-  const path = await readlink(link);
-  const here = await stat(path).catch(() => undefined);
-  return here !== undefined && here.dev === running.dev && here.ino === running.ino ? path : undefined;
-}
-
-/** Hashed once for each content: a running program cannot be written to (ETXTBSY), and a replaced one is another inode. */
-function digestOf(
-  file: FileHandle,
-  { dev, ino, size, mtimeMs, ctimeMs }: Stats,
-  digests: Map<string, Promise<string>>,
-): Promise<string> | undefined {
-  if (size > MAX_PROGRAM_BYTES) return undefined;
-  const key = [dev, ino, size, mtimeMs, ctimeMs].join(' ');
-  const cached = digests.get(key);
-  if (cached !== undefined) return cached;
-  const digest = hash(file);
-  if (digests.size >= MAX_CACHED_DIGESTS) digests.delete(digests.keys().next().value!);
-  digests.set(key, digest);
-  digest.catch(() => digests.delete(key));
-  return digest;
-}
-
-async function hash(file: FileHandle): Promise<string> {
-  const sha256 = createHash('sha256');
-  const chunk = Buffer.alloc(1024 * 1024);
-  for (let position = 0; ; ) {
-    const { bytesRead } = await file.read(chunk, 0, chunk.length, position);
-    if (bytesRead === 0) return sha256.digest('hex');
-    sha256.update(chunk.subarray(0, bytesRead));
-    position += bytesRead;
+async function within<T>(ms: number, timers: Timers, act: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const abort = new AbortController();
+  let cancel = () => {};
+  const late = new Promise<never>((_, reject) => {
+    cancel = timers.set(ms, () => {
+      abort.abort();
+      reject(new Error(`no answer within ${ms} ms`));
+    });
+  });
+  try {
+    return await Promise.race([act(abort.signal), late]);
+  } finally {
+    cancel();
   }
 }

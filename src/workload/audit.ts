@@ -2,6 +2,7 @@
 import type { Clock } from '../base/clock.ts';
 import type { AuditEvent, AuditSink } from '../model/audit-event.ts';
 import type { Caller } from './callers.ts';
+import type { Refusal } from './responses.ts';
 
 /** One event of the same meaning in this time; the next one says how many were left out. */
 const INTERVAL_NS = 60n * 1_000_000_000n;
@@ -10,11 +11,16 @@ const MAX_KEYS = 4_096;
 
 export interface WorkloadAudit {
   say(caller: Caller, event: AuditEvent): void;
+  /** Only if the refusal is one for the audit log. */
+  refused(caller: Caller, method: string, refusal: Refusal): void;
 }
 
 export function createWorkloadAudit(sink: AuditSink, clock: Clock): WorkloadAudit {
   const said = new Map<string, { atNs: bigint; suppressed: number }>();
-  return {
+  const audit: WorkloadAudit = {
+    refused(caller, method, { reason }) {
+      if (reason !== undefined) audit.say(caller, { kind: 'workload.refused', reason, detail: { method } });
+    },
     say(caller, event) {
       const key = [caller.uid, event.kind, event.reason, event.source?.spiffeId, event.detail?.method].join(' ');
       const last = said.get(key);
@@ -31,4 +37,5 @@ export function createWorkloadAudit(sink: AuditSink, clock: Clock): WorkloadAudi
       sink.emit({ ...event, actor: `uid:${uid}`, detail });
     },
   };
+  return audit;
 }

@@ -12,27 +12,48 @@ import type { Logger } from '../base/log.ts';
 export interface Caller extends PeerCredentials {
   /** Unique among all connections of this process; what gRPC reports as the peer. */
   readonly name: string;
-  /** While this is open the pid cannot come to mean another process without isAlive() turning false. */
+  /** False once the process that connected has ended: its pid may then be anybody's. */
   isAlive(): boolean;
 }
 
 export interface CallerLimits {
   readonly connections: number;
   readonly connectionsPerUid: number;
+  /** A connection on which nothing was asked for this long is closed. */
+  readonly idleMs: number;
 }
 
 export interface CallerListener {
   callerNamed(name: string): Caller | undefined;
+  /** A call began on this caller's connection; what is returned tells that it ended, and may be called again. */
+  callBegan(caller: Caller): () => void;
   /** Open connections. */
   readonly connections: number;
   close(): Promise<void>;
+}
+
+interface Connection {
+  readonly caller: Caller;
+  readonly socket: Socket;
+  calls: number;
+  /** Set while there is no call. */
+  idleTimer: NodeJS.Timeout | undefined;
+}
+
+/** One user's connections. */
+interface Holder {
+  readonly all: Set<Connection>;
+  /** Those without a call, the longest idle first. */
+  readonly idle: Set<Connection>;
 }
 
 /** sun_path of sockaddr_un, with its closing zero. */
 const MAX_SOCKET_PATH = 107;
 
 /**
- * Listens with mode 0666: who may ask is decided by who asks, not by who can open the file.
+ * Listens with mode 0666: who may ask is decided by who asks, not by who can open the file. At a limit, a connection on
+ * which nothing is being asked gives way to a new one, of the same user or else of the user who has most: connections that
+ * say nothing keep nobody out.
  * @throws CountersignError already-exists if another process serves there, bad-input if the path cannot be a socket.
  */
 export async function listenForCallers(
@@ -49,31 +70,57 @@ export async function listenForCallers(
   }
   mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
   await removeStale(path);
-  const callers = new Map<string, Caller>();
-  const sockets = new Set<Socket>();
-  const perUid = new Map<number, number>();
+  const connections = new Map<string, Connection>();
+  const holders = new Map<number, Holder>();
   let count = 0;
+
+  const becomeIdle = (connection: Connection) => {
+    holders.get(connection.caller.uid)?.idle.add(connection);
+    connection.idleTimer = setTimeout(() => connection.socket.destroy(), limits.idleMs);
+  };
+  const forget = (connection: Connection) => {
+    const { name, uid } = connection.caller;
+    clearTimeout(connection.idleTimer);
+    connections.delete(name);
+    const holder = holders.get(uid);
+    holder?.idle.delete(connection);
+    holder?.all.delete(connection);
+    if (holder?.all.size === 0) holders.delete(uid);
+  };
+  /** Closes one idle connection. False: each of them is in use. */
+  const evictFrom = (holder: Holder): boolean => {
+    const [longest] = holder.idle;
+    if (longest === undefined) return false;
+    forget(longest);
+    longest.socket.destroy();
+    return true;
+  };
+  const makeRoom = (uid: number): boolean => {
+    const own = holders.get(uid);
+    if (own !== undefined && own.all.size >= limits.connectionsPerUid) return evictFrom(own);
+    if (connections.size < limits.connections) return true;
+    const holdsMost = [...holders.values()].reduce((most, holder) => (holder.all.size > most.all.size ? holder : most));
+    return evictFrom(holdsMost);
+  };
 
   const server = createServer({ pauseOnConnect: true }, (socket) => {
     socket.on('error', (error) => log.debug({ err: error }, 'workload connection failed'));
     const identified = identify(socket, `caller-${++count}`);
     if (identified === undefined) return void socket.destroy();
     const { caller, release } = identified;
-    const sameUid = perUid.get(caller.uid) ?? 0;
-    if (sockets.size >= limits.connections || sameUid >= limits.connectionsPerUid) {
-      log.warn({ uid: caller.uid, connections: sockets.size }, 'too many workload connections; one was refused');
+    if (!makeRoom(caller.uid)) {
+      log.warn({ uid: caller.uid, connections: connections.size }, 'too many workload connections; one was refused');
       release();
       return void socket.destroy();
     }
-    callers.set(caller.name, caller);
-    sockets.add(socket);
-    perUid.set(caller.uid, sameUid + 1);
+    const connection: Connection = { caller, socket, calls: 0, idleTimer: undefined };
+    const holder = holders.get(caller.uid) ?? { all: new Set(), idle: new Set() };
+    holders.set(caller.uid, holder);
+    connections.set(caller.name, connection);
+    holder.all.add(connection);
+    becomeIdle(connection);
     socket.once('close', () => {
-      callers.delete(caller.name);
-      sockets.delete(socket);
-      const left = (perUid.get(caller.uid) ?? 1) - 1;
-      if (left === 0) perUid.delete(caller.uid);
-      else perUid.set(caller.uid, left);
+      forget(connection);
       release();
     });
     Object.defineProperty(socket, 'remoteAddress', { value: caller.name });
@@ -83,13 +130,27 @@ export async function listenForCallers(
   await listen(server, path);
   const inode = lstatSync(path).ino;
   return {
-    callerNamed: (name) => callers.get(name),
+    callerNamed: (name) => connections.get(name)?.caller,
+    callBegan(caller) {
+      const connection = connections.get(caller.name);
+      if (connection === undefined) return () => {};
+      if (connection.calls++ === 0) {
+        clearTimeout(connection.idleTimer);
+        holders.get(caller.uid)?.idle.delete(connection);
+      }
+      let over = false;
+      return () => {
+        if (over) return;
+        over = true;
+        if (--connection.calls === 0 && connections.has(caller.name)) becomeIdle(connection);
+      };
+    },
     get connections() {
-      return sockets.size;
+      return connections.size;
     },
     async close() {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      for (const socket of sockets) socket.destroy();
+      for (const { socket } of connections.values()) socket.destroy();
       await closed;
       removeOwn(path, inode);
     },
@@ -102,7 +163,7 @@ function identify(socket: Socket, name: string): { caller: Caller; release: () =
   if (fd === undefined || fd < 0) return undefined;
   try {
     const { pid, uid, gid } = native().peerCredentials(fd);
-    const pidfd = native().pidfdOpen(pid);
+    const pidfd = pidfdOf(fd, pid);
     let open = true;
     const release = () => {
       if (open) native().closeFd(pidfd);
@@ -111,6 +172,16 @@ function identify(socket: Socket, name: string): { caller: Caller; release: () =
     return { caller: { name, pid, uid, gid, isAlive: () => open && native().pidfdAlive(pidfd) }, release };
   } catch {
     return undefined;
+  }
+}
+
+/** Of the process that connected, by the socket itself; before Linux 6.5 of whoever has its pid a moment later. */
+function pidfdOf(fd: number, pid: number): number {
+  try {
+    return native().peerPidfd(fd);
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code !== 'ENOPROTOOPT') throw thrown;
+    return native().pidfdOpen(pid);
   }
 }
 

@@ -1,27 +1,38 @@
-/** One open stream of the Workload API: the latest state, never a backlog. A slow reader gets fewer messages, not older ones. */
+/** One open stream of state: the latest, never a backlog. A slow reader gets fewer messages, not older ones. */
 import { createHash } from 'node:crypto';
-import type { ServerWritableStream } from '@grpc/grpc-js';
 import type { Result } from '../base/errors.ts';
 import { REFUSALS, type Refusal } from './responses.ts';
 
-// biome-ignore lint/suspicious/noExplicitAny: requests carry nothing that is read here
-export type StateCall<T> = ServerWritableStream<any, T>;
+/** What is used of a server's call of gRPC whose answers are a stream. */
+export interface StateCall<M> {
+  write(message: M): boolean;
+  end(): void;
+  emit(event: 'error', refusal: { code: number; details: string }): boolean;
+  on(event: string, listener: () => void): unknown;
+  once(event: string, listener: () => void): unknown;
+  off(event: string, listener: () => void): unknown;
+}
 
 export interface StateStream {
   /** Something changed: compose anew, and send if the bytes differ from what was sent last. */
   changed(): void;
-  end(refusal: Refusal): void;
+  /** Compose anew, and send whatever it is. */
+  asked(): void;
+  /** undefined: the caller has no more to ask. */
+  end(refusal: Refusal | undefined): void;
 }
 
-export interface StateStreamOptions<T> {
-  state(): Promise<Result<T, Refusal>>;
-  encode(state: T): Buffer;
+export interface StateStreamOptions<S, M> {
+  state(): Promise<Result<S, Refusal>>;
+  /** What tells one state from another. */
+  encode(state: S): Buffer;
+  message(state: S): M;
   /** Once. undefined: the caller went away. */
   ended(refusal: Refusal | undefined): void;
   failed(thrown: unknown): void;
 }
 
-export function pushState<T>(call: StateCall<T>, options: StateStreamOptions<T>): StateStream {
+export function pushState<S, M>(call: StateCall<M>, options: StateStreamOptions<S, M>): StateStream {
   /** Digest of the last message: the message itself holds private keys and is not kept. */
   let sent: string | undefined;
   let dirty = false;
@@ -47,7 +58,7 @@ export function pushState<T>(call: StateCall<T>, options: StateStreamOptions<T>)
       const digest = createHash('sha256').update(options.encode(state.value)).digest('hex');
       if (digest === sent) continue;
       sent = digest;
-      if (!call.write(state.value)) await drained(call);
+      if (!call.write(options.message(state.value))) await drained(call);
     }
     busy = false;
   };
@@ -61,10 +72,20 @@ export function pushState<T>(call: StateCall<T>, options: StateStreamOptions<T>)
   };
   call.once('cancelled', () => finish(undefined));
   call.once('close', () => finish(undefined));
-  return { changed, end: finish };
+  return {
+    changed,
+    asked() {
+      sent = undefined;
+      changed();
+    },
+    end(refusal) {
+      if (refusal === undefined && !over) call.end();
+      finish(refusal);
+    },
+  };
 }
 
-function drained(call: StateCall<unknown>): Promise<void> {
+function drained(call: StateCall<never>): Promise<void> {
   const events = ['drain', 'cancelled', 'close'];
   return new Promise((resolve) => {
     const done = () => {

@@ -34,21 +34,19 @@ describe('somebody who wants an identity that is not his', () => {
     });
   });
 
-  it('cannot keep others out by connections that say nothing', async () => {
-    stage = await openStage({ connectionsPerUid: 4 });
+  it('cannot keep others out by connections that say nothing, those of his own user included', async () => {
+    stage = await openStage({ connections: 6, connectionsPerUid: 4 });
     stage.feed.add('web', OWN);
     const silent: Socket[] = [];
     for (let i = 0; i < 4; i++) silent.push(connect(stage.socketPath));
     await until(() => stage.api.load.connections === 4);
-    await expect(fetchX509Svid(stage.socketPath)).rejects.toMatchObject({ code: 'unavailable' });
-    expect(stage.api.load.connections).toBe(4);
+    await fetchX509Svid(stage.socketPath);
+    expect(stage.api.load.connections).toBeLessThanOrEqual(4);
     if (isRoot) {
       stage.feed.add('somebody', 'unix:uid:54321');
       expect(await stage.workload(54_321).next()).toEqual({ ids: ['spiffe://example.org/somebody'] });
     }
     for (const socket of silent) socket.destroy();
-    await until(() => stage.api.load.connections <= 1);
-    await fetchX509Svid(stage.socketPath);
   });
 
   it.skipIf(!isRoot)('gets no unix:path by a mount namespace in which his program bears that name', async () => {

@@ -36,7 +36,7 @@ const NOBODY_ELSE = 54_322;
 let stage: Stage;
 const clients: { close(): void }[] = [];
 beforeEach(async () => {
-  stage = await openStage({ streamsPerUid: 8 });
+  stage = await openStage({ callsPerUid: 8 });
 });
 afterEach(async () => {
   for (const client of clients.splice(0)) client.close();
@@ -171,11 +171,6 @@ describe('the Workload API', () => {
     stage.feed.changed();
     const second = Buffer.concat([element('root'), element('next')]);
     expect((await updates.next()).value.bundles).toEqual({ 'spiffe://example.org': second });
-  });
-
-  it('says of JWT-SVIDs that they are not served', async () => {
-    const error = await errorOf(rawClient().fetchJwtBundles({}, metadata('true')));
-    expect([error.code, error.details]).toEqual([status.UNIMPLEMENTED, expect.stringContaining('use X.509-SVIDs')]);
   });
 
   it('limits the streams of one user, and gives the place back', async () => {

@@ -1,0 +1,194 @@
+/**
+ * What every call passes before its service sees it: a known caller, his limits and, for the Workload API itself, its
+ * security header (SPIFFE Workload Endpoint, section 3). A call holds its place until its status is sent or it is cancelled.
+ */
+import {
+  type Responder,
+  ServerInterceptingCall,
+  type ServerInterceptingCallInterface,
+  type ServerInterceptor,
+} from '@grpc/grpc-js';
+import type { Clock } from '../base/clock.ts';
+import type { WorkloadAudit } from './audit.ts';
+import type { Caller, CallerListener } from './callers.ts';
+import { REFUSALS, type Refusal } from './responses.ts';
+
+export interface CallLimits {
+  /** Open calls, streams among them. */
+  readonly callsPerUid: number;
+  /** Open calls of reflection and health. */
+  readonly introspectionsPerUid: number;
+  /** New calls a second, twice as many in a burst. */
+  readonly callRatePerUid: number;
+}
+
+export interface CallGuard {
+  readonly interceptor: ServerInterceptor;
+  readonly open: number;
+  /** From now on everybody is told to come again. */
+  stop(): void;
+}
+
+const WORKLOAD_API = '/SpiffeWorkloadAPI/';
+const INTROSPECTION = '/grpc.';
+
+/** @param listener by reference: it begins to listen only when the guard is in place. */
+export function guardCalls(
+  listener: () => CallerListener,
+  limits: CallLimits,
+  audit: WorkloadAudit,
+  clock: Clock,
+): CallGuard {
+  const identities = createTally();
+  const introspections = createTally();
+  const rate = createRateLimit(limits.callRatePerUid, clock);
+  let open = 0;
+  let stopping = false;
+
+  const begin = (caller: Caller, tally: Tally): (() => void) => {
+    const connectionCall = listener().callBegan(caller);
+    tally.add(caller.uid, 1);
+    open++;
+    let over = false;
+    return () => {
+      if (over) return;
+      over = true;
+      open--;
+      tally.add(caller.uid, -1);
+      connectionCall();
+    };
+  };
+  const refusalOf = (caller: Caller | undefined, tally: Tally, limit: number): Refusal | undefined => {
+    if (stopping) return REFUSALS.stopping;
+    // Its connection has closed meanwhile, or it never came through the listener: nobody is there to be told.
+    if (caller === undefined) return REFUSALS.internal;
+    if (tally.of(caller.uid) >= limit) return REFUSALS.tooManyCalls;
+    return rate.take(caller.uid, 1) ? undefined : REFUSALS.tooOften;
+  };
+
+  const interceptor: ServerInterceptor = ({ path }, call) => {
+    const caller = listener().callerNamed(call.getPeer());
+    const aside = path.startsWith(INTROSPECTION);
+    const [tally, limit] = aside ? [introspections, limits.introspectionsPerUid] : [identities, limits.callsPerUid];
+    const refusal = refusalOf(caller, tally, limit);
+    const end = caller === undefined || refusal !== undefined ? () => {} : begin(caller, tally);
+    const turns = createTurns();
+    const guarded: Responder = {
+      start: (next) =>
+        next({
+          onReceiveMetadata(metadata, pass) {
+            const header = metadata.get('workload.spiffe.io');
+            const missing = path.startsWith(WORKLOAD_API) && (header.length !== 1 || header[0] !== 'true');
+            const reason = refusal ?? (missing ? REFUSALS.header : undefined);
+            if (reason === undefined) return pass(metadata);
+            if (caller !== undefined) audit.refused(caller, path.slice(path.lastIndexOf('/') + 1), reason);
+            call.sendStatus({ code: reason.code, details: reason.message });
+            end();
+          },
+          onReceiveMessage: (message, pass) => (aside ? turns.take(() => pass(message)) : pass(message)),
+          onCancel: end,
+        }),
+      sendStatus(status, next) {
+        next(status);
+        end();
+      },
+    };
+    return aside ? new TurnTakingCall(call, guarded, turns) : new ServerInterceptingCall(call, guarded);
+  };
+  return {
+    interceptor,
+    get open() {
+      return open;
+    },
+    stop() {
+      stopping = true;
+    },
+  };
+}
+
+interface Tally {
+  of(uid: number): number;
+  add(uid: number, change: 1 | -1): void;
+}
+
+function createTally(): Tally {
+  const counts = new Map<number, number>();
+  const of = (uid: number) => counts.get(uid) ?? 0;
+  return {
+    of,
+    add(uid, change) {
+      const count = of(uid) + change;
+      if (count === 0) counts.delete(uid);
+      else counts.set(uid, count);
+    },
+  };
+}
+
+interface Turns {
+  /** Acts now, or when the answer to the message before has gone out. */
+  take(act: () => void): void;
+  answered(): void;
+}
+
+function createTurns(): Turns {
+  let busy = false;
+  let waiting: (() => void) | undefined;
+  return {
+    take(act) {
+      if (busy) waiting = act;
+      else {
+        busy = true;
+        act();
+      }
+    },
+    answered() {
+      const next = waiting;
+      waiting = undefined;
+      busy = next !== undefined;
+      next?.();
+    },
+  };
+}
+
+/** Reflection answers whatever it is asked at once: who asks and does not read would have answers pile up here. */
+class TurnTakingCall extends ServerInterceptingCall {
+  readonly #turns: Turns;
+
+  constructor(call: ServerInterceptingCallInterface, responder: Responder, turns: Turns) {
+    super(call, responder);
+    this.#turns = turns;
+  }
+
+  override sendMessage(message: unknown, callback: () => void): void {
+    super.sendMessage(message, () => {
+      callback();
+      this.#turns.answered();
+    });
+  }
+}
+
+export interface RateLimit {
+  /** False: not now. */
+  take(uid: number, tokens: number): boolean;
+}
+
+/** Users remembered; beyond it the one that was quiet longest is forgotten, and has his burst again. */
+const MAX_USERS = 4_096;
+
+/** A bucket for each user: `perSecond` tokens flow in, and it holds what flows in during two seconds. */
+export function createRateLimit(perSecond: number, clock: Clock): RateLimit {
+  const buckets = new Map<number, { tokens: number; atNs: bigint }>();
+  const size = 2 * perSecond;
+  return {
+    take(uid, tokens) {
+      const now = clock.bootNs();
+      const before = buckets.get(uid) ?? { tokens: size, atNs: now };
+      const filled = Math.min(size, before.tokens + (Number(now - before.atNs) / 1e9) * perSecond);
+      const enough = filled >= tokens;
+      buckets.delete(uid);
+      if (buckets.size >= MAX_USERS) buckets.delete(buckets.keys().next().value!);
+      buckets.set(uid, { tokens: enough ? filled - tokens : filled, atNs: now });
+      return enough;
+    },
+  };
+}
