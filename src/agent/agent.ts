@@ -23,7 +23,7 @@ import { type IpAddress, LOCAL_NODE, type NodeId } from '../model/ids.ts';
 import { startWorkloadApi } from '../workload/workload-api.ts';
 import { type AdminHandlers, serveAdmin } from './admin-socket.ts';
 import { flushAuth, testAuth } from './auth-admin.ts';
-import { readBootstrapBundle, readJoinToken, underlayIndex } from './bootstrap.ts';
+import { readBootstrapBundle, readJoinToken, readNodeCertificate, underlayIndex } from './bootstrap.ts';
 import { startCheckpoints } from './checkpoints.ts';
 import type { AgentConfig } from './config.ts';
 import { Endpoints } from './endpoints.ts';
@@ -112,11 +112,12 @@ async function start(
   const starting = new StartingStatus(config.sockets.admin, config.node.name);
   closers.push(() => starting.close());
   const server = await connectServer({
-    address: config.server.address,
+    addresses: config.server.addresses,
     trustDomain: config.trustDomain,
     bundle: [...bundle],
     nodeName: config.node.name,
     joinToken: () => readJoinToken(config),
+    ...(config.server.attestor.type === 'x509pop' ? { x509pop: async () => readNodeCertificate(config) } : {}),
     stateDir,
     peerAddresses: [...config.peer.listen],
     clock,
@@ -336,10 +337,12 @@ function startDatapath(
     signalIntervalMs: config.datapath.signalInterval,
     peerPort: parseDialAddress(config.peer.listen[0]!)?.port ?? NET.peerPort,
     hostExempt: {
-      servers: [config.server.address, ...config.peer.static.flatMap(({ addresses }) => addresses)].flatMap((text) => {
-        const at = parseDialAddress(text);
-        return at === undefined ? [] : [{ address: at.host as IpAddress, port: at.port }];
-      }),
+      servers: [...config.server.addresses, ...config.peer.static.flatMap(({ addresses }) => addresses)].flatMap(
+        (text) => {
+          const at = parseDialAddress(text);
+          return at === undefined ? [] : [{ address: at.host as IpAddress, port: at.port }];
+        },
+      ),
       udpPorts: config.encryption.enabled ? [config.encryption.wireguard.port] : [],
     },
     allowUnboundPath: config.authentication.allowUnboundPath,

@@ -86,12 +86,37 @@ export const agentConfigSchema = z
       /** What policies select nodes by. */
       labels: z.record(labelKey, labelValue).default({}),
     }),
-    server: z.strictObject({
-      address: socketAddress,
-      /** PEM file of the trust bundle: there is no trust on first use. */
-      bundleFile: absolutePath,
-      joinTokenFile: absolutePath.optional(),
-    }),
+    server: z
+      .strictObject({
+        address: socketAddress.optional(),
+        /** Where several servers share one datastore: one of them answers, the agent finds it. */
+        addresses: z.array(socketAddress).min(1).max(8).optional(),
+        /** PEM file of the trust bundle: there is no trust on first use. */
+        bundleFile: absolutePath,
+        joinTokenFile: absolutePath.optional(),
+        /** How this node proves which one it is. */
+        attestor: z
+          .strictObject({
+            type: z
+              .enum(['join_token', 'x509pop', 'k8s_psat'])
+              .refine((type) => type !== 'k8s_psat', 'k8s_psat is not supported yet; use join_token or x509pop')
+              .default('join_token'),
+            /** x509pop: PEM, the node's certificate and what is between it and the server's caFile; and its key, 0600. */
+            certificateFile: absolutePath.optional(),
+            keyFile: absolutePath.optional(),
+          })
+          .refine(
+            ({ type, certificateFile, keyFile }) =>
+              [certificateFile, keyFile].every((file) => (file !== undefined) === (type === 'x509pop')),
+            'x509pop needs certificateFile and keyFile, and nothing else does; correct it',
+          )
+          .prefault({}),
+      })
+      .refine(
+        ({ address, addresses }) => (address === undefined) !== (addresses === undefined),
+        'needs address or addresses, one of the two; correct it',
+      )
+      .transform(({ address, addresses, ...rest }) => ({ ...rest, addresses: addresses ?? [address as string] })),
     dataDir: absolutePath,
     bpffs: absolutePath.default('/sys/fs/bpf'),
     peer: z.strictObject({

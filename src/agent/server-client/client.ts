@@ -2,6 +2,7 @@
  * This node's line to the identity server: attest once, keep one Sync stream, issue, renew. When the server is gone the
  * node keeps what it knows; nothing new is trusted until the server is back.
  */
+import type { KeyObject } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type {
   IssueRequest,
@@ -28,7 +29,7 @@ import type {
 } from '../../model/identity.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../../model/ids.ts';
 import { nodeSpiffeId } from '../../model/spiffe-id.ts';
-import { attest } from './attest.ts';
+import { attest, type NodeProof } from './attest.ts';
 import { ChangeQueue, type SyncListener } from './changes.ts';
 import { LifeWatch } from './life.ts';
 import { loadNodeState, type NodeState, saveNodeState } from './node-state.ts';
@@ -52,14 +53,16 @@ const RENEW_RETRY_MS = 5_000;
 const BARRED: ReadonlySet<ReasonCode | undefined> = new Set(['ATTEST_NODE_CLONED', 'PEER_INCARNATION_BARRED']);
 
 export interface ServerClientOptions {
-  /** "IP:port" or "[IPv6]:port". */
-  readonly address: string;
+  /** Of the identity servers, "IP:port" or "[IPv6]:port". */
+  readonly addresses: readonly string[];
   readonly trustDomain: TrustDomain;
   /** The trust bundle as handed to this node, DER. There is no trust on first use. */
   readonly bundle: readonly Buffer[];
   readonly nodeName: NodeName;
   /** Read when it is needed. Undefined: there is none. */
   readonly joinToken?: () => Promise<string | undefined>;
+  /** A certificate with its key that says which node this is; then no token is asked for. Read when it is needed. */
+  readonly x509pop?: () => Promise<{ readonly chain: readonly Buffer[]; readonly privateKey: KeyObject }>;
   /** Directory of mode 0700 with the node's key, SVID, id and incarnation, so that a restart needs no token. */
   readonly stateDir: string;
   /** Where peers reach this node: "IP:port" or "[IPv6]:port". */
@@ -77,7 +80,7 @@ export interface ServerClientOptions {
 }
 
 export interface ServerClientStatus {
-  readonly address: string;
+  readonly addresses: readonly string[];
   readonly connected: boolean;
   /** Unix ms of the last message; undefined: none yet. */
   readonly lastSyncMs: number | undefined;
@@ -259,7 +262,7 @@ class Client implements ServerClient {
 
   status(): ServerClientStatus {
     return {
-      address: this.#options.address,
+      addresses: this.#options.addresses,
       connected: this.#connected,
       lastSyncMs: this.#lastSyncMs,
       version: this.#synced.version,
@@ -295,22 +298,32 @@ class Client implements ServerClient {
 
   #online(): Connection {
     if (this.#connection === undefined || !this.#connected) {
-      throw new ServerError('unavailable', undefined, `identity server at ${this.#options.address}: not connected`);
+      throw new ServerError(
+        'unavailable',
+        undefined,
+        `identity server at ${this.#options.addresses.join(', ')}: not connected`,
+      );
     }
     return this.#connection;
   }
 
   async #attest(): Promise<void> {
-    const { address, nodeName, peerAddresses, clock, joinToken, stateDir } = this.#options;
-    const token = (await joinToken?.())?.trim();
-    if (token === undefined || token === '') {
-      const message = `node ${nodeName} has no valid certificate in ${stateDir} and no join token; create one with: countersign token create --node ${nodeName}`;
-      throw new CountersignError('unauthenticated', message);
-    }
+    const { addresses, nodeName, peerAddresses, clock } = this.#options;
+    const proof = await this.#proof();
     const bundle: TrustBundle = { trustDomain: this.#options.trustDomain, authorities: this.#options.bundle };
     const spiffeId = this.#self;
     const life = this.#life.now();
-    this.#take(await attest({ address, bundle, nodeName, spiffeId, token, peerAddresses, clock, life }), true);
+    this.#take(await attest({ addresses, bundle, nodeName, spiffeId, proof, peerAddresses, clock, life }), true);
+  }
+
+  /** @throws CountersignError unauthenticated: there is none. */
+  async #proof(): Promise<NodeProof> {
+    const { nodeName, joinToken, x509pop, stateDir } = this.#options;
+    if (x509pop !== undefined) return { type: 'x509pop', ...(await x509pop()) };
+    const token = (await joinToken?.())?.trim();
+    if (token !== undefined && token !== '') return { type: 'join_token', token };
+    const message = `node ${nodeName} has no valid certificate in ${stateDir} and no join token; create one with: countersign token create --node ${nodeName}`;
+    throw new CountersignError('unauthenticated', message);
   }
 
   /**
@@ -318,10 +331,10 @@ class Client implements ServerClient {
    * was set back to, is not remembered here. Until the server gave a new incarnation nothing is vouched for.
    */
   async #beginNewLife(state: NodeState): Promise<void> {
-    const { address, clock, log } = this.#options;
+    const { addresses, clock, log } = this.#options;
     const bundle = this.#synced.bundle;
     const life = this.#life.now();
-    const connection = new Connection({ address, bundle, svid: state.svid, clock });
+    const connection = new Connection({ addresses, bundle, svid: state.svid, clock });
     try {
       log.info(
         { incarnation: String(state.incarnation) },
@@ -391,9 +404,9 @@ class Client implements ServerClient {
 
   /** One stream, from its opening to its end. True: this side ended it to begin another at once. */
   async #syncOnce(snapshotTaken: () => void): Promise<boolean> {
-    const { address, clock, peerAddresses } = this.#options;
+    const { addresses, clock, peerAddresses } = this.#options;
     const state = this.#mustState();
-    const connection = new Connection({ address, bundle: this.#synced.bundle, svid: state.svid, clock });
+    const connection = new Connection({ addresses, bundle: this.#synced.bundle, svid: state.svid, clock });
     const stream = openSync(connection, { peerAddresses, session: state.session }, (message) => {
       this.#receive(message);
       if (!message.snapshot) return;

@@ -11,12 +11,13 @@ import { CountersignError, type ErrorCode, err, ok, type Result } from '../../ba
 import { errorCodeOfGrpcStatus } from '../../base/exit-codes.ts';
 import { type ReasonCode, reasonCodes } from '../../base/registry/reason-codes.ts';
 import { systemTimers } from '../../base/timers.ts';
-import type { Svid, TrustBundle } from '../../model/identity.ts';
+import type { RevocationSubject, Svid, TrustBundle } from '../../model/identity.ts';
 import { serverSpiffeId } from '../../model/spiffe-id.ts';
 import { privateKeyPem } from '../../pki/keys.ts';
 import { encodePem } from '../../pki/pem.ts';
 import { presentedChain } from '../../pki/presented-chain.ts';
 import { verifyX509Svid } from '../../pki/verify.ts';
+import { targetOf } from './addresses.ts';
 
 const HANDSHAKE_MS = 5_000;
 const MAX_MESSAGE_BYTES = 64 << 20;
@@ -34,12 +35,14 @@ export class ServerError extends CountersignError {
 }
 
 export interface ConnectionOptions {
-  /** "IP:port" or "[IPv6]:port". */
-  readonly address: string;
+  /** "IP:port" or "[IPv6]:port". Of several servers the first that takes the connection is used: only their leader does. */
+  readonly addresses: readonly string[];
   readonly bundle: TrustBundle;
   /** Undefined to attest: then this side is nobody. */
   readonly svid: Svid | undefined;
   readonly clock: Clock;
+  /** Asked of the server's certificate. Left out: nothing is known of revocations yet. */
+  readonly isRevoked?: (subject: RevocationSubject) => boolean;
 }
 
 /** One gRPC client over at most one connection at a time. */
@@ -49,9 +52,9 @@ export class Connection {
   readonly #credentials: PinnedCredentials;
 
   constructor(options: ConnectionOptions) {
-    this.#address = options.address;
+    this.#address = options.addresses.join(', ');
     this.#credentials = new PinnedCredentials(options);
-    this.rpc = new IdentityServerClient(options.address, this.#credentials, {
+    this.rpc = new IdentityServerClient(targetOf(options.addresses), this.#credentials, {
       'grpc.use_local_subchannel_pool': 1,
       'grpc.enable_http_proxy': 0,
       'grpc.service_config_disable_resolution': 1,
@@ -69,7 +72,7 @@ export class Connection {
   errorOf(thrown: unknown): ServerError {
     const refused = this.#credentials.refusal;
     if (refused !== undefined) {
-      const message = `the server at ${this.#address} is not the identity server of this trust domain: ${refused}: ${reasonCodes[refused]}; check server.address and server.bundleFile`;
+      const message = `the server at ${this.#address} is not the identity server of this trust domain: ${refused}: ${reasonCodes[refused]}; check server.addresses and server.bundleFile`;
       return new ServerError('unauthenticated', refused, message, thrown);
     }
     const { code, details } = thrown as Partial<ServiceError>;
@@ -80,7 +83,7 @@ export class Connection {
 
   /** A call with one answer. @throws ServerError */
   async unary<Request, Response>(
-    method: 'issue' | 'renew' | 'putCheckpoint',
+    method: 'issue' | 'issueJwt' | 'renew' | 'putCheckpoint',
     request: Request,
     timeoutMs: number,
   ): Promise<Response> {
@@ -189,7 +192,7 @@ class PinnedCredentials extends ChannelCredentials {
   }
 
   #prove(socket: TLSSocket): Result<void, ReasonCode> {
-    const { bundle, clock } = this.#options;
+    const { bundle, clock, isRevoked } = this.#options;
     // 1. TLS 1.3, a full handshake, HTTP/2.
     if (socket.getProtocol() !== 'TLSv1.3') return err('PEER_HANDSHAKE_FAILED');
     if (socket.isSessionReused()) return err('PEER_RESUMPTION_REFUSED');
@@ -198,6 +201,11 @@ class PinnedCredentials extends ChannelCredentials {
     const verified = verifyX509Svid(presentedChain(socket), bundle, clock.nowMs());
     if (!verified.ok) return verified;
     // 3. It is the identity server's, not a node's or a workload's.
-    return verified.value.spiffeId === serverSpiffeId(bundle.trustDomain) ? ok(undefined) : err('AUTH_WRONG_SPIFFE_ID');
+    const { spiffeId, leaf } = verified.value;
+    if (spiffeId !== serverSpiffeId(bundle.trustDomain)) return err('AUTH_WRONG_SPIFFE_ID');
+    // 4. It was not taken back.
+    const { serial, notBeforeMs } = leaf;
+    const subject = { spiffeId, serial, node: undefined, notBeforeMs, authorities: verified.value.authorities };
+    return isRevoked?.(subject) === true ? err('AUTH_REVOKED') : ok(undefined);
   }
 }

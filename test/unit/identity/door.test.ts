@@ -41,7 +41,7 @@ async function nodeSvid(ca: CertificateAuthority): Promise<Svid> {
 /** What an Issue call over a connection with this SVID comes to. */
 async function issueAs(svid: Svid | undefined): Promise<unknown> {
   const bundle = { trustDomain: TRUST_DOMAIN, authorities: server.bundle };
-  const connection = new Connection({ address: server.address, bundle, svid, clock: server.clock });
+  const connection = new Connection({ addresses: [server.address], bundle, svid, clock: server.clock });
   try {
     return await connection.unary('issue', { csrs: [] }, 5000);
   } finally {

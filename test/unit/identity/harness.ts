@@ -192,7 +192,7 @@ export class TestServer {
     { stateName = nodeName, ...options }: Partial<ServerClientOptions> & { stateName?: string } = {},
   ): ServerClientOptions {
     return {
-      address: this.address,
+      addresses: [this.address],
       trustDomain: TRUST_DOMAIN,
       bundle: this.bundle,
       nodeName: nodeName as NodeName,

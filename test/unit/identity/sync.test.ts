@@ -133,7 +133,7 @@ test('a second stream under the name of a live node is refused', async () => {
   const client = await server.joined('node-a');
   const bundle = { trustDomain: TRUST_DOMAIN, authorities: server.bundle };
   const svid = client.node.svid();
-  const connection = new Connection({ address: server.address, bundle, svid, clock: server.clock });
+  const connection = new Connection({ addresses: [server.address], bundle, svid, clock: server.clock });
   const second = openSync(connection, { peerAddresses: [], session: 0n }, () => {});
   await expect(second.ended).rejects.toMatchObject({ code: 'already-exists', reason: 'ATTEST_NODE_EXISTS' });
   connection.close();
@@ -146,7 +146,7 @@ test('an agent that acks what it was never sent is sent away', async () => {
   const svid = client.node.svid();
   await client.close();
   const bundle = { trustDomain: TRUST_DOMAIN, authorities: server.bundle };
-  const connection = new Connection({ address: server.address, bundle, svid, clock: server.clock });
+  const connection = new Connection({ addresses: [server.address], bundle, svid, clock: server.clock });
   const stream = openSync(connection, { peerAddresses: ['127.0.0.1:4250'], session: 1n }, (message) =>
     stream.ack(message.version + 1000n),
   );

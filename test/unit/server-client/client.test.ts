@@ -59,9 +59,9 @@ test('a state of another trust bundle than the one handed out is not used', asyn
   await first.close();
   await using other = await TestServer.start();
   // same address, other authority: the agent must not speak to it with what it holds, nor take it for the server
-  const moved = { address: other.address, bundle: other.bundle, stateDir: join(server.dir, 'node-a') };
+  const moved = { addresses: [other.address], bundle: other.bundle, stateDir: join(server.dir, 'node-a') };
   await expect(server.client('node-a', moved)).rejects.toThrow(/no join token/);
-  const impostor = { address: other.address, stateDir: join(server.dir, 'node-a') };
+  const impostor = { addresses: [other.address], stateDir: join(server.dir, 'node-a') };
   await expect(server.client('node-a', impostor)).rejects.toMatchObject({ reason: 'CERT_UNTRUSTED' });
 });
 
@@ -85,7 +85,7 @@ test('a node of the trust domain that poses as the server is refused', async () 
   await new Promise<void>((resolve) => impostor.listen(0, '127.0.0.1', resolve));
   server.onClose(() => impostor.close());
   const address = `127.0.0.1:${(impostor.address() as AddressInfo).port}`;
-  const joining = server.client('node-a', { address, joinToken: async () => 'the token' });
+  const joining = server.client('node-a', { addresses: [address], joinToken: async () => 'the token' });
   await expect(joining).rejects.toMatchObject({ code: 'unauthenticated', reason: 'AUTH_WRONG_SPIFFE_ID' });
   // not a byte of the token, nor of anything else
   expect(received).toBe(0);

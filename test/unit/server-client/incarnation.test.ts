@@ -24,7 +24,7 @@ const refusals = () => server.auditLines().filter((line) => line.kind === 'node.
 /** Does this certificate still let its holder in? */
 async function callsWith(state: NonNullable<ReturnType<typeof loadNodeState>>): Promise<ReasonCode | 'welcome'> {
   const connection = new Connection({
-    address: server.address,
+    addresses: [server.address],
     bundle: bundle(),
     svid: state.svid,
     clock: server.clock,
@@ -126,7 +126,7 @@ test('a new incarnation whose answer was lost is not the end: there is one more,
   await (await server.joined('node-a', { bootId: 'boot 1' })).close();
   const state = stateOf();
   const connection = new Connection({
-    address: server.address,
+    addresses: [server.address],
     bundle: bundle(),
     svid: state.svid,
     clock: server.clock,
@@ -141,7 +141,7 @@ test('a new incarnation whose answer was lost is not the end: there is one more,
   expect(await callsWith({ ...state, ...lost })).toBe('PEER_INCARNATION_BARRED');
   expect(await callsWith(state)).toBe('PEER_INCARNATION_BARRED');
   // the certificate of before cannot be renewed to a newer one either, now that the new one was shown
-  const late = new Connection({ address: server.address, bundle: bundle(), svid: state.svid, clock: server.clock });
+  const late = new Connection({ addresses: [server.address], bundle: bundle(), svid: state.svid, clock: server.clock });
   await expect(renewNodeSvid(late, state, bundle(), server.clock.nowMs(), true)).rejects.toMatchObject({
     reason: 'PEER_INCARNATION_BARRED',
   });
@@ -229,7 +229,7 @@ test('of a node and its clone one goes on: the other learns that it is not the n
   server = await TestServer.start();
   const line = new Line();
   const address = await line.listen();
-  const first = await server.joined('node-a', { address });
+  const first = await server.joined('node-a', { addresses: [address] });
   await until('its session to be on disk', () => stateOf().session === 1n);
   copy('node-a', 'clone');
   const barred: ReasonCode[] = [];
@@ -256,7 +256,7 @@ test('a node that is cut off again and again, with nobody else there, stays the 
   server = await TestServer.start();
   const line = new Line();
   const address = await line.listen();
-  const client = await server.joined('node-a', { address });
+  const client = await server.joined('node-a', { addresses: [address] });
   const barred: ReasonCode[] = [];
   client.onBarred((reason) => barred.push(reason));
   for (let i = 0; i < 5; i++) {
@@ -278,7 +278,7 @@ test('a number that was never confirmed is good as long as it is the last one, a
   // the server gave the next number; whether it came to the disk only the node knows
   const svid = stateOf().svid;
   const unconfirmed = async (session: bigint) => {
-    const connection = new Connection({ address: server.address, bundle: bundle(), svid, clock: server.clock });
+    const connection = new Connection({ addresses: [server.address], bundle: bundle(), svid, clock: server.clock });
     const given = await new Promise<bigint>((resolve, reject) => {
       const stream = openSync(connection, { peerAddresses: [], session }, (message) => {
         resolve(message.session);
