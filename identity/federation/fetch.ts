@@ -148,7 +148,6 @@ function get(url: URL, socket: TLSSocket, signal: AbortSignal): Promise<Result<s
       path: `${url.pathname}${url.search}`,
       headers: { host: url.host, accept: 'application/json', 'accept-encoding': 'identity', connection: 'close' },
       maxHeaderSize: MAX_HEADER_BYTES,
-      agent: false,
     });
     const end = (result: Result<string, FetchFailure>) => {
       signal.removeEventListener('abort', aborted);
