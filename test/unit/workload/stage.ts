@@ -1,9 +1,11 @@
 /** What the Workload API tests share: a feed whose entries they set, a served socket, workloads as processes of any uid. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { type KeyObject, sign } from 'node:crypto';
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { type ChannelCredentials, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { err, ok, type Result } from '../../../src/base/errors.ts';
 import { createLogger } from '../../../src/base/log.ts';
 import type { ReasonCode } from '../../../src/base/registry/reason-codes.ts';
@@ -13,7 +15,9 @@ import type { Svid, TrustBundle } from '../../../src/model/identity.ts';
 import { securityIdentity, type TrustDomain } from '../../../src/model/ids.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
 import { der, TAG } from '../../../src/pki/der.ts';
-import { generateKey } from '../../../src/pki/keys.ts';
+import { jwtFrom, jwtSvidSigningInput } from '../../../src/pki/jwt.ts';
+import { generateKey, publicKeyDer } from '../../../src/pki/keys.ts';
+import type { AttestationOptions } from '../../../src/workload/attest.ts';
 import type { IdentityFeed, IssuedJwtSvid } from '../../../src/workload/feed.ts';
 import { startWorkloadApi, type WorkloadApi, type WorkloadApiLimits } from '../../../src/workload/workload-api.ts';
 
@@ -21,7 +25,27 @@ export const NOW_MS = 1_800_000_000_000;
 export const ownUid = process.getuid!();
 export const ownGid = process.getgid!();
 export const isRoot = ownUid === 0;
-export const bundle: TrustBundle = { trustDomain: 'example.org' as TrustDomain, authorities: [element('root')] };
+export const jwtKey = generateKey();
+export const bundle = bundleOf('example.org', 'root', jwtKey);
+
+export function bundleOf(trustDomain: string, root: string, key: KeyObject): TrustBundle {
+  const jwtAuthorities = [{ keyId: `${root}-key`, publicKey: publicKeyDer(key) }];
+  return { trustDomain: trustDomain as TrustDomain, authorities: [element(root)], jwtAuthorities };
+}
+
+/** Signed by `key`, which its bundle knows as `kid`. */
+export function jwtSvid(key: KeyObject, id: string, audience: readonly string[], kid = 'root-key'): string {
+  const issuedAt = NOW_MS / 1000;
+  const input = jwtSvidSigningInput({
+    alg: 'ES256',
+    kid,
+    spiffeId: spiffeId(id),
+    audience,
+    issuedAt,
+    expiresAt: issuedAt + 300,
+  });
+  return jwtFrom(input, sign('sha256', Buffer.from(input), { key, dsaEncoding: 'ieee-p1363' }));
+}
 
 /** A DER element that stands for a certificate: this boundary only carries them. */
 export function element(text: string): Buffer {
@@ -67,10 +91,13 @@ export class TestFeed implements IdentityFeed {
     const { entries, bundles, crls } = this;
     return { entries, svidOf: (id: string) => this.svids.get(id), bundles, crls };
   }
-  async issueJwt(entryId: string): Promise<Result<IssuedJwtSvid, ReasonCode>> {
-    return this.svids.has(entryId)
-      ? ok({ token: `token of ${entryId}`, expiresAtMs: NOW_MS + 300_000 })
-      : err('ISSUE_REVOKED');
+  /** Reasons by entry, for the entries that get no JWT-SVID. */
+  jwtRefusals = new Map<string, ReasonCode>();
+  async issueJwt(entryId: string, audience: readonly string[]): Promise<Result<IssuedJwtSvid, ReasonCode>> {
+    const refusal = this.jwtRefusals.get(entryId);
+    if (refusal !== undefined) return err(refusal);
+    const { spiffeId: id } = this.entries.find((e) => e.id === entryId)!;
+    return ok({ token: jwtSvid(jwtKey, id, audience), expiresAtMs: NOW_MS + 300_000 });
   }
   subscribe(changed: () => void) {
     this.listeners.add(changed);
@@ -97,7 +124,7 @@ export interface Stage {
   clear(): Promise<void>;
 }
 
-export async function openStage(limits?: Partial<WorkloadApiLimits>): Promise<Stage> {
+export async function openStage(limits?: Partial<WorkloadApiLimits>, attestation?: AttestationOptions): Promise<Stage> {
   const directory = mkdtempSync(join(tmpdir(), 'cs-workload-'));
   chmodSync(directory, 0o755);
   const socketPath = join(directory, 'run/workload.sock');
@@ -112,6 +139,7 @@ export async function openStage(limits?: Partial<WorkloadApiLimits>): Promise<St
     clock: { nowMs: () => time.ms, bootNs: () => time.ns },
     log: createLogger('test', 'silent'),
     ...(limits === undefined ? {} : { limits }),
+    ...(attestation === undefined ? {} : { attestation }),
   });
   return {
     directory,
@@ -170,4 +198,26 @@ export class Workload {
 /** Until the condition holds: looked at after each turn of the event loop, given up by the test's own time-out. */
 export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 2));
+}
+
+/** The security header (SPIFFE Workload Endpoint, section 3). */
+export function security(): Metadata {
+  const metadata = new Metadata();
+  metadata.set('workload.spiffe.io', 'true');
+  return metadata;
+}
+
+/** A client of any service on the stage's socket, on a connection of its own. */
+export function clientOf<C>(
+  Client: new (address: string, credentials: ChannelCredentials, options: object) => C,
+  { socketPath }: { socketPath: string },
+): C {
+  return new Client(`unix:${socketPath}`, credentials.createInsecure(), { 'grpc.use_local_subchannel_pool': 1 });
+}
+
+/** A unary call's answer, or the error that it ended with. */
+export function answerOf<R>(call: (done: (error: ServiceError | null, response: R) => void) => unknown): Promise<R> {
+  return new Promise((resolve, reject) => {
+    call((error, response) => (error === null ? resolve(response) : reject(error)));
+  });
 }
