@@ -2,118 +2,29 @@
  * What the identity server must not forget, in one SQLite file of mode 0600: nodes with their ids and incarnations, join
  * tokens (only their SHA-256), entries, security identities, versions, checkpoints. What was issued and revoked is the CA's. No rules live here.
  */
-import { chmodSync, closeSync, openSync } from 'node:fs';
-import { DatabaseSync, type SQLInputValue } from 'node:sqlite';
-import { CountersignError } from '../src/base/errors.ts';
+import type { DatabaseSync, SQLInputValue } from 'node:sqlite';
 import type { Labels, NamedPort } from '../src/model/identity.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
+import { openDatabase } from './store/database.ts';
+import type {
+  BanRecord,
+  CheckpointRecord,
+  EntryRecord,
+  FederatedBundleRecord,
+  IdentityRecord,
+  NodeRecord,
+  TokenRecord,
+} from './store/records.ts';
 
-const SCHEMA_VERSION = 4;
-const schema = `
-CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS nodes (
-  name TEXT PRIMARY KEY, node_id INTEGER NOT NULL UNIQUE, incarnation INTEGER NOT NULL,
-  attested_at_ms INTEGER NOT NULL, not_after_ms INTEGER NOT NULL, evicted INTEGER NOT NULL, peer_addresses TEXT NOT NULL,
-  used_incarnation INTEGER NOT NULL DEFAULT 0, session_issued INTEGER NOT NULL DEFAULT 0,
-  session_confirmed INTEGER NOT NULL DEFAULT 0, attestor TEXT NOT NULL DEFAULT 'join_token'
-) STRICT;
-CREATE TABLE IF NOT EXISTS bans (name TEXT PRIMARY KEY, reason TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS tokens (
-  hash BLOB PRIMARY KEY, node TEXT NOT NULL, expires_at_ms INTEGER NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS entries (
-  id TEXT PRIMARY KEY, origin TEXT NOT NULL, spiffe_id TEXT NOT NULL, node TEXT NOT NULL, selectors TEXT NOT NULL,
-  hint TEXT NOT NULL, labels TEXT NOT NULL, ttl_seconds INTEGER NOT NULL, dns_names TEXT NOT NULL, barred INTEGER NOT NULL,
-  ports TEXT NOT NULL DEFAULT '[]', jwt_ttl_seconds INTEGER NOT NULL DEFAULT 0,
-  federates_with TEXT NOT NULL DEFAULT '[]', admin INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE TABLE IF NOT EXISTS identities (
-  identity INTEGER PRIMARY KEY, spiffe_id TEXT NOT NULL, labels TEXT NOT NULL, UNIQUE (spiffe_id, labels)
-) STRICT;
-CREATE TABLE IF NOT EXISTS checkpoints (
-  node TEXT PRIMARY KEY, size INTEGER NOT NULL, root TEXT NOT NULL, text BLOB NOT NULL, received_at_ms INTEGER NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS federated_bundles (
-  trust_domain TEXT PRIMARY KEY, document TEXT NOT NULL, origin TEXT NOT NULL, fetched_at_ms INTEGER NOT NULL
-) STRICT;
-`;
-
-export interface NodeRecord {
-  readonly name: NodeName;
-  readonly nodeId: number;
-  readonly incarnation: number;
-  readonly attestedAtMs: number;
-  readonly notAfterMs: number;
-  /** Taken back: only a fresh token lets it in again. */
-  readonly evicted: boolean;
-  readonly peerAddresses: readonly string[];
-  /** The highest incarnation whose certificate the node has shown: until it shows the next one, it may ask for that again. */
-  readonly usedIncarnation: number;
-  /** Number of the last Sync stream, */
-  readonly sessionIssued: number;
-  /** and of the last one that its node has on disk. */
-  readonly sessionConfirmed: number;
-  /** How it proved last what it is: "join_token", "x509pop". */
-  readonly attestor: string;
-}
-
-/** A name under which nobody may attest. */
-export interface BanRecord {
-  readonly name: NodeName;
-  readonly reason: string;
-  readonly atMs: number;
-}
-
-export interface EntryRecord {
-  readonly id: string;
-  readonly origin: 'file' | 'admin';
-  readonly spiffeId: SpiffeId;
-  readonly node: NodeName;
-  readonly selectors: readonly string[];
-  readonly hint: string;
-  readonly labels: Labels;
-  /** Sorted by name and protocol. */
-  readonly ports: readonly NamedPort[];
-  readonly ttlSeconds: number;
-  readonly dnsNames: readonly string[];
-  /** 0: the default. */
-  readonly jwtTtlSeconds: number;
-  /** Trust domains whose bundles its workload gets besides its own. Sorted. */
-  readonly federatesWith: readonly TrustDomain[];
-  /** An SVID of it may administer the server. */
-  readonly admin: boolean;
-  /** Its SPIFFE ID was revoked after it was registered: nothing is issued until it is registered anew. */
-  readonly barred: boolean;
-}
-
-export interface IdentityRecord {
-  readonly identity: number;
-  readonly spiffeId: SpiffeId;
-  readonly labels: Labels;
-}
-
-export interface CheckpointRecord {
-  readonly node: NodeName;
-  readonly size: number;
-  readonly root: string;
-  readonly text: Buffer;
-  readonly receivedAtMs: number;
-}
-
-export interface FederatedBundleRecord {
-  readonly trustDomain: TrustDomain;
-  /** SPIFFE bundle document, JSON. */
-  readonly document: string;
-  readonly origin: 'endpoint' | 'admin';
-  /** When it was fetched or set last. */
-  readonly fetchedAtMs: number;
-}
-
-export interface TokenRecord {
-  readonly hash: Buffer;
-  readonly node: NodeName;
-  readonly expiresAtMs: number;
-}
+export type {
+  BanRecord,
+  CheckpointRecord,
+  EntryRecord,
+  FederatedBundleRecord,
+  IdentityRecord,
+  NodeRecord,
+  TokenRecord,
+} from './store/records.ts';
 
 type Row = Record<string, SQLInputValue>;
 type Counter = 'version' | 'node_id' | 'identity';
@@ -126,37 +37,13 @@ export function canonicalLabels(labels: Labels): string {
 export class Store {
   readonly #db: DatabaseSync;
 
-  /** @throws CountersignError if the file is of a later version. */
-  constructor(path: string) {
-    // made before SQLite does, so that it never exists with another mode; -wal and -shm follow the database's
-    closeSync(openSync(path, 'a', 0o600));
-    chmodSync(path, 0o600);
-    this.#db = new DatabaseSync(path);
-    this.#db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;');
-    const version = Number(this.#db.prepare('PRAGMA user_version').get()?.user_version ?? 0);
-    if (version > SCHEMA_VERSION) {
-      this.#db.close();
-      throw new CountersignError('unsupported', `${path} was written by a later version of the server; use that one`);
-    }
-    // Version 1 had no ports.
-    if (version === 1) this.#db.exec("ALTER TABLE entries ADD COLUMN ports TEXT NOT NULL DEFAULT '[]'");
-    // Version 2 had no sessions; the certificates it issued are in use.
-    if (version === 1 || version === 2) {
-      this.#db.exec(`
-        ALTER TABLE nodes ADD COLUMN used_incarnation INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE nodes ADD COLUMN session_issued INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE nodes ADD COLUMN session_confirmed INTEGER NOT NULL DEFAULT 0;
-        UPDATE nodes SET used_incarnation = incarnation;`);
-    }
-    // Version 3 knew join tokens only, and entries of fewer fields.
-    if (version >= 1 && version <= 3) {
-      this.#db.exec(`
-        ALTER TABLE nodes ADD COLUMN attestor TEXT NOT NULL DEFAULT 'join_token';
-        ALTER TABLE entries ADD COLUMN jwt_ttl_seconds INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE entries ADD COLUMN federates_with TEXT NOT NULL DEFAULT '[]';
-        ALTER TABLE entries ADD COLUMN admin INTEGER NOT NULL DEFAULT 0;`);
-    }
-    this.#db.exec(`${schema} PRAGMA user_version = ${SCHEMA_VERSION};`);
+  /**
+   * @param opened is given the connection before its first write: for the backup, and for what replicates each change
+   * @throws CountersignError if the file is damaged or of a later version; it is left as it is
+   */
+  constructor(path: string, opened: (database: DatabaseSync) => void = () => {}) {
+    this.#db = openDatabase(path);
+    opened(this.#db);
   }
 
   /** All or nothing. Not to be nested. */
