@@ -1,5 +1,7 @@
 /** Writes a to-be-signed certificate from its plan. Everything that does not change stands ready as DER. */
 import { hash } from 'node:crypto';
+import type { TrustDomain } from '../src/model/ids.ts';
+import { trustDomainSpiffeId } from '../src/model/spiffe-id.ts';
 import {
   contextConstructed,
   contextPrimitive,
@@ -43,7 +45,7 @@ const LEAF_BASICS = Buffer.concat([
 export function buildTbs(plan: CertificatePlan, { key, issuer }: Signer, spki: Buffer, serial: Buffer): Buffer {
   const subjectKeyId = keyIdentifier(spki);
   const isAuthority = plan.profile === 'authority' || plan.profile === 'intermediate';
-  const subject = isAuthority ? authoritySubject(plan, subjectKeyId) : SVID_SUBJECT;
+  const subject = isAuthority ? authorityName(plan.profile, spki) : SVID_SUBJECT;
   return sequence(
     VERSION_3,
     derUnsignedInteger(serial),
@@ -80,19 +82,24 @@ function keyIds(subjectKeyId: Buffer, issuer: Issuer | undefined): Buffer[] {
   ];
 }
 
-function subjectAltName(plan: CertificatePlan): Buffer {
+function subjectAltName(plan: Pick<CertificatePlan, 'spiffeId' | 'dnsNames'>): Buffer {
   const uri = der(contextPrimitive(6), Buffer.from(plan.spiffeId, 'latin1'));
   const dns = plan.dnsNames.map((dnsName) => der(contextPrimitive(2), Buffer.from(dnsName, 'latin1')));
   return extension('subjectAltName', sequence(uri, ...dns), false);
 }
 
-/** Each authority has a name of its own, so that two of them in one bundle are told apart by name, as RFC 5280 wants. */
-function authoritySubject({ profile }: CertificatePlan, subjectKeyId: Buffer): Buffer {
+/** Each authority has a name of its own, so that two of them in one bundle are told apart by name, as RFC 5280 wants. DER. */
+export function authorityName(profile: CertificatePlan['profile'], spki: Buffer): Buffer {
   return name(
     ['organizationName', 'Countersign'],
     ['commonName', profile === 'authority' ? 'Countersign root' : 'Countersign intermediate'],
-    ['serialNumber', subjectKeyId.toString('hex')],
+    ['serialNumber', keyIdentifier(spki).toString('hex')],
   );
+}
+
+/** Extensions, DER, that a request for an intermediate asks for. */
+export function authorityExtensionRequest(trustDomain: TrustDomain): Buffer {
+  return sequence(INTERMEDIATE_BASICS, subjectAltName({ spiffeId: trustDomainSpiffeId(trustDomain), dnsNames: [] }));
 }
 
 /** The leftmost 160 bits of SHA-256 over the SubjectPublicKeyInfo (RFC 7093, section 2, methods 1 and 4). */

@@ -27,6 +27,8 @@ export const OID = {
   anyExtendedKeyUsage: '2.5.29.37.0',
   serverAuth: '1.3.6.1.5.5.7.3.1',
   clientAuth: '1.3.6.1.5.5.7.3.2',
+  // RFC 2985
+  extensionRequest: '1.2.840.113549.1.9.14',
   // X.520
   commonName: '2.5.4.3',
   organizationName: '2.5.4.10',
