@@ -3,9 +3,10 @@ import { isIP } from 'node:net';
 import { z } from 'zod';
 import { absolutePath, logLevel, parsed } from '../src/base/config-types.ts';
 import { type Prefix, parsePrefix } from '../src/model/address.ts';
-import type { NodeName, TrustDomain } from '../src/model/ids.ts';
+import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
 import { MAX_NODES_PER_ADDRESS, PrefixIndex } from '../src/model/prefix-index.ts';
-import { parseNodeName, parseTrustDomain } from '../src/model/spiffe-id.ts';
+import { parseNodeName, parseSpiffeId, parseTrustDomain, pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
+import { caKeys, caUpstream, keyType } from './ca-config.ts';
 import { federationProblems, federationSchema, oidcSchema } from './federation/config.ts';
 
 const prefix = parsed<Prefix>((text) => {
@@ -29,6 +30,48 @@ function ttl(fallback: string, minSeconds: number, maxSeconds: number, bounds: s
   }).prefault(fallback);
 }
 
+const ipAddress = z.string().refine((text) => isIP(text) !== 0, 'must be an IPv4 or IPv6 address; correct it');
+
+const attestorsSchema = z
+  .strictObject({
+    /** One-time tokens: countersign token create. */
+    join_token: z.strictObject({ enabled: z.boolean().default(true) }).prefault({}),
+    x509pop: z
+      .strictObject({
+        caFile: absolutePath,
+        nodeName: z.enum(['common-name', 'dns-name']).default('common-name'),
+        domain: z
+          .string()
+          .regex(
+            /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/,
+            'must be a lower-case DNS name without a leading dot; correct it',
+          )
+          .optional(),
+        reattest: z.enum(['allow', 'never']).default('allow'),
+      })
+      .optional(),
+    k8s_psat: z.undefined('is not supported yet; use join_token or x509pop').optional(),
+  })
+  .prefault({});
+
+const adminSchema = z
+  .strictObject({
+    listen: z.strictObject({ address: ipAddress, port: z.number().int().min(0).max(65_535) }).optional(),
+    roles: z
+      .array(
+        z.strictObject({
+          spiffeId: parsed<SpiffeId>((text) => {
+            const result = parseSpiffeId(text);
+            return result.ok ? { ok: true, value: result.value.id } : result;
+          }),
+          role: z.enum(['viewer', 'registrar', 'admin']),
+        }),
+      )
+      .max(1000)
+      .default([]),
+  })
+  .prefault({});
+
 export const serverConfigSchema = z
   .strictObject({
     apiVersion: z.literal('countersign.dev/v1alpha1'),
@@ -37,7 +80,7 @@ export const serverConfigSchema = z
     /** CA keys, database and bundle.pem. Made if it does not exist. */
     dataDir: absolutePath,
     listen: z.strictObject({
-      address: z.string().refine((text) => isIP(text) !== 0, 'must be an IPv4 or IPv6 address; correct it'),
+      address: ipAddress,
       port: z.number().int().min(0).max(65_535).default(8443),
     }),
     adminSocket: absolutePath.default('/run/countersign/server-admin.sock'),
@@ -46,6 +89,12 @@ export const serverConfigSchema = z
         workloadTtl: ttl('1h', 60, 86_400, '60s to 24h'),
         nodeTtl: ttl('1h', 60, 7 * 86_400, '60s to 7d'),
         serverTtl: ttl('24h', 120, 7 * 86_400, '2m to 7d'),
+        /** Of authorities that are made from now on. */
+        keyType,
+        /** Where the authority's private keys are. */
+        keys: caKeys,
+        /** Who signs the authority's certificate; left out: it signs itself. */
+        upstream: caUpstream,
       })
       .prefault({}),
     /** Registration entries, read anew when the file changes. */
@@ -62,6 +111,10 @@ export const serverConfigSchema = z
         handshakes: z.number().int().min(1).max(10_000).default(256),
       })
       .prefault({}),
+    /** How nodes may prove which one they are. */
+    attestors: attestorsSchema,
+    /** The administrator's API over TLS, besides the socket. */
+    admin: adminSchema,
     federation: federationSchema,
     oidc: oidcSchema,
     audit: z.strictObject({ dir: absolutePath }),
@@ -72,6 +125,14 @@ export const serverConfigSchema = z
     for (const { path, message } of federationProblems(config.federation, config.trustDomain)) {
       issue(['federation', ...path], message);
     }
+    config.admin.roles.forEach(({ spiffeId }, i) => {
+      if (trustDomainOf(spiffeId) !== config.trustDomain || pathOf(spiffeId) === '') {
+        issue(
+          ['admin', 'roles', i, 'spiffeId'],
+          `${spiffeId} is no SVID of ${config.trustDomain}; only those may call`,
+        );
+      }
+    });
     const names = new Map<string, number>();
     const covering = new PrefixIndex<string>((a, b) => (a < b ? -1 : 1));
     config.nodes.forEach((node, i) => {
