@@ -14,14 +14,14 @@ import { type Linted, lintTbs } from './lint.ts';
 import type { CertificatePlan } from './profile.ts';
 import { randomSerial, serialHex } from './serial.ts';
 import { signCertificate } from './sign.ts';
-import type { Signer } from './signer.ts';
+import type { Issuer, Signer } from './signer.ts';
 
 /** Bounds how long one turn holds the event loop: about 10 ms. */
 const MAX_BATCH = 64;
 
 export interface IssuedSvid {
   readonly spiffeId: SpiffeId;
-  /** DER, leaf first, without the root. */
+  /** DER, leaf first, then those above it, without the root. */
   readonly chain: Buffer[];
   /** Lower-case hex, no leading zeros beyond one byte. */
   readonly serial: string;
@@ -33,9 +33,21 @@ export interface IssuedSvid {
 /** ISSUE_CSR_INVALID, CERT_WEAK_KEY, CERT_TRUST_DOMAIN or CERT_NO_PATH. */
 export type IssueOutcome = Result<IssuedSvid, ReasonCode>;
 
+/** Who signs now. */
+export interface Issuing {
+  readonly signer: Signer & { readonly issuer: Issuer };
+  /** Subject key identifier, lower-case hex. */
+  readonly id: string;
+  /** DER. What certificates carry behind them: empty below a root. */
+  readonly chain: readonly Buffer[];
+}
+
+/** Made for who signs when the turn comes: another may have been activated since it was asked for. */
+export type Planner = (issuer: Issuer) => CertificatePlan;
+
 /** What every job can do at any step: end. */
 interface Pending {
-  readonly plan: CertificatePlan;
+  readonly planner: Planner;
   readonly requester: string;
   readonly resolve: (outcome: IssueOutcome) => void;
   readonly reject: (error: Error) => void;
@@ -50,6 +62,7 @@ interface ParsedJob extends Pending {
 }
 
 interface BuiltJob extends ParsedJob {
+  readonly plan: CertificatePlan;
   readonly serial: string;
   readonly tbs: Buffer;
 }
@@ -63,24 +76,25 @@ interface SignedJob extends LintedJob {
 }
 
 export class Issuance {
-  readonly #signer: Signer;
+  readonly #issuing: () => Issuing;
   readonly #ledger: Ledger;
   readonly #nowMs: () => number;
   #waiting: Job[] = [];
   #scheduled: NodeJS.Immediate | undefined;
   #closed = false;
 
-  constructor(signer: Signer, ledger: Ledger, nowMs: () => number) {
-    this.#signer = signer;
+  /** @param issuing asked once in each turn; throws CountersignError if nobody signs. */
+  constructor(issuing: () => Issuing, ledger: Ledger, nowMs: () => number) {
+    this.#issuing = issuing;
     this.#ledger = ledger;
     this.#nowMs = nowMs;
   }
 
   /** Rejects with CountersignError if lint refuses the plan (bad-input) or the ledger cannot be written (unavailable). */
-  issue(csr: Buffer, plan: CertificatePlan, requester: string): Promise<IssueOutcome> {
+  issue(csr: Buffer, planner: Planner, requester: string): Promise<IssueOutcome> {
     if (this.#closed) return Promise.reject(new CountersignError('unavailable', 'the certificate authority is closed'));
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ csr, plan, requester, resolve, reject });
+      this.#waiting.push({ csr, planner, requester, resolve, reject });
       this.#scheduled ??= setImmediate(() => this.#turn());
     });
   }
@@ -96,40 +110,45 @@ export class Issuance {
     const jobs = this.#waiting.splice(0, MAX_BATCH);
     this.#scheduled = this.#waiting.length > 0 ? setImmediate(() => this.#turn()) : undefined;
     const verified = step(step(jobs, parse), verify);
-    const built = step(verified, (job) => this.#build(job));
-    const linted = step(built, (job) => this.#lint(job));
-    const signed = step(linted, (job) => this.#sign(job));
+    if (verified.length === 0) return;
+    let issuing: Issuing;
+    try {
+      issuing = this.#issuing();
+    } catch (thrown) {
+      for (const job of verified) job.reject(asError(thrown));
+      return;
+    }
+    const built = step(verified, (job) => build(job, issuing));
+    const linted = step(built, (job) => lint(job, issuing));
+    const signed = step(linted, (job) => ({ ...job, certificate: signCertificate(job.linted) }));
     if (signed.length === 0) return;
     try {
-      this.#ledger.append(signed.map((job) => rowOf(job, this.#nowMs())));
+      this.#ledger.append(signed.map((job) => rowOf(job, issuing, this.#nowMs())));
     } catch (thrown) {
       const error = new CountersignError('unavailable', `the ledger could not be written: ${asError(thrown).message}`);
       for (const job of signed) job.reject(error);
       return;
     }
-    for (const job of signed) job.resolve(ok(issuedOf(job)));
-  }
-
-  #build(job: ParsedJob): BuiltJob {
-    const serial = randomSerial();
-    const tbs = buildTbs(job.plan, this.#signer, job.csr.spki, serial);
-    return { ...job, serial: serialHex(serial), tbs };
-  }
-
-  #lint(job: BuiltJob): LintedJob {
-    const linted = lintTbs(job.tbs, job.plan, this.#signer, job.csr.spki);
-    // what lint refuses was our own plan: an entry with a bad DNS name, an authority about to end, a clock that went back
-    if (!linted.ok) throw lintFailure(job.plan, linted.error);
-    return { ...job, linted: linted.value };
-  }
-
-  #sign(job: LintedJob): SignedJob {
-    return { ...job, certificate: signCertificate(job.linted) };
+    for (const job of signed) job.resolve(ok(issuedOf(job, issuing)));
   }
 }
 
-function lintFailure(plan: CertificatePlan, broken: readonly string[]): CountersignError {
-  return new CountersignError('bad-input', `no certificate for ${plan.spiffeId}; what must hold: ${broken.join('; ')}`);
+function build(job: ParsedJob, { signer }: Issuing): BuiltJob {
+  const serial = randomSerial();
+  const plan = job.planner(signer.issuer);
+  return { ...job, plan, serial: serialHex(serial), tbs: buildTbs(plan, signer, job.csr.spki, serial) };
+}
+
+function lint(job: BuiltJob, { signer }: Issuing): LintedJob {
+  const linted = lintTbs(job.tbs, job.plan, signer, job.csr.spki);
+  // what lint refuses was our own plan: an entry with a bad DNS name, an authority about to end, a clock that went back
+  if (!linted.ok) {
+    throw new CountersignError(
+      'bad-input',
+      `no certificate for ${job.plan.spiffeId}; what must hold: ${linted.error.join('; ')}`,
+    );
+  }
+  return { ...job, linted: linted.value };
 }
 
 /** One step for all; a job that is answered or fails goes no further. */
@@ -159,13 +178,13 @@ function verify(job: ParsedJob): ParsedJob | undefined {
   return undefined;
 }
 
-function rowOf({ plan, serial, csr, requester }: SignedJob, issuedMs: number): LedgerRow {
+function rowOf({ plan, serial, csr, requester }: SignedJob, { id: authority }: Issuing, issuedMs: number): LedgerRow {
   const { profile, spiffeId, nodeBinding: node, notBeforeMs, notAfterMs } = plan;
   const keyId = hash('sha256', csr.spki, 'hex');
-  return { serial, profile, spiffeId, node, keyId, notBeforeMs, notAfterMs, issuedMs, requester };
+  return { serial, profile, spiffeId, node, keyId, authority, notBeforeMs, notAfterMs, issuedMs, requester };
 }
 
-function issuedOf({ plan, serial, certificate }: SignedJob): IssuedSvid {
+function issuedOf({ plan, serial, certificate }: SignedJob, { chain }: Issuing): IssuedSvid {
   const { spiffeId, notBeforeMs, notAfterMs } = plan;
-  return { spiffeId, chain: [certificate], serial, notBeforeMs, notAfterMs };
+  return { spiffeId, chain: [certificate, ...chain], serial, notBeforeMs, notAfterMs };
 }

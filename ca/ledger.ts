@@ -1,10 +1,12 @@
-/** Step 4 of issuing: the record of every certificate that was signed. issuance.ts lets none leave before its row is on disk. */
+/** Step 4 of issuing: the record of everything that was signed. Neither a certificate nor a token leaves before its row is on disk. */
 import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import type { SpiffeId } from '../src/model/ids.ts';
 import type { CertificatePlan } from './profile.ts';
+import { transaction } from './store.ts';
 
-/** How long a row is kept after its certificate ended. */
+/** How long a row is kept after its certificate ended, and after its token did: there are many more of those. */
 const RETENTION_MS = 30 * 86_400_000;
+const JWT_RETENTION_MS = 7 * 86_400_000;
 const PRUNE_INTERVAL_MS = 86_400_000;
 const MAX_LIST = 10_000;
 
@@ -18,6 +20,8 @@ export interface LedgerRow {
   readonly node: SpiffeId | undefined;
   /** SHA-256 of the SubjectPublicKeyInfo, hex. */
   readonly keyId: string;
+  /** Subject key identifier of who signed it, lower-case hex. */
+  readonly authority: string;
   readonly notBeforeMs: number;
   readonly notAfterMs: number;
   readonly issuedMs: number;
@@ -25,34 +29,64 @@ export interface LedgerRow {
   readonly requester: string;
 }
 
+/** A JWT-SVID that was signed. Times are Unix ms. */
+export interface JwtRow {
+  readonly jti: string;
+  /** The kid of who signed it. */
+  readonly authority: string;
+  readonly spiffeId: SpiffeId;
+  /** The node whose workload it is for. */
+  readonly node: SpiffeId;
+  readonly audience: readonly string[];
+  readonly issuedMs: number;
+  readonly expiresMs: number;
+  readonly requester: string;
+}
+
 export class Ledger {
   readonly #database: DatabaseSync;
   readonly #insert: StatementSync;
+  readonly #insertJwt: StatementSync;
   #prunedMs = Number.NEGATIVE_INFINITY;
+  #latestMs: number;
 
   constructor(database: DatabaseSync, nowMs: number) {
     this.#database = database;
     this.#prune(nowMs);
-    this.#insert = database.prepare('INSERT INTO svid VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)');
+    this.#latestMs = Number(database.prepare('SELECT max(issued_ms) AS at FROM svid').get()?.at ?? 0);
+    this.#insert = database.prepare('INSERT INTO svid VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)');
+    this.#insertJwt = database.prepare('INSERT INTO jwt_svid VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)');
+  }
+
+  /** When the latest certificate was issued: with a clock that was set back, later than now. */
+  get latestMs(): number {
+    return this.#latestMs;
   }
 
   /** All of them or none, on disk when it returns. Throws what SQLite throws. */
   append(rows: readonly LedgerRow[]): void {
-    this.#database.exec('BEGIN IMMEDIATE');
-    try {
+    transaction(this.#database, () => {
       for (const row of rows) this.#insertRow(row);
-      this.#database.exec('COMMIT');
-    } catch (thrown) {
-      if (this.#database.isTransaction) this.#database.exec('ROLLBACK');
-      throw thrown;
-    }
+    });
+    for (const { issuedMs } of rows) this.#latestMs = Math.max(this.#latestMs, issuedMs);
+    this.#pruneDaily(rows[0]?.issuedMs ?? this.#prunedMs);
+  }
+
+  /** As append. */
+  appendJwts(rows: readonly JwtRow[]): void {
+    transaction(this.#database, () => {
+      for (const { jti, authority, spiffeId, node, audience, issuedMs, expiresMs, requester } of rows) {
+        const audiences = JSON.stringify(audience);
+        this.#insertJwt.run(jti, authority, spiffeId, node, audiences, issuedMs, expiresMs, requester);
+      }
+    });
     this.#pruneDaily(rows[0]?.issuedMs ?? this.#prunedMs);
   }
 
   /** Certificates that have not ended at `nowMs`, newest first. */
   listLive(nowMs: number): LedgerRow[] {
     const rows = this.#database
-      .prepare('SELECT * FROM svid WHERE not_after_ms >= ? ORDER BY rowid DESC LIMIT ?')
+      .prepare('SELECT * FROM svid WHERE not_after_ms >= ? ORDER BY id DESC LIMIT ?')
       .all(nowMs, MAX_LIST);
     return rows.map(rowOf);
   }
@@ -61,6 +95,15 @@ export class Ledger {
   bySerial(serial: string): LedgerRow | undefined {
     const row = this.#database.prepare('SELECT * FROM svid WHERE serial = ?').get(serial);
     return row === undefined ? undefined : rowOf(row);
+  }
+
+  /** When the last of what this authority signed ends. Unix ms; 0: it signed nothing that is still recorded. Reads the whole table. */
+  lastEndMs(kind: 'x509' | 'jwt', authority: string): number {
+    const query =
+      kind === 'x509'
+        ? 'SELECT max(not_after_ms) AS at FROM svid WHERE authority = ?'
+        : 'SELECT max(expires_ms) AS at FROM jwt_svid WHERE authority = ?';
+    return Number(this.#database.prepare(query).get(authority)?.at ?? 0);
   }
 
   isEmpty(): boolean {
@@ -74,6 +117,7 @@ export class Ledger {
       row.spiffeId,
       row.node ?? null,
       row.keyId,
+      row.authority,
       row.notBeforeMs,
       row.notAfterMs,
       row.issuedMs,
@@ -88,6 +132,7 @@ export class Ledger {
   #prune(nowMs: number): void {
     this.#prunedMs = nowMs;
     this.#database.prepare('DELETE FROM svid WHERE not_after_ms < ?').run(nowMs - RETENTION_MS);
+    this.#database.prepare('DELETE FROM jwt_svid WHERE expires_ms < ?').run(nowMs - JWT_RETENTION_MS);
   }
 }
 
@@ -99,6 +144,7 @@ function rowOf(row: Record<string, unknown>): LedgerRow {
     spiffeId: row.spiffe_id as SpiffeId,
     node: (row.node ?? undefined) as SpiffeId | undefined,
     keyId: row.key_id as string,
+    authority: row.authority as string,
     notBeforeMs: row.not_before_ms as number,
     notAfterMs: row.not_after_ms as number,
     issuedMs: row.issued_ms as number,

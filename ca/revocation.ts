@@ -1,39 +1,59 @@
-/** What was taken back, for ever and in order. A revocation is on disk before anyone is told of it. */
+/** What was taken back, for ever and in order, and which certificates that is. A revocation is on disk before anyone is told of it. */
 import type { DatabaseSync } from 'node:sqlite';
 import { CountersignError } from '../src/base/errors.ts';
 import type { Revocation, RevocationSubject } from '../src/model/identity.ts';
-import type { NodeName, SpiffeId } from '../src/model/ids.ts';
-import { nodeNameOf } from '../src/model/spiffe-id.ts';
+import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
+import { nodeNameOf, nodeSpiffeId } from '../src/model/spiffe-id.ts';
+import { type CrlEntry, REASON_CODES } from './crl.ts';
 import { BACKDATE_SECONDS } from './profile.ts';
+import { transaction } from './store.ts';
 
 const MAX_REASON_LENGTH = 256;
+/** A certificate that was being issued while its name was revoked is in the ledger by then. */
+const SETTLING_MS = 2000;
 
 export type RevocationTarget = Revocation['what'];
 
+/** Times are Unix ms. */
+export interface RevocationTimes {
+  readonly nowMs: number;
+  /** When the latest certificate was issued: with a clock that was set back, later than now. */
+  readonly latestIssueMs: number;
+}
+
 export class RevocationRegistry {
   readonly #database: DatabaseSync;
-  readonly #revocations: Revocation[];
+  readonly #trustDomain: TrustDomain;
+  readonly #revocations: Revocation[] = [];
+  readonly #serials = new Set<string>();
+  readonly #authorities = new Set<string>();
+  /** Unix seconds until which what has this name is revoked. */
+  readonly #spiffeIds = new Map<string, number>();
+  readonly #nodes = new Map<string, number>();
 
-  constructor(database: DatabaseSync) {
+  constructor(database: DatabaseSync, trustDomain: TrustDomain) {
     this.#database = database;
-    this.#revocations = database.prepare('SELECT * FROM revocation ORDER BY sequence').all().map(revocationOf);
+    this.#trustDomain = trustDomain;
+    for (const row of database.prepare('SELECT * FROM revocation ORDER BY sequence').all()) {
+      this.#remember(revocationOf(row));
+    }
   }
 
   /**
    * Takes back every SVID that `what` names and that was issued up to now. An SVID carries its time of issue as a notBefore that is
-   * backdated, so `issuedUntil` is too. One issued later within the same second falls under it as well: that errs to the safe side.
+   * backdated, so `issuedUntil` is too. One issued later within the same second falls under it as well: that errs to the safe side. With a
+   * clock that was set back, so does everything that is issued until the clock is again where it was.
    */
-  revoke(what: RevocationTarget, reason: string, nowMs: number): Revocation {
-    if (reason.length > MAX_REASON_LENGTH) {
-      throw new CountersignError('bad-input', `reason: longer than ${MAX_REASON_LENGTH} characters; shorten it`);
-    }
+  revoke(what: RevocationTarget, reason: string, times: RevocationTimes): Revocation {
+    checkReason(reason);
     const [kind, name] = kindOf(what);
-    const issuedUntil = Math.floor(nowMs / 1000) - BACKDATE_SECONDS;
+    const { nowMs, latestIssueMs } = times;
+    const issuedUntil = Math.floor(Math.max(nowMs, latestIssueMs) / 1000) - BACKDATE_SECONDS;
     const done = this.#database
       .prepare('INSERT INTO revocation (kind, what, issued_until, reason, revoked_ms) VALUES (?, ?, ?, ?, ?)')
       .run(kind, name, issuedUntil, reason, nowMs);
     const revocation: Revocation = { sequence: BigInt(done.lastInsertRowid), what, issuedUntil, reason };
-    this.#revocations.push(revocation);
+    this.#remember(revocation);
     return revocation;
   }
 
@@ -42,17 +62,109 @@ export class RevocationRegistry {
     return this.#revocations;
   }
 
-  isRevoked(subject: RevocationSubject): boolean {
-    return this.#revocations.some((revocation) => concerns(revocation, subject));
+  isRevoked({ spiffeId, serial, node, notBeforeMs, authorities }: RevocationSubject): boolean {
+    if (this.#serials.has(serial)) return true;
+    if (authorities?.some((id) => this.#authorities.has(id)) === true) return true;
+    if (notBeforeMs <= (this.#spiffeIds.get(spiffeId) ?? Number.NEGATIVE_INFINITY) * 1000) return true;
+    const name = node === undefined ? undefined : nodeNameOf(node);
+    return name !== undefined && notBeforeMs <= (this.#nodes.get(name) ?? Number.NEGATIVE_INFINITY) * 1000;
+  }
+
+  /**
+   * Finds the certificates that fresh revocations take back, by the ledger.
+   * @returns ms after which it is to be asked again; undefined: all are found.
+   */
+  settle(nowMs: number): number | undefined {
+    const fresh = this.#database.prepare('SELECT * FROM revocation WHERE settled = 0 ORDER BY sequence').all();
+    if (fresh.length === 0) return undefined;
+    let again = false;
+    transaction(this.#database, () => {
+      for (const row of fresh) {
+        this.#find(row, nowMs);
+        const age = nowMs - (row.revoked_ms as number);
+        // a clock that was set back: nothing that was asked for before is still under way
+        const settled = age < 0 || age >= SETTLING_MS;
+        if (settled) {
+          this.#database.prepare('UPDATE revocation SET settled = 1 WHERE sequence = ?').run(row.sequence as number);
+        } else again = true;
+      }
+    });
+    return again ? SETTLING_MS : undefined;
+  }
+
+  /** Revoked certificates of an authority that end at `sinceMs` or later, in the order in which they were found. */
+  entriesOf(authority: string, sinceMs: number): CrlEntry[] {
+    return this.#database
+      .prepare(
+        'SELECT serial, revoked_ms, reason_code FROM revoked_svid WHERE authority = ? AND not_after_ms >= ? ORDER BY id',
+      )
+      .all(authority, sinceMs)
+      .map((row) => ({
+        serial: row.serial as string,
+        revokedMs: row.revoked_ms as number,
+        reasonCode: row.reason_code as number,
+      }));
+  }
+
+  /** Forgets revoked certificates that ended before `ms`: they have been on a CRL that was issued after their end. */
+  forgetEnded(authority: string, ms: number): void {
+    this.#database.prepare('DELETE FROM revoked_svid WHERE authority = ? AND not_after_ms < ?').run(authority, ms);
+  }
+
+  #find(row: Record<string, unknown>, nowMs: number): void {
+    const revocation = revocationOf(row);
+    const [where, value] = this.#condition(revocation.what);
+    this.#database
+      .prepare(
+        `INSERT OR IGNORE INTO revoked_svid (serial, authority, revoked_ms, not_after_ms, reason_code)
+          SELECT serial, authority, ?1, not_after_ms, ?2 FROM svid
+          WHERE not_after_ms >= ?3 AND not_before_ms <= ?4 AND ${where}`,
+      )
+      .run(
+        row.revoked_ms as number,
+        reasonCodeOf(revocation),
+        nowMs,
+        'serial' in revocation.what || 'authority' in revocation.what
+          ? Number.MAX_SAFE_INTEGER
+          : revocation.issuedUntil * 1000,
+        value,
+      );
+  }
+
+  /** In SQL, ?5 being the value. */
+  #condition(what: RevocationTarget): [where: string, value: string] {
+    if ('serial' in what) return ['serial = ?5', what.serial];
+    if ('authority' in what) return ['authority = ?5', what.authority];
+    if ('spiffeId' in what) return ['spiffe_id = ?5', what.spiffeId];
+    // a workload's certificate is bound to the node, the node's own names it
+    return ["(node = ?5 OR (profile = 'node' AND spiffe_id = ?5))", nodeSpiffeId(this.#trustDomain, what.node)];
+  }
+
+  #remember(revocation: Revocation): void {
+    this.#revocations.push(revocation);
+    const { what, issuedUntil } = revocation;
+    const until = (map: Map<string, number>, name: string) =>
+      map.set(name, Math.max(map.get(name) ?? Number.NEGATIVE_INFINITY, issuedUntil));
+    if ('serial' in what) this.#serials.add(what.serial);
+    else if ('authority' in what) this.#authorities.add(what.authority);
+    else if ('spiffeId' in what) until(this.#spiffeIds, what.spiffeId);
+    else until(this.#nodes, what.node);
   }
 }
 
-function concerns({ what, issuedUntil }: Revocation, subject: RevocationSubject): boolean {
-  if ('serial' in what) return what.serial === subject.serial;
-  if ('authority' in what) return subject.authorities?.includes(what.authority) ?? false;
-  if (subject.notBeforeMs > issuedUntil * 1000) return false;
-  if ('spiffeId' in what) return what.spiffeId === subject.spiffeId;
-  return subject.node !== undefined && what.node === nodeNameOf(subject.node);
+/** @throws CountersignError bad-input */
+export function checkReason(reason: string): void {
+  if (reason.length > MAX_REASON_LENGTH) {
+    throw new CountersignError('bad-input', `reason: longer than ${MAX_REASON_LENGTH} characters; shorten it`);
+  }
+}
+
+/** The CRL's, if the reason is one of its names; else what the kind of revocation says. */
+function reasonCodeOf({ what, reason }: Revocation): number {
+  const named = Object.hasOwn(REASON_CODES, reason) ? REASON_CODES[reason] : undefined;
+  if (named !== undefined) return named;
+  if ('authority' in what) return REASON_CODES.cACompromise!;
+  return 'serial' in what ? REASON_CODES.unspecified! : REASON_CODES.privilegeWithdrawn!;
 }
 
 function kindOf(what: RevocationTarget): [kind: string, name: string] {

@@ -3,11 +3,13 @@ import { status } from '@grpc/grpc-js';
 import type { CertificateAuthority, RevocationTarget } from '../ca/api.ts';
 import { CountersignError } from '../src/base/errors.ts';
 import type { AuditSink } from '../src/model/audit-event.ts';
+import type { Revocation } from '../src/model/identity.ts';
 import { trustDomainOf } from '../src/model/spiffe-id.ts';
 import type { Feed } from './feed.ts';
 import type { Nodes } from './nodes.ts';
 import { Refusal } from './refusal.ts';
 import type { Registry } from './registry.ts';
+import type { SigningKeys } from './signing-keys.ts';
 import type { InForce, SyncHub } from './sync.ts';
 
 export interface RevokeOptions {
@@ -16,6 +18,7 @@ export interface RevokeOptions {
   readonly nodes: Nodes;
   readonly feed: Feed;
   readonly hub: SyncHub;
+  readonly signingKeys: SigningKeys;
   readonly audit: AuditSink;
 }
 
@@ -33,16 +36,16 @@ export async function revoke(
   waitMs: number,
   actor: string,
 ): Promise<Revoked> {
-  const { ca, registry, nodes, feed, hub, audit } = options;
+  const { ca, registry, nodes, feed, hub, signingKeys, audit } = options;
   const started = performance.now();
   check(options, what);
   // barred first: if the server dies in between, nothing new is issued for what was to be revoked
   if ('spiffeId' in what) registry.bar(what.spiffeId);
   if ('node' in what) nodes.evict(what.node);
-  const revocation = ca.revoke(what, reason);
+  const revocation = 'authority' in what ? await revokeKey(options, what.authority, reason) : ca.revoke(what, reason);
   const gone = 'node' in what ? { removedNodes: [what.node] } : {};
   if ('node' in what) hub.disconnect(what.node, new Refusal('ATTEST_NODE_BANNED', status.PERMISSION_DENIED));
-  const version = feed.publish({ revocations: [revocation], ...gone });
+  const version = 'authority' in what ? signingKeys.version : feed.publish({ revocations: [revocation], ...gone });
   const [kind, value] = Object.entries(what)[0] as [string, string];
   const detail = { what: kind, value, sequence: Number(revocation.sequence) };
   audit.emit({ kind: 'svid.revoked', reason: 'REVOKED_BY_ADMIN', actor, detail: { ...detail, text: reason } });
@@ -59,6 +62,14 @@ export async function revoke(
     },
   });
   return { sequence: revocation.sequence, inForce, missing, inForceMs };
+}
+
+/** The bundle without it and its revocation are one change, which the CA tells. */
+async function revokeKey({ ca, signingKeys }: RevokeOptions, id: string, reason: string): Promise<Revocation> {
+  await signingKeys.revoke('x509', id, reason);
+  const made = ca.revocations().findLast(({ what }) => 'authority' in what && what.authority === id);
+  if (made === undefined) throw new CountersignError('internal', `${id} was revoked and is not on the list`);
+  return made;
 }
 
 function check({ ca, nodes }: RevokeOptions, what: RevocationTarget): void {

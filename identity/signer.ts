@@ -4,8 +4,10 @@ import type { CertificateAuthority } from '../ca/api.ts';
 import { IdentityRow, type SignedIdentity } from '../proto/gen/countersign/server/v1/server.ts';
 import { CountersignError } from '../src/base/errors.ts';
 import { nodeSpiffeId } from '../src/model/spiffe-id.ts';
+import { parseCertificate } from '../src/pki/certificate.ts';
 import { createCsr } from '../src/pki/csr.ts';
 import { generateKey } from '../src/pki/keys.ts';
+import { signersOf } from '../src/pki/verify.ts';
 import type { TableRow } from './feed.ts';
 
 /** What a signature of a row is over, before the row's bytes: it can be taken for nothing else that this key signs. */
@@ -34,6 +36,12 @@ export class Signer {
 
   get svid(): ServerSvid {
     return this.#svid;
+  }
+
+  /** Does the server's own SVID rest on this signing key? @param id subject key identifier, lower-case hex. */
+  restsOn(id: string): boolean {
+    const chain = this.#svid.chain.map((der) => parseCertificate(der));
+    return signersOf(chain.flatMap((parsed) => (parsed.ok ? [parsed.value] : []))).includes(id);
   }
 
   async renew(): Promise<void> {

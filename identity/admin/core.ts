@@ -19,6 +19,7 @@ import type { Nodes } from '../nodes.ts';
 import { toServiceError } from '../refusal.ts';
 import type { Registry } from '../registry.ts';
 import { revoke } from '../revoke.ts';
+import type { SigningKeys } from '../signing-keys.ts';
 import type { Store } from '../store.ts';
 import type { SyncHub } from '../sync.ts';
 import { createToken } from '../tokens.ts';
@@ -37,6 +38,7 @@ export interface CoreAdminOptions extends AdminContext {
   readonly nodes: Nodes;
   readonly feed: Feed;
   readonly hub: SyncHub;
+  readonly signingKeys: SigningKeys;
   readonly clock: Clock;
   readonly status: () => object;
 }

@@ -2,9 +2,9 @@ import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { makeAuthority } from '../../../ca/authority.ts';
 import { Issuance } from '../../../ca/issuance.ts';
 import { SoftwareKey } from '../../../ca/keys/software-key.ts';
-import { loadAuthority } from '../../../ca/keys.ts';
 import { Ledger } from '../../../ca/ledger.ts';
 import { planWorkload } from '../../../ca/profile.ts';
 import { signerOf } from '../../../ca/signer.ts';
@@ -16,7 +16,7 @@ import { generateKey, privateKeyPem, publicKeyDer } from '../../../src/pki/keys.
 import { OID } from '../../../src/pki/oids.ts';
 import { encodePem } from '../../../src/pki/pem.ts';
 import { verifyX509Svid } from '../../../src/pki/verify.ts';
-import { bundleOf, FRONTEND, NAME_A, NODE_A, START, withCa, workloadRequest } from './support.ts';
+import { bundleOf, FRONTEND, NAME_A, NODE_A, START, TD, withCa, workloadRequest } from './support.ts';
 
 const HOUR = 3_600_000;
 
@@ -132,7 +132,7 @@ describe('how long it holds', () => {
 
   it('is no longer than its authority', async () => {
     await withCa(async ({ open, clock }) => {
-      const ca = await open({ authorityTtlDays: 1 });
+      const ca = await open({ authorityTtlSeconds: 86_400 });
       clock.move(23.5 * HOUR);
       const outcome = await ca.issueWorkloadSvid(workloadRequest());
       expect(outcome).toMatchObject({ ok: true, value: { notAfterMs: START + 24 * HOUR } });
@@ -253,15 +253,18 @@ describe('the ledger', () => {
   });
 
   it('that cannot be written keeps every SVID of its turn from leaving', async () => {
-    await withCa(async ({ open, directory }) => {
-      (await open()).close();
-      const authority = await loadAuthority(directory);
-      if (authority === undefined) throw new Error('no authority');
+    await withCa(async ({ directory }) => {
+      const key = new SoftwareKey('authority', generateKey());
+      const { certificate } = await makeAuthority(key, TD, { notBeforeMs: START, notAfterMs: START + 2 * HOUR });
       const store = openStore(join(directory, 'other.db'));
       const ledger = new Ledger(store, START);
-      const signer = signerOf(new SoftwareKey('authority', authority.key), authority.certificate);
-      const issuance = new Issuance(signer, ledger, () => START);
-      const plan = planWorkload(FRONTEND, NODE_A, [], { notBeforeMs: START, notAfterMs: START + HOUR });
+      const { issuer } = signerOf(key, certificate);
+      const issuance = new Issuance(
+        () => ({ signer: { key, issuer: issuer! }, id: 'a1', chain: [] }),
+        ledger,
+        () => START,
+      );
+      const plan = () => planWorkload(FRONTEND, NODE_A, [], { notBeforeMs: START, notAfterMs: START + HOUR });
       store.close();
       const asked = [1, 2].map(() => issuance.issue(createCsr(generateKey()), plan, NODE_A));
       await Promise.all(asked.map((outcome) => expect(outcome).rejects.toThrow(/ledger could not be written/)));

@@ -1,11 +1,13 @@
 import { describe, expect, it } from 'vitest';
-import type { RevocationTarget } from '../../../ca/api.ts';
+import type { CertificateAuthority } from '../../../ca/api.ts';
 import type { RevocationSubject } from '../../../src/model/identity.ts';
 import type { NodeName } from '../../../src/model/ids.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
 import { FRONTEND, NAME_A, NODE_A, withCa, workloadRequest } from './support.ts';
 
-async function subjectOf(ca: Awaited<ReturnType<Parameters<Parameters<typeof withCa>[0]>[0]['open']>>) {
+type RevocationTarget = Parameters<CertificateAuthority['revoke']>[0];
+
+async function subjectOf(ca: CertificateAuthority) {
   const outcome = await ca.issueWorkloadSvid(workloadRequest());
   if (!outcome.ok) throw new Error(outcome.error);
   const { serial, notBeforeMs } = outcome.value;
