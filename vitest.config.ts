@@ -22,6 +22,7 @@ export default defineConfig({
       tier('unit', 20_000, true),
       tier('bpf', 60_000, false),
       tier('netns', 120_000, false),
+      tier('interop', 120_000, false),
       tier('story', 20_000, true),
     ],
   },

@@ -1,5 +1,5 @@
 // Runs the test tiers that can run on this machine and says of each whether it ran or why not. Last line: the sum.
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -113,6 +113,19 @@ const vmObstacle = (): string | undefined => {
   return missing.length > 0 ? `not installed: ${missing.join(', ')}` : undefined;
 };
 
+const interopObstacle = (): string | undefined => {
+  const why = privileged();
+  if (why !== undefined) return why;
+  const go = spawnSync('go', ['env', 'GOVERSION'], { env: { ...process.env, GOTOOLCHAIN: 'local' }, encoding: 'utf8' });
+  const [, minor = '0'] = /^go1\.(\d+)/.exec(go.stdout ?? '') ?? [];
+  if (Number(minor) < 26) return 'no Go 1.26 or later: install it from go.dev to run clients that others wrote';
+  const python = spawnSync('python3', [
+    '-c',
+    'import sys, venv, ensurepip; exit(not (3, 11) <= sys.version_info < (3, 14))',
+  ]);
+  return python.status === 0 ? undefined : 'no Python 3.11 to 3.13 with venv: install python3 and python3-venv';
+};
+
 const modelObstacle = (): string | undefined => {
   const missing = ['/usr/bin/spin', '/usr/bin/gcc'].filter((f) => !existsSync(f));
   return missing.length > 0 ? `not installed: ${missing.join(', ')}` : undefined;
@@ -137,6 +150,12 @@ const tiers: readonly Tier[] = [
   { name: 'bpf', what: 'the kernel programs under BPF_PROG_TEST_RUN', obstacle: privileged, run: vitest('bpf') },
   { name: 'netns', what: 'real packets in network namespaces', obstacle: privileged, run: vitest('netns') },
   {
+    name: 'interop',
+    what: 'clients that others wrote (go-spiffe, py-spiffe, Envoy SDS, openssl) against a running server and agent',
+    obstacle: interopObstacle,
+    run: vitest('interop'),
+  },
+  {
     name: 'vm',
     what: "Debian's own kernels in QEMU: 6.1 (clsact, the kernel's WireGuard), 6.12 (tcx, SCTP)",
     obstacle: vmObstacle,
@@ -150,7 +169,7 @@ async function main(): Promise<number> {
   if (args.includes('--list')) {
     for (const tier of tiers)
       console.log(
-        `${tier.name.padEnd(8)}${tier.what}${((why) => (why ? ` [not here: ${why}]` : ''))(tier.obstacle())}`,
+        `${tier.name.padEnd(9)}${tier.what}${((why) => (why ? ` [not here: ${why}]` : ''))(tier.obstacle())}`,
       );
     return 0;
   }
@@ -169,7 +188,7 @@ async function main(): Promise<number> {
     if (why !== undefined) {
       const must = required.has(tier.name);
       summary.push(
-        `${tier.name.padEnd(8)}${must ? 'FAILED ' : 'skipped'}  ${why}${must ? ' (but this tier must run here)' : ''}`,
+        `${tier.name.padEnd(9)}${must ? 'FAILED ' : 'skipped'}  ${why}${must ? ' (but this tier must run here)' : ''}`,
       );
       sum[must ? 'failed' : 'skipped']++;
       continue;
@@ -187,7 +206,7 @@ async function main(): Promise<number> {
     sum.skipped += counts.skipped;
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
     summary.push(
-      `${tier.name.padEnd(8)}${counts.failed === 0 ? 'ran    ' : 'FAILED '}  ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped (${seconds} s)`,
+      `${tier.name.padEnd(9)}${counts.failed === 0 ? 'ran    ' : 'FAILED '}  ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped (${seconds} s)`,
     );
   }
   console.log(`\n${summary.join('\n')}\n`);
