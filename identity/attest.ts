@@ -20,13 +20,15 @@ import { findToken } from './tokens.ts';
 export interface NodeAttestor {
   readonly type: string;
   /**
+   * Whether a node that attested before may do so again is each attestor's own rule: a join token is good once, a certificate
+   * as its configuration says.
    * @param challenge sends a question and waits for the answer.
    * @returns what makes the proof unusable for a second time, done just before the node is admitted; false if it was too late.
    * @throws Refusal
    */
   verify(
     name: NodeName,
-    payload: Buffer,
+    proof: { readonly payload: Buffer; readonly csr: Buffer },
     challenge: (question: Buffer) => Promise<Buffer>,
   ): Promise<{ consume(): boolean }>;
 }
@@ -34,7 +36,7 @@ export interface NodeAttestor {
 export function joinTokenAttestor(store: Store, clock: Clock): NodeAttestor {
   return {
     type: 'join_token',
-    async verify(name, payload) {
+    async verify(name, { payload }) {
       const token = payload.length <= 128 ? payload.toString('latin1') : '';
       const record = findToken(store, token, name, clock.nowMs());
       if (record === undefined) throw new Refusal('ATTEST_TOKEN_UNKNOWN', status.UNAUTHENTICATED);
@@ -83,9 +85,10 @@ async function admit(
   // 1. The proof holds for this name.
   const attestor = attestors.find((a) => a.type === params.attestor);
   if (attestor === undefined) throw new Refusal('ATTEST_UNSUPPORTED', status.UNIMPLEMENTED);
-  const proof = await attestor.verify(name, params.payload, challenge);
-  // 2. The configuration still lists the node.
+  const proof = await attestor.verify(name, params, challenge);
+  // 2. The configuration still lists the node, and nobody banned it.
   if (!nodes.isConfigured(name)) throw new Refusal('PEER_UNKNOWN_NODE', status.PERMISSION_DENIED);
+  if (nodes.isBanned(name)) throw new Refusal('ATTEST_NODE_BANNED', status.PERMISSION_DENIED);
   // 3. Nobody holds the name. A refusal here leaves the token good.
   if (isLive(name)) throw new Refusal('ATTEST_NODE_EXISTS', status.ALREADY_EXISTS);
   // 4. What a revocation of this very second took back would be taken back again.

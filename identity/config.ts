@@ -6,7 +6,6 @@ import { type Prefix, parsePrefix } from '../src/model/address.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
 import { MAX_NODES_PER_ADDRESS, PrefixIndex } from '../src/model/prefix-index.ts';
 import { parseNodeName, parseSpiffeId, parseTrustDomain, pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
-import { caKeys, caUpstream, keyType } from './ca-config.ts';
 import { federationProblems, federationSchema, oidcSchema } from './federation/config.ts';
 
 const prefix = parsed<Prefix>((text) => {
@@ -89,12 +88,6 @@ export const serverConfigSchema = z
         workloadTtl: ttl('1h', 60, 86_400, '60s to 24h'),
         nodeTtl: ttl('1h', 60, 7 * 86_400, '60s to 7d'),
         serverTtl: ttl('24h', 120, 7 * 86_400, '2m to 7d'),
-        /** Of authorities that are made from now on. */
-        keyType,
-        /** Where the authority's private keys are. */
-        keys: caKeys,
-        /** Who signs the authority's certificate; left out: it signs itself. */
-        upstream: caUpstream,
       })
       .prefault({}),
     /** Registration entries, read anew when the file changes. */

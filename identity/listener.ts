@@ -1,5 +1,5 @@
 /**
- * The server's door: TCP to TLS 1.3 to a caller whose certificate chain was verified, or who showed none, and only then
+ * A door of the server: TCP to TLS 1.3 to a caller whose certificate chain was verified, or who is nobody, and only then
  * gRPC. Whatever goes wrong before that ends one connection and nothing else.
  */
 import { constants } from 'node:crypto';
@@ -28,11 +28,17 @@ export interface Caller {
   readonly id: string;
   /** IP address. */
   readonly remote: string;
-  /** undefined: no certificate was shown. */
+  /** undefined: no certificate was shown, or what was shown is refused. */
   readonly svid: VerifiedSvid | undefined;
+  /** Why the certificate that was shown is refused: every call that needs one is told so, and may know by it what to do. */
+  readonly refusal?: ReasonCode;
 }
 
 export interface ListenerOptions {
+  /** Of the setting, for errors: "listen". */
+  readonly field?: string;
+  /** What the ids of its callers begin with. */
+  readonly prefix?: string;
   readonly address: string;
   readonly port: number;
   readonly limits: { readonly connections: number; readonly handshakes: number };
@@ -64,10 +70,10 @@ export class Listener {
 
   /** The port it listens on. @throws CountersignError unavailable */
   async listen(): Promise<number> {
-    const { address, port } = this.#options;
+    const { field = 'listen', address, port } = this.#options;
     await new Promise<void>((resolve, reject) => {
       this.#server.once('error', (error: NodeJS.ErrnoException) => {
-        const where = `listen: ${address} port ${port}`;
+        const where = `${field}: ${address} port ${port}`;
         const message = `${where}: cannot listen (${error.code}); is another server running, is the address this host's?`;
         reject(new CountersignError('unavailable', message, { cause: error }));
       });
@@ -77,9 +83,14 @@ export class Listener {
     return typeof bound === 'object' && bound !== null ? bound.port : port;
   }
 
-  /** By gRPC's getPeer(). */
+  /** By gRPC's getPeer(); as of now, as the authorities of a chain may have left the bundle since it was shown. */
   caller(id: string): Caller | undefined {
-    return this.#callers.get(id);
+    const caller = this.#callers.get(id);
+    if (caller?.svid === undefined) return caller;
+    const { bundle, clock } = this.#options;
+    const chain = caller.svid.chain.map((certificate) => certificate.der);
+    const verified = verifyX509Svid(chain, bundle(), clock.nowMs());
+    return verified.ok ? { ...caller, svid: verified.value } : { ...caller, svid: undefined, refusal: verified.error };
   }
 
   get connections(): number {
@@ -129,9 +140,10 @@ export class Listener {
     socket.once('close', () => fail('PEER_HANDSHAKE_FAILED'));
     socket.once('secure', () => {
       const proven = this.#prove(socket);
-      if (!proven.ok) return fail(proven.error);
+      if (!proven.ok && !proven.error.startsWith('CERT_')) return fail(proven.error);
       settle();
-      this.#admit(socket, remote, proven.value);
+      if (!proven.ok) this.#refused(remote, proven.error);
+      this.#admit(socket, remote, proven.ok ? proven.value : undefined, proven.ok ? undefined : proven.error);
     });
   }
 
@@ -143,17 +155,18 @@ export class Listener {
     if (socket.isSessionReused()) return err('PEER_RESUMPTION_REFUSED');
     // 3. HTTP/2 was agreed on; a client that offers nothing connects all the same.
     if (socket.alpnProtocol !== 'h2') return err('PEER_ALPN_MISMATCH');
-    // 4. A certificate that is shown verifies. To show none is to be nobody, which is enough to attest.
+    // 4. A certificate that is shown verifies. To show none is to be nobody, which is enough to attest. Who shows one that does not
+    //    verify is nobody too, and told why: it may be a node that slept while the authorities changed.
     const chain = presentedChain(socket);
     if (chain.length === 0) return ok(undefined);
     return verifyX509Svid(chain, this.#options.bundle(), this.#options.clock.nowMs());
   }
 
-  #admit(socket: TLSSocket, remote: string, svid: VerifiedSvid | undefined): void {
-    const { clock, accept } = this.#options;
+  #admit(socket: TLSSocket, remote: string, svid: VerifiedSvid | undefined, refusal: ReasonCode | undefined): void {
+    const { clock, accept, prefix = 'connection' } = this.#options;
     this.#accepted += 1;
-    const id = `connection-${this.#accepted}`;
-    this.#callers.set(id, { id, remote, svid });
+    const id = `${prefix}-${this.#accepted}`;
+    this.#callers.set(id, { id, remote, svid, ...(refusal === undefined ? {} : { refusal }) });
     const lifeMs = svid === undefined ? ANONYMOUS_MS : svid.validUntilMs - clock.nowMs();
     const cancelEnd = this.#timers.set(lifeMs, () => socket.destroy());
     socket.once('close', () => {

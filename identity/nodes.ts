@@ -140,7 +140,12 @@ export class Nodes {
     this.#options.feed.publish({ nodes: [moved] });
   }
 
-  /** Only a fresh join token lets it in again. Does not tell anyone: the revocation that follows does. */
+  /** Nobody may attest under this name before the ban is lifted. */
+  isBanned(name: string): boolean {
+    return this.#options.store.bans().some((ban) => ban.name === name);
+  }
+
+  /** Only a fresh proof lets it in again. Does not tell anyone: the revocation that follows does. */
   evict(name: NodeName): void {
     const node = this.node(name);
     if (node !== undefined) this.#options.store.putNode({ ...node, evicted: true });
@@ -151,7 +156,7 @@ export class Nodes {
    * @param renewing the call may be that of a node which was given a newer incarnation and did not get to know.
    */
   verify(svid: VerifiedSvid, nowMs: number, renewing = false): Result<NodeRecord, ReasonCode> {
-    const { spiffeId, leaf, validUntilMs } = svid;
+    const { spiffeId, leaf, validUntilMs, authorities } = svid;
     const { ca } = this.#options;
     if (nowMs > validUntilMs) return err('CERT_EXPIRED');
     const name = nodeNameOf(spiffeId);
@@ -161,8 +166,8 @@ export class Nodes {
     }
     const node = this.node(name);
     if (node === undefined || !this.isConfigured(name)) return err('PEER_UNKNOWN_NODE');
-    if (node.evicted) return err('ATTEST_NODE_BANNED');
-    const subject = { spiffeId, serial: leaf.serial, node: spiffeId, notBeforeMs: leaf.notBeforeMs };
+    if (node.evicted) return err(this.isBanned(name) ? 'ATTEST_NODE_BANNED' : 'ATTEST_NODE_EVICTED');
+    const subject = { spiffeId, serial: leaf.serial, node: spiffeId, notBeforeMs: leaf.notBeforeMs, authorities };
     if (ca.isRevoked(subject)) return err('AUTH_REVOKED');
     // Issued by this trust domain's CA and unknown here: this database was set back. What was issued stays issued.
     if (leaf.nodeIncarnation > BigInt(node.incarnation)) return ok(this.#adopt(node, Number(leaf.nodeIncarnation)));

@@ -1,5 +1,5 @@
 /** An identity server, put together: everything but the process around it. */
-import { chmodSync, existsSync, mkdirSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { openCertificateAuthority } from '../ca/api.ts';
 import { openAuditLog } from '../src/audit/log.ts';
@@ -7,11 +7,13 @@ import type { Clock } from '../src/base/clock.ts';
 import { asError } from '../src/base/errors.ts';
 import type { Logger } from '../src/base/log.ts';
 import { systemTimers } from '../src/base/timers.ts';
+import { encodePem } from '../src/pki/pem.ts';
 import { bundleAdmin } from './admin/bundles.ts';
-import { caAdmin } from './admin/ca.ts';
 import { coreAdmin } from './admin/core.ts';
-import { serveAdminSocket } from './admin/socket.ts';
-import { joinTokenAttestor } from './attest.ts';
+import { adminTls } from './admin/mtls.ts';
+import { roles } from './admin/roles.ts';
+import { serveAdminSocket, UNIX_PEER } from './admin/socket.ts';
+import { joinTokenAttestor, type NodeAttestor } from './attest.ts';
 import type { ServerConfig } from './config.ts';
 import { loadEntriesFile, watchEntriesFile } from './entries-file.ts';
 import { startFederation } from './federation/federation.ts';
@@ -21,9 +23,9 @@ import { Nodes } from './nodes.ts';
 import { Registry } from './registry.ts';
 import { createService } from './service.ts';
 import { Signer } from './signer.ts';
-import { SigningKeys } from './signing-keys.ts';
 import { Store } from './store.ts';
 import { SyncHub } from './sync.ts';
+import { x509popAttestor } from './x509pop.ts';
 
 export interface IdentityServer {
   /** The port it listens on. */
@@ -57,7 +59,6 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     workloadTtl: limits(config.ca.workloadTtl),
     nodeTtl: limits(config.ca.nodeTtl),
     serverTtl: limits(config.ca.serverTtl),
-    onError: (error) => log.error({ err: error }, 'the certificate authority could not do what was due'),
   });
   closers.push(() => ca.close());
   const store = new Store(join(dataDir, 'identity.db'));
@@ -97,7 +98,7 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     nodes,
     hub,
     attest: {
-      attestors: [joinTokenAttestor(store, clock)],
+      attestors: attestorsOf(config, { store, nodes, clock }),
       nodes,
       ca,
       clock,
@@ -123,17 +124,13 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     audit,
     accept: service.accept,
   });
-  const renewed = () => {
-    audit.certify(certify);
-    feed.publish({ signer: true });
-  };
-  const renew = async () => {
-    await signer.renew();
-    renewed();
-  };
-  const bundleFile = join(dataDir, 'bundle.pem');
-  const signingKeys = new SigningKeys({ ca, feed, signer, hub, renew, bundleFile, durable, audit, log });
-  closers.push(() => signingKeys.close());
+  writePublic(
+    join(dataDir, 'bundle.pem'),
+    ca
+      .bundle()
+      .authorities.map((der) => encodePem('CERTIFICATE', der))
+      .join(''),
+  );
   const port = await listener.listen();
   closers.push(() => listener.close());
 
@@ -151,20 +148,70 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     serverSvidNotAfter: new Date(signer.svid.notAfterMs).toISOString(),
     audit: { size: audit.size, lost: audit.lost },
   });
+  const adminRoles = roles({ configured: config.admin.roles, registry });
+  const tls =
+    config.admin.listen === undefined
+      ? undefined
+      : adminTls({
+          ...config.admin.listen,
+          ca,
+          roles: adminRoles,
+          bundle: () => ({ trustDomain, authorities: ca.bundle().authorities }),
+          svid: () => signer.svid,
+          clock,
+          log,
+          audit,
+        });
   // Whoever may open the socket is the administrator.
-  const actorOf = () => ({ name: 'admin', role: 'admin' }) as const;
-  const core = coreAdmin({ ca, store, registry, nodes, feed, hub, signingKeys, clock, log, audit, status, actorOf });
-  const authorities = caAdmin({ ca, signingKeys, hub, log, audit, actorOf });
+  const actorOf = (peer: string) =>
+    peer === UNIX_PEER
+      ? ({ name: 'admin', role: 'admin' } as const)
+      : (tls?.actorOf(peer) ?? ('PEER_CHANNEL_CLOSED' as const));
+  const core = coreAdmin({
+    ca,
+    store,
+    registry,
+    nodes,
+    feed,
+    hub,
+    clock,
+    log,
+    audit,
+    status,
+    actorOf,
+    roles: adminRoles,
+  });
   const ownBundle = () => ({ trustDomain, ...ca.bundle() });
   const bundles = bundleAdmin({ trustDomain, ownBundle, foreign: federation.foreign, log, audit, actorOf });
-  closers.push(await serveAdminSocket(config.adminSocket, [core, authorities, bundles]));
+  const services = [core, bundles];
+  closers.push(await serveAdminSocket(config.adminSocket, services));
+  if (tls !== undefined) {
+    closers.push(() => tls.close());
+    const adminPort = await tls.serve(services);
+    log.info({ address: config.admin.listen?.address, port: adminPort }, 'administration over TLS');
+  }
   federation.foreign.start();
 
-  closers.push(keepRenewed(signer, clock, log, renewed));
+  closers.push(
+    keepRenewed(signer, clock, log, () => {
+      audit.certify(certify);
+      feed.publish({ signer: true });
+    }),
+  );
   audit.emit({ kind: 'server.started', detail: { port, entries: registry.size } });
   closers.push(() => audit.emit({ kind: 'server.stopped' }));
   log.info({ address: config.listen.address, port, trustDomain }, 'identity server ready');
   return port;
+}
+
+function attestorsOf(
+  { attestors: { join_token, x509pop } }: ServerConfig,
+  { store, nodes, clock }: { store: Store; nodes: Nodes; clock: Clock },
+): NodeAttestor[] {
+  const attestors: NodeAttestor[] = [];
+  if (join_token.enabled) attestors.push(joinTokenAttestor(store, clock));
+  if (x509pop !== undefined) attestors.push(x509popAttestor({ config: x509pop, nodes, clock }));
+  return attestors;
 }
 
 /** The server's own SVID is renewed at half its life; after a failure again in a while. */
@@ -196,4 +243,10 @@ function makeDataDir(path: string): void {
   if (existsSync(path)) return;
   mkdirSync(path, { recursive: true, mode: 0o711 });
   chmodSync(path, 0o711);
+}
+
+function writePublic(path: string, text: string): void {
+  writeFileSync(`${path}.new`, text, { mode: 0o644 });
+  chmodSync(`${path}.new`, 0o644);
+  renameSync(`${path}.new`, path);
 }

@@ -82,6 +82,7 @@ function handlers(options: ServiceOptions): Handlers {
   };
   /** The node that calls, if its certificate still lets it in. */
   const nodeOf = (caller: Caller, renewing = false): NodeRecord => {
+    if (caller.refusal !== undefined) throw new Refusal(caller.refusal, status.PERMISSION_DENIED);
     if (caller.svid === undefined) throw new Refusal('CERT_CHAIN_EMPTY', status.UNAUTHENTICATED);
     const node = nodes.verify(caller.svid, clock.nowMs(), renewing);
     if (!node.ok) throw new Refusal(node.error, status.PERMISSION_DENIED);
@@ -105,9 +106,8 @@ function handlers(options: ServiceOptions): Handlers {
     attest: (call: ServerDuplexStream<AttestRequest, AttestResponse>) => serveAttest(options, call, callerOf),
     sync(call) {
       try {
-        const caller = callerOf(call);
-        nodeOf(caller);
-        hub.serve(call, () => nodeOf(caller));
+        nodeOf(callerOf(call));
+        hub.serve(call, () => nodeOf(callerOf(call)));
       } catch (thrown) {
         call.emit('error', toServiceError(thrown, log));
       }

@@ -1,5 +1,6 @@
 /** Nodes, tokens, entries, SVIDs and revocations, as an administrator sees and changes them. Every change is an audit event. */
 import { randomUUID } from 'node:crypto';
+import { status } from '@grpc/grpc-js';
 import type { z } from 'zod';
 import type { CertificateAuthority, RevocationTarget } from '../../ca/api.ts';
 import {
@@ -11,19 +12,21 @@ import {
 import type { Clock } from '../../src/base/clock.ts';
 import { parseConfig } from '../../src/base/config-file.ts';
 import { CountersignError } from '../../src/base/errors.ts';
+import type { SpiffeId } from '../../src/model/ids.ts';
 import { nodeSpiffeId, parseNodeName, parseSpiffeId } from '../../src/model/spiffe-id.ts';
 import type { EntryFilter } from '../entry-index.ts';
 import { entrySchema } from '../entry-spec.ts';
 import type { Feed, RegisteredEntry } from '../feed.ts';
 import type { Nodes } from '../nodes.ts';
-import { toServiceError } from '../refusal.ts';
-import type { Registry } from '../registry.ts';
+import { Refusal, toServiceError } from '../refusal.ts';
+import type { PutMode, Registry } from '../registry.ts';
 import { revoke } from '../revoke.ts';
-import type { SigningKeys } from '../signing-keys.ts';
 import type { Store } from '../store.ts';
 import type { SyncHub } from '../sync.ts';
 import { createToken } from '../tokens.ts';
-import { type Actor, type AdminContext, type AdminService, handlers, json } from './service.ts';
+import { nodeHandlers } from './nodes.ts';
+import { type RoleSource, rankOf } from './roles.ts';
+import { type Actor, type AdminContext, type AdminService, handlers, json, time } from './service.ts';
 
 const MAX_TOKEN_TTL_SECONDS = 7 * 86_400;
 const DEFAULT_TOKEN_TTL_SECONDS = 600;
@@ -38,9 +41,9 @@ export interface CoreAdminOptions extends AdminContext {
   readonly nodes: Nodes;
   readonly feed: Feed;
   readonly hub: SyncHub;
-  readonly signingKeys: SigningKeys;
   readonly clock: Clock;
   readonly status: () => object;
+  readonly roles: RoleSource;
 }
 
 export function coreAdmin(options: CoreAdminOptions): AdminService {
@@ -58,6 +61,8 @@ export function coreAdmin(options: CoreAdminOptions): AdminService {
         const message = `node ${name.value} is not in the server's configuration; list it under nodes first`;
         throw new CountersignError('not-found', message);
       }
+      // whoever is the node gets the SVIDs of its entries
+      for (const entry of registry.entriesOf(name.value)) mayTouch(options, entry, actor);
       const ttl = ttlSeconds === 0 ? DEFAULT_TOKEN_TTL_SECONDS : ttlSeconds;
       if (ttl > MAX_TOKEN_TTL_SECONDS)
         throw new CountersignError('bad-input', 'ttl: a join token lives 7 days at most');
@@ -66,7 +71,6 @@ export function coreAdmin(options: CoreAdminOptions): AdminService {
       audit.emit({ kind: 'token.created', actor: actor.name, source: { node: name.value }, detail: { expiresAtMs } });
       return { token, expiresAt: BigInt(Math.floor(expiresAtMs / 1000)) };
     }),
-    listNodes: handler('viewer', () => json({ nodes: listNodes(options) })),
     listEntries: handler('viewer', (request) => {
       const limit = request.pageSize === 0 ? MAX_PAGE : Math.min(request.pageSize, MAX_PAGE);
       const { entries, more } = registry.page(filterOf(request), request.pageToken, limit);
@@ -74,14 +78,20 @@ export function coreAdmin(options: CoreAdminOptions): AdminService {
       return json({ entries: entries.map((entry) => entryJson(options, entry)), ...nextPageToken });
     }),
     putEntry: handler('registrar', (request, actor) => {
+      const mode = modeOf(request.mode);
       const schema = entrySchema.extend({ id: entrySchema.shape.id.default(() => randomUUID()) });
       // JSON is YAML: one reader, one form of message
       const spec = parseConfig('entry', request.json, schema as z.ZodType<z.infer<typeof entrySchema>>);
-      const entry = registry.put(spec, actor.name);
+      const known = registry.entry(spec.id);
+      if (known !== undefined) mayTouch(options, known, actor);
+      mayTouch(options, spec, actor);
+      const entry = registry.put(spec, actor.name, mode);
       acted(actor, 'put-entry', { entry: entry.id });
       return json(entryJson(options, entry));
     }),
     deleteEntry: handler('registrar', ({ id }, actor) => {
+      const known = registry.entry(id);
+      if (known !== undefined) mayTouch(options, known, actor);
       registry.delete(id, actor.name);
       acted(actor, 'delete-entry', { entry: id });
       return json({ id });
@@ -99,9 +109,7 @@ export function coreAdmin(options: CoreAdminOptions): AdminService {
       if (entry === undefined) throw new CountersignError('not-found', `no entry ${id}; see: countersign entry list`);
       return json(entryJson(options, entry));
     }),
-    evictNode: handler('admin', notYet),
-    banNode: handler('admin', notYet),
-    unbanNode: handler('admin', notYet),
+    ...nodeHandlers(options),
     backup: (call) => call.emit('error', toServiceError(notYet, options.log)),
   };
   return { definition: ServerAdminService, implementation };
@@ -109,6 +117,28 @@ export function coreAdmin(options: CoreAdminOptions): AdminService {
 
 function notYet(): never {
   throw new CountersignError('unsupported', 'not built yet');
+}
+
+/**
+ * Who may change an entry may become its workload. So nobody changes one that gives a higher role than they have.
+ * @throws Refusal
+ */
+function mayTouch(
+  { roles, audit }: CoreAdminOptions,
+  { spiffeId, admin }: { readonly spiffeId: SpiffeId; readonly admin: boolean },
+  actor: Actor,
+): void {
+  const role = admin ? 'admin' : roles.roleOf(spiffeId);
+  if (rankOf(role) <= rankOf(actor.role)) return;
+  const detail = { spiffeId, role: actor.role, needs: role! };
+  audit.emit({ kind: 'admin.refused', reason: 'ADMIN_ROLE', actor: actor.name, detail });
+  const advice = `${spiffeId} has the role ${role}, and ${actor.name} has ${actor.role}`;
+  throw new Refusal('ADMIN_ROLE', status.PERMISSION_DENIED, advice);
+}
+
+function modeOf(text: string): PutMode {
+  if (text === '' || text === 'create' || text === 'update') return text;
+  throw new CountersignError('bad-input', 'mode: must be create, update or empty; correct it');
 }
 
 /** @throws CountersignError bad-input */
@@ -145,33 +175,9 @@ function targetOf({ what }: RevokeSvidRequest): RevocationTarget {
   }
 }
 
-/** Those configured and those that ever attested. */
-function listNodes({ nodes, hub, ca }: CoreAdminOptions) {
-  const records = new Map(nodes.all().map((node) => [node.name as string, node]));
-  return [...new Set([...nodes.names, ...records.keys()])].sort().map((name) => {
-    const record = records.get(name);
-    const prefixes = nodes.prefixesOf(name as never);
-    if (record === undefined) return { name, state: 'never attested', connected: false, prefixes };
-    const session = hub.session(record.name);
-    return {
-      name,
-      spiffeId: nodeSpiffeId(ca.trustDomain, record.name),
-      id: record.nodeId,
-      incarnation: record.incarnation,
-      state: record.evicted ? 'revoked' : nodes.isConfigured(name) ? 'attested' : 'not configured',
-      connected: session !== undefined,
-      connectedSince: time(session?.sinceMs),
-      inForceVersion: session?.acked,
-      attestedAt: time(record.attestedAtMs),
-      notAfter: time(record.notAfterMs),
-      peerAddresses: record.peerAddresses,
-      prefixes,
-    };
-  });
-}
-
 function entryJson({ ca }: CoreAdminOptions, entry: RegisteredEntry) {
-  const { id, spiffeId, selectors, labels, ports, hint, ttlSeconds, dnsNames, origin, barred, identity } = entry;
+  const { id, spiffeId, selectors, labels, ports, hint, ttlSeconds, jwtTtlSeconds, dnsNames, origin, barred } = entry;
+  const { federatesWith, admin, identity } = entry;
   const parentId = nodeSpiffeId(ca.trustDomain, entry.node);
   const revoked = barred ? { revoked: true } : {};
   return {
@@ -184,7 +190,10 @@ function entryJson({ ca }: CoreAdminOptions, entry: RegisteredEntry) {
     securityIdentity: identity,
     hint,
     ttlSeconds,
+    jwtTtlSeconds,
     dnsNames,
+    federatesWith,
+    admin,
     origin,
     ...revoked,
   };
@@ -203,8 +212,4 @@ function listSvids({ ca }: CoreAdminOptions) {
       revoked: ca.isRevoked({ spiffeId: row.spiffeId, serial: row.serial, node, notBeforeMs: row.notBeforeMs }),
     };
   });
-}
-
-function time(ms: number | undefined): string | undefined {
-  return ms === undefined ? undefined : new Date(ms).toISOString();
 }

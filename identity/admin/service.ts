@@ -7,11 +7,12 @@ import {
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import type { Logger } from '../../src/base/log.ts';
+import type { ReasonCode } from '../../src/base/registry/reason-codes.ts';
 import type { AuditSink } from '../../src/model/audit-event.ts';
 import { Refusal, toServiceError } from '../refusal.ts';
 
 /** Each may do what those before it may. viewer: read; registrar: entries and tokens; admin: everything. */
-const ROLES = ['viewer', 'registrar', 'admin'] as const;
+export const ROLES = ['viewer', 'registrar', 'admin'] as const;
 export type Role = (typeof ROLES)[number];
 
 /** Who calls. */
@@ -28,8 +29,8 @@ export interface AdminService {
 }
 
 export interface AdminContext {
-  /** By gRPC's getPeer(); undefined: its connection has ended. */
-  readonly actorOf: (peer: string) => Actor | undefined;
+  /** By gRPC's getPeer(): who calls, or why it may not. */
+  readonly actorOf: (peer: string) => Actor | ReasonCode;
   readonly log: Logger;
   readonly audit: AuditSink;
 }
@@ -62,7 +63,10 @@ export function permitted(
   role: Role,
 ): Actor {
   const actor = actorOf(call.getPeer());
-  if (actor === undefined) throw new Refusal('PEER_CHANNEL_CLOSED', status.UNAVAILABLE);
+  if (typeof actor === 'string') {
+    audit.emit({ kind: 'admin.refused', reason: actor, detail: { method: call.getPath() } });
+    throw new Refusal(actor, statusOf(actor));
+  }
   if (ROLES.indexOf(actor.role) >= ROLES.indexOf(role)) return actor;
   const detail = { method: call.getPath(), role: actor.role, needs: role };
   audit.emit({ kind: 'admin.refused', reason: 'ADMIN_ROLE', actor: actor.name, detail });
@@ -73,6 +77,15 @@ export function permitted(
   );
 }
 
+function statusOf(reason: ReasonCode): number {
+  if (reason === 'PEER_CHANNEL_CLOSED') return status.UNAVAILABLE;
+  return reason === 'ADMIN_ROLE' ? status.PERMISSION_DENIED : status.UNAUTHENTICATED;
+}
+
 export function json(value: object): { json: string } {
   return { json: JSON.stringify(value) };
+}
+
+export function time(ms: number | undefined): string | undefined {
+  return ms === undefined ? undefined : new Date(ms).toISOString();
 }

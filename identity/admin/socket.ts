@@ -6,13 +6,21 @@ import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { CountersignError } from '../../src/base/errors.ts';
 import type { AdminService } from './service.ts';
 
+/** What gRPC's getPeer() says of a connection to the socket. */
+export const UNIX_PEER = 'admin-socket';
+
 /** @throws CountersignError if another server answers on the socket. */
 export async function serveAdminSocket(path: string, services: readonly AdminService[]): Promise<() => void> {
   await clearSocket(path);
   const server = new Server({ 'grpc.max_receive_message_length': 1 << 20, 'grpc.enable_channelz': 0 });
   for (const { definition, implementation } of services) server.addService(definition, implementation);
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
-  const listener = createServer((socket) => injector.injectConnection(socket));
+  const listener = createServer((socket) => {
+    // gRPC tells handlers the remote address and nothing else of a connection
+    Object.defineProperty(socket, 'remoteAddress', { value: UNIX_PEER });
+    Object.defineProperty(socket, 'remotePort', { value: undefined });
+    injector.injectConnection(socket);
+  });
   // there is no moment in which others may open it: it is bound within this call, under this mask
   const mask = process.umask(0o177);
   const listening = new Promise<void>((resolve, reject) => {

@@ -1,8 +1,10 @@
 /** What an agent must have before it may talk to anybody: the trust bundle, and once a join token. */
+import { createPrivateKey, type KeyObject } from 'node:crypto';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { native } from '../../native/index.ts';
 import { fieldError } from '../base/config-file.ts';
 import { asError, CountersignError } from '../base/errors.ts';
+import { readPrivateFile, readPublicFile } from '../base/private-file.ts';
 import { decodePem } from '../pki/pem.ts';
 import { loadPolicies } from '../policy/load.ts';
 import type { AgentConfig } from './config.ts';
@@ -79,5 +81,19 @@ export async function readJoinToken(config: AgentConfig): Promise<string | undef
   } catch (thrown) {
     if ((thrown as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw thrown;
+  }
+}
+
+/** What the attestor x509pop shows: the chain, leaf first, and its key. @throws CountersignError with the path and what to do */
+export function readNodeCertificate(config: AgentConfig): { chain: Buffer[]; privateKey: KeyObject } {
+  const { certificateFile = '', keyFile = '' } = config.server.attestor;
+  const chain = decodePem(readPublicFile(certificateFile).toString('utf8'), 'CERTIFICATE');
+  const key = readPrivateFile(keyFile).toString('utf8');
+  try {
+    return { chain, privateKey: createPrivateKey(key) };
+  } catch {
+    // what OpenSSL says of it may hold a part of it
+    const message = `server.attestor.keyFile: ${keyFile} holds no private key in PEM; write it as PKCS#8, without a passphrase`;
+    throw new CountersignError('bad-input', message);
   }
 }

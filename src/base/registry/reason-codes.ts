@@ -82,6 +82,9 @@ export const reasonCodes = {
   ATTEST_TOKEN_UNKNOWN: 'the join token is unknown, used or expired',
   ATTEST_NODE_EXISTS: 'a node of this name is attested already',
   ATTEST_NODE_BANNED: 'the node is banned',
+  ATTEST_NODE_EVICTED: 'the node was evicted or revoked: it must attest anew',
+  ATTEST_PROOF_INVALID: 'the proof of the node attestor does not verify, or is of another node',
+  ATTEST_ONCE_ONLY: 'this node has attested already, and its attestor may do so only once',
   ATTEST_NODE_CLONED:
     'another holder of this node certificate synced since: a restored snapshot or a clone; attest anew',
   ATTEST_NEW_LIFE: 'the machine was rebooted, restored or its clock was set: the node needs a new incarnation first',

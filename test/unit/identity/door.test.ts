@@ -56,16 +56,16 @@ test('without a certificate nothing but attestation is possible', async () => {
   await expect(issueAs(undefined)).rejects.toMatchObject({ code: 'unauthenticated', reason: 'CERT_CHAIN_EMPTY' });
 });
 
-test('a node certificate of another trust domain is refused before a word of gRPC', async () => {
+test('a node certificate of another trust domain is refused, and its holder is told why', async () => {
   const foreign = await nodeSvid(await authority('elsewhere.org' as TrustDomain, 'foreign'));
-  await expect(issueAs(foreign)).rejects.toMatchObject({ code: 'unavailable' });
+  await expect(issueAs(foreign)).rejects.toMatchObject({ code: 'permission-denied', reason: 'CERT_TRUST_DOMAIN' });
   await until('the event', () => refusalsOf('CERT_TRUST_DOMAIN') > 0);
 });
 
 test('a node certificate of the right name by another authority is refused', async () => {
   const forged = await nodeSvid(await authority(TRUST_DOMAIN, 'forger'));
   expect(forged.spiffeId).toBe(NODE_A);
-  await expect(issueAs(forged)).rejects.toMatchObject({ code: 'unavailable' });
+  await expect(issueAs(forged)).rejects.toMatchObject({ code: 'permission-denied', reason: 'CERT_UNTRUSTED' });
   await until('the event', () => refusalsOf('CERT_UNTRUSTED') > 0);
 });
 
