@@ -1,5 +1,5 @@
 /** An identity server, put together: everything but the process around it. */
-import { chmodSync, existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { openCertificateAuthority } from '../ca/api.ts';
 import { openAuditLog } from '../src/audit/log.ts';
@@ -7,8 +7,8 @@ import type { Clock } from '../src/base/clock.ts';
 import { asError } from '../src/base/errors.ts';
 import type { Logger } from '../src/base/log.ts';
 import { systemTimers } from '../src/base/timers.ts';
-import { encodePem } from '../src/pki/pem.ts';
 import { bundleAdmin } from './admin/bundles.ts';
+import { caAdmin } from './admin/ca.ts';
 import { coreAdmin } from './admin/core.ts';
 import { adminTls } from './admin/mtls.ts';
 import { roles } from './admin/roles.ts';
@@ -23,6 +23,7 @@ import { Nodes } from './nodes.ts';
 import { Registry } from './registry.ts';
 import { createService } from './service.ts';
 import { Signer } from './signer.ts';
+import { SigningKeys } from './signing-keys.ts';
 import { Store } from './store.ts';
 import { SyncHub } from './sync.ts';
 import { x509popAttestor } from './x509pop.ts';
@@ -59,6 +60,7 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     workloadTtl: limits(config.ca.workloadTtl),
     nodeTtl: limits(config.ca.nodeTtl),
     serverTtl: limits(config.ca.serverTtl),
+    onError: (error) => log.error({ err: error }, 'the certificate authority could not do what was due'),
   });
   closers.push(() => ca.close());
   const store = new Store(join(dataDir, 'identity.db'));
@@ -124,13 +126,17 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     audit,
     accept: service.accept,
   });
-  writePublic(
-    join(dataDir, 'bundle.pem'),
-    ca
-      .bundle()
-      .authorities.map((der) => encodePem('CERTIFICATE', der))
-      .join(''),
-  );
+  const renewed = () => {
+    audit.certify(certify);
+    feed.publish({ signer: true });
+  };
+  const renew = async () => {
+    await signer.renew();
+    renewed();
+  };
+  const bundleFile = join(dataDir, 'bundle.pem');
+  const signingKeys = new SigningKeys({ ca, feed, signer, hub, renew, bundleFile, durable, audit, log });
+  closers.push(() => signingKeys.close());
   const port = await listener.listen();
   closers.push(() => listener.close());
 
@@ -174,6 +180,7 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     nodes,
     feed,
     hub,
+    signingKeys,
     clock,
     log,
     audit,
@@ -181,9 +188,10 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     actorOf,
     roles: adminRoles,
   });
+  const authorities = caAdmin({ ca, signingKeys, hub, log, audit, actorOf });
   const ownBundle = () => ({ trustDomain, ...ca.bundle() });
   const bundles = bundleAdmin({ trustDomain, ownBundle, foreign: federation.foreign, log, audit, actorOf });
-  const services = [core, bundles];
+  const services = [core, authorities, bundles];
   closers.push(await serveAdminSocket(config.adminSocket, services));
   if (tls !== undefined) {
     closers.push(() => tls.close());
@@ -192,12 +200,7 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
   }
   federation.foreign.start();
 
-  closers.push(
-    keepRenewed(signer, clock, log, () => {
-      audit.certify(certify);
-      feed.publish({ signer: true });
-    }),
-  );
+  closers.push(keepRenewed(signer, clock, log, renewed));
   audit.emit({ kind: 'server.started', detail: { port, entries: registry.size } });
   closers.push(() => audit.emit({ kind: 'server.stopped' }));
   log.info({ address: config.listen.address, port, trustDomain }, 'identity server ready');
@@ -243,10 +246,4 @@ function makeDataDir(path: string): void {
   if (existsSync(path)) return;
   mkdirSync(path, { recursive: true, mode: 0o711 });
   chmodSync(path, 0o711);
-}
-
-function writePublic(path: string, text: string): void {
-  writeFileSync(`${path}.new`, text, { mode: 0o644 });
-  chmodSync(`${path}.new`, 0o644);
-  renameSync(`${path}.new`, path);
 }

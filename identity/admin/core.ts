@@ -21,6 +21,7 @@ import type { Nodes } from '../nodes.ts';
 import { Refusal, toServiceError } from '../refusal.ts';
 import type { PutMode, Registry } from '../registry.ts';
 import { revoke } from '../revoke.ts';
+import type { SigningKeys } from '../signing-keys.ts';
 import type { Store } from '../store.ts';
 import type { SyncHub } from '../sync.ts';
 import { createToken } from '../tokens.ts';
@@ -41,6 +42,7 @@ export interface CoreAdminOptions extends AdminContext {
   readonly nodes: Nodes;
   readonly feed: Feed;
   readonly hub: SyncHub;
+  readonly signingKeys: SigningKeys;
   readonly clock: Clock;
   readonly status: () => object;
   readonly roles: RoleSource;
