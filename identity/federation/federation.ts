@@ -34,9 +34,6 @@ export interface Federation {
   readonly foreign: ForeignBundles;
   /** As Sync sends them to agents. */
   readonly synced: FederatedSource;
-  /** Ports that it listens on, for status. */
-  readonly bundleEndpointPort: number | undefined;
-  readonly oidcPort: number | undefined;
   close(): void;
 }
 
@@ -47,15 +44,15 @@ export async function startFederation(options: FederationOptions): Promise<Feder
   const { oidc } = config;
   const ownBundle = (): TrustBundle => ({ trustDomain: config.trustDomain, ...ca.bundle() });
   const published = async (): Promise<TrustBundle> => {
+    const bundle = ownBundle();
     await durable();
-    return ownBundle();
+    return bundle;
   };
   const closers: (() => void)[] = [];
   const close = () => {
     for (const closer of closers.splice(0).reverse()) closer();
   };
   try {
-    let bundleEndpointPort: number | undefined;
     if (bundleEndpoint !== undefined) {
       const { listen, path, profile } = bundleEndpoint;
       const credentials =
@@ -63,17 +60,12 @@ export async function startFederation(options: FederationOptions): Promise<Feder
           ? svidCredentials(svid, feed)
           : fileCredentials(profile.https_web, systemTimers, log);
       const documents = { [path]: async () => encodeSpiffeBundle(await published()) };
-      const serving = await serveHttps({ field: 'federation.bundleEndpoint', ...listen, credentials, documents, log });
-      closers.push(serving.close);
-      bundleEndpointPort = serving.port;
+      closers.push(await serveHttps({ field: 'federation.bundleEndpoint', ...listen, credentials, documents, log }));
     }
-    let oidcPort: number | undefined;
     if (oidc !== undefined) {
       const credentials = fileCredentials(oidc.tls, systemTimers, log);
       const documents = oidcDocuments(oidc.issuer, published);
-      const serving = await serveHttps({ field: 'oidc', ...oidc.listen, credentials, documents, log });
-      closers.push(serving.close);
-      oidcPort = serving.port;
+      closers.push(await serveHttps({ field: 'oidc', ...oidc.listen, credentials, documents, log }));
     }
     const foreign = new ForeignBundles({
       trustDomain: config.trustDomain,
@@ -94,7 +86,7 @@ export async function startFederation(options: FederationOptions): Promise<Feder
         return bundle === undefined ? undefined : foreignBundleMessage(bundle);
       },
     };
-    return { foreign, synced, bundleEndpointPort, oidcPort, close };
+    return { foreign, synced, close };
   } catch (thrown) {
     close();
     throw thrown;

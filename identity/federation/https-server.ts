@@ -55,8 +55,8 @@ export interface TlsCredentials {
   watch(changed: () => void): () => void;
 }
 
-/** Returns the port and what stops it. @throws CountersignError unavailable, or bad-input for a certificate that TLS does not take */
-export async function serveHttps(options: HttpsServerOptions): Promise<{ port: number; close: () => void }> {
+/** Returns what stops it. @throws CountersignError unavailable, or bad-input for a certificate that TLS does not take */
+export async function serveHttps(options: HttpsServerOptions): Promise<() => void> {
   const { field, address, port, credentials, log } = options;
   const server = createTlsServer(options);
   const stopWatching = credentials.watch(() => {
@@ -76,13 +76,11 @@ export async function serveHttps(options: HttpsServerOptions): Promise<{ port: n
   });
   server.on('error', (err) => log.error({ err, field }, 'an HTTPS server failed'));
   const bound = server.address();
-  return {
-    port: typeof bound === 'object' && bound !== null ? bound.port : port,
-    close: () => {
-      stopWatching();
-      server.close();
-      server.closeAllConnections();
-    },
+  log.info({ field, address, port: typeof bound === 'object' ? bound?.port : port }, 'serving documents over HTTPS');
+  return () => {
+    stopWatching();
+    server.close();
+    server.closeAllConnections();
   };
 }
 
