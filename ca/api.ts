@@ -23,10 +23,12 @@ import { RevocationRegistry, type RevocationTarget } from './revocation.ts';
 import { Slots } from './slots.ts';
 import { openStore } from './store.ts';
 import { takeOverAuthority } from './takeover.ts';
+import type { UpstreamAuthority } from './upstream/upstream.ts';
 
 export type { AuthorityAct, AuthorityInfo, AuthorityKind, CaBundle } from './authorities.ts';
 export type { IssuedSvid, IssueOutcome } from './issuance.ts';
 export type { IssuedJwtSvid, JwtSvidRequest } from './jwt.ts';
+export type { KeyBlobs } from './keys/blobs.ts';
 export type { LedgerRow } from './ledger.ts';
 export type { TtlLimits } from './profile.ts';
 export type { RevocationTarget } from './revocation.ts';
@@ -48,7 +50,9 @@ export interface CertificateAuthorityOptions {
   /** Life of a key for JWT-SVIDs. 7 days if not given. */
   readonly jwtKeyTtlSeconds?: number;
   /** When the key of the active authority is gone: begin with a new one instead of refusing. Keys in memory are gone with each restart. */
-  readonly replaceLostKeys?: boolean;
+  readonly replaceLostKeys?: boolean | undefined;
+  /** Who signs the authority's certificate; itself if not given. */
+  readonly upstream?: UpstreamAuthority | undefined;
   readonly workloadTtl?: TtlLimits;
   readonly nodeTtl?: TtlLimits;
   readonly serverTtl?: TtlLimits;

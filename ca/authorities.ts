@@ -18,6 +18,7 @@ import type { Ledger } from './ledger.ts';
 import { BACKDATE_SECONDS } from './profile.ts';
 import { signerOf } from './signer.ts';
 import { isPublished, type Made, type Slot, type Slots } from './slots.ts';
+import type { UpstreamAuthority } from './upstream/upstream.ts';
 
 export type AuthorityKind = 'x509' | 'jwt';
 const KINDS: readonly AuthorityKind[] = ['x509', 'jwt'];
@@ -70,6 +71,7 @@ export interface AuthoritiesOptions {
   readonly jwtKeyType: KeyType;
   readonly authorityTtlSeconds: number;
   readonly jwtKeyTtlSeconds: number;
+  readonly upstream: UpstreamAuthority | undefined;
   /** Go on with a new authority when the key of the active one is gone; else that is an error. */
   readonly replaceLostKeys: boolean;
   readonly acted: (act: AuthorityAct, authority: AuthorityInfo) => void;
@@ -269,7 +271,7 @@ export class Authorities {
   }
 
   async #make(kind: AuthorityKind, key: SigningKey): Promise<Made> {
-    const { clock, authorityTtlSeconds, jwtKeyTtlSeconds, trustDomain } = this.#options;
+    const { clock, authorityTtlSeconds, jwtKeyTtlSeconds, trustDomain, upstream } = this.#options;
     const second = Math.floor(clock.nowMs() / 1000) * 1000;
     const notBeforeMs = second - BACKDATE_SECONDS * 1000;
     if (kind === 'jwt') {
@@ -278,7 +280,7 @@ export class Authorities {
       return { id, publicKey: key.publicKey, chain: [], roots: [], notBeforeMs, notAfterMs };
     }
     const notAfterMs = second + authorityTtlSeconds * 1000;
-    return madeOf(await makeAuthority(key, trustDomain, { notBeforeMs, notAfterMs }));
+    return madeOf(await makeAuthority(key, trustDomain, { notBeforeMs, notAfterMs }, upstream));
   }
 
   async #finishRevocation(slot: Slot, last: (slot: Slot, untilMs: number) => void): Promise<void> {

@@ -92,6 +92,7 @@ export class LocalAuthority implements CertificateAuthority {
       authorityTtlSeconds: options.authorityTtlSeconds ?? DEFAULT_AUTHORITY_TTL_SECONDS,
       jwtKeyTtlSeconds: options.jwtKeyTtlSeconds ?? DEFAULT_JWT_KEY_TTL_SECONDS,
       replaceLostKeys: parts.replaceLostKeys,
+      upstream: options.upstream,
       acted: (act, authority) => {
         const change: CaChange = { bundle: true, acts: [{ act, authority }] };
         if (self === undefined) early.push(change);

@@ -6,6 +6,8 @@ import { type Prefix, parsePrefix } from '../src/model/address.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
 import { MAX_NODES_PER_ADDRESS, PrefixIndex } from '../src/model/prefix-index.ts';
 import { parseNodeName, parseSpiffeId, parseTrustDomain, pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
+import { caKeys, caUpstream, keyType } from './ca-config.ts';
+import { datastoreSchema } from './etcd/config.ts';
 import { federationProblems, federationSchema, oidcSchema } from './federation/config.ts';
 
 const prefix = parsed<Prefix>((text) => {
@@ -88,8 +90,22 @@ export const serverConfigSchema = z
         workloadTtl: ttl('1h', 60, 86_400, '60s to 24h'),
         nodeTtl: ttl('1h', 60, 7 * 86_400, '60s to 7d'),
         serverTtl: ttl('24h', 120, 7 * 86_400, '2m to 7d'),
+        jwtTtl: ttl('5m', 10, 3600, '10s to 1h'),
+        /** Lives of signing keys that are made from now on. */
+        rootTtl: ttl('365d', 60, 7300 * 86_400, '60s to 7300d'),
+        jwtKeyTtl: ttl('7d', 60, 365 * 86_400, '60s to 365d'),
+        /** Of authorities that are made from now on. */
+        keyType,
+        jwtKeyType: keyType,
+        /** Where the authority's private keys are. */
+        keys: caKeys,
+        /** Who signs the authority's certificate; left out: it signs itself. */
+        upstream: caUpstream,
+        /** Begin with a new authority when the key of the active one is gone. */
+        replaceLostKeys: z.boolean().optional(),
       })
       .prefault({}),
+    datastore: datastoreSchema,
     /** Registration entries, read anew when the file changes. */
     entriesFile: absolutePath.optional(),
     /** Every node that may join, and the addresses it may vouch for. */

@@ -1,7 +1,12 @@
 /** Calls to the agent or the server over its admin socket. A refusal becomes a CountersignError with the code it stands for. */
 import { existsSync } from 'node:fs';
 import { credentials, type ServiceError } from '@grpc/grpc-js';
-import { AgentAdminClient, BundleAdminClient, ServerAdminClient } from '../../proto/gen/countersign/admin/v1/admin.ts';
+import {
+  AgentAdminClient,
+  BundleAdminClient,
+  CaAdminClient,
+  ServerAdminClient,
+} from '../../proto/gen/countersign/admin/v1/admin.ts';
 import { CountersignError } from '../base/errors.ts';
 import { errorCodeOfGrpcStatus } from '../base/exit-codes.ts';
 
@@ -31,6 +36,11 @@ export function serverClient(socket: string): ServerAdminClient {
 export function bundleClient(socket: string): BundleAdminClient {
   checkSocket(socket, 'identity server');
   return new BundleAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
+}
+
+export function caClient(socket: string): CaAdminClient {
+  checkSocket(socket, 'identity server');
+  return new CaAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
 }
 
 export type Done<R> = (error: ServiceError | null, reply: R) => void;

@@ -5,6 +5,7 @@ import { EXIT } from '../base/exit-codes.ts';
 import { addAgentCommands } from './commands/agent.ts';
 import { addAuditCommands } from './commands/audit.ts';
 import { addBundleCommands } from './commands/bundle.ts';
+import { addCaCommands } from './commands/ca.ts';
 import { addDatapathCommands } from './commands/datapath.ts';
 import { addEnforcementCommands } from './commands/enforcement.ts';
 import { addServerCommands } from './commands/server.ts';
@@ -26,6 +27,7 @@ const program = new Command('countersign')
 
 addAgentCommands(program);
 addServerCommands(program);
+addCaCommands(program);
 addBundleCommands(program);
 addAuditCommands(program);
 addDatapathCommands(program);
