@@ -13,7 +13,7 @@ import type { WorkloadSvids } from './server-client/svids.ts';
 import type { Surroundings } from './surroundings.ts';
 
 export interface Following {
-  readonly server: Pick<ServerClient, 'onChange' | 'onRevoked'>;
+  readonly server: Pick<ServerClient, 'onChange' | 'onUrgent'>;
   readonly svids: Pick<WorkloadSvids, 'subscribe'>;
   readonly surroundings: Pick<Surroundings, 'apply'>;
   readonly endpoints: Pick<Endpoints, 'reconcile'>;
@@ -32,7 +32,15 @@ export function followServer(parts: Following): void {
     deleted += manager.revoked();
     channels.revokeCheck();
   };
-  server.onRevoked(revoke);
+  // An authority that went takes with it what was proven by it, and what is being proven.
+  const judgeByBundle = (): void => {
+    manager.bundlesChanged();
+    channels.revokeCheck();
+  };
+  server.onUrgent((change) => {
+    if (change.bundle) judgeByBundle();
+    if (change.revocations.length > 0) revoke();
+  });
   server.onChange(async (change) => {
     if (change.revocations.length > 0) {
       // Once more, before anything else of the change: those of before there was a listener, and what was proven since.
@@ -40,10 +48,7 @@ export function followServer(parts: Following): void {
       audit.emit({ kind: 'revocation.in_force', detail: { auth_entries: deleted } });
       deleted = 0;
     }
-    if (change.bundle) {
-      manager.bundlesChanged();
-      channels.revokeCheck();
-    }
+    if (change.bundle) judgeByBundle();
     if (isChanged(change.nodes) || change.snapshot) {
       surroundings.apply();
       manager.nodesChanged();

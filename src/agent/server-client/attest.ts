@@ -12,6 +12,7 @@ import { type NodeName, nodeId, type SpiffeId } from '../../model/ids.ts';
 import { createCsr } from '../../pki/csr.ts';
 import { generateKey } from '../../pki/keys.ts';
 import { answerChallenge, encodePayload, X509POP } from '../../pki/x509pop.ts';
+import { ownBundleOf } from './bundles.ts';
 import { checkIssued } from './issued.ts';
 import type { Life } from './life.ts';
 import type { NodeState } from './node-state.ts';
@@ -73,7 +74,7 @@ export async function attest(options: AttestOptions): Promise<NodeState> {
       notBeforeMs: leaf.notBeforeMs,
       nodeId: nodeId(result.nodeId),
       incarnation,
-      bundle: result.bundle,
+      bundle: ownBundleOf(bundle.trustDomain, result.bundle),
       session,
       life: options.life,
     };

@@ -13,20 +13,23 @@ export interface SyncChange {
   readonly entries: TableChange<RegistrationEntry>;
   readonly identities: TableChange<IdentityRow>;
   readonly nodes: TableChange<NodeInfo>;
+  /** Authorities of the own trust domain came or went. */
   readonly bundle: boolean;
   /** New ones. */
   readonly revocations: readonly Revocation[];
 }
 
 export type SyncListener = (change: SyncChange) => void | Promise<void>;
+export type UrgentListener = (change: SyncChange) => void;
 
 /**
  * Changes reach listeners in order and one at a time: the next is told when all are done with the one before. A version is
- * in force when that is so of it and of all before it. A revocation is told at once besides: no change before it, slow or stuck, holds it up.
+ * in force when that is so of it and of all before it. What takes trust away is told at once besides: no change before it, slow or stuck,
+ * holds it up.
  */
 export class ChangeQueue {
   readonly #listeners = new Set<SyncListener>();
-  readonly #revokedListeners = new Set<() => void>();
+  readonly #urgentListeners = new Set<UrgentListener>();
   readonly #log: Logger;
   readonly #failed: () => void;
   #tail: Promise<void> = Promise.resolve();
@@ -43,24 +46,24 @@ export class ChangeQueue {
     this.#enqueue([listener], first, inForce);
   }
 
-  /** Told of each revocation in the turn in which it comes, before its change has its own. */
-  onRevoked(listener: () => void): void {
-    this.#revokedListeners.add(listener);
+  /** Told of revocations, and of authorities that came or went, in the turn in which they come, before their change has its own. */
+  onUrgent(listener: UrgentListener): void {
+    this.#urgentListeners.add(listener);
   }
 
   /** `inForce` is called when every listener is done; never if there is none, or if one threw. */
   push(change: SyncChange, inForce: () => void): void {
-    if (change.revocations.length > 0) this.#revoked();
+    if (change.revocations.length > 0 || change.bundle) this.#urgent(change);
     this.#enqueue([...this.#listeners], change, inForce);
   }
 
-  #revoked(): void {
-    for (const listener of this.#revokedListeners) {
+  #urgent(change: SyncChange): void {
+    for (const listener of this.#urgentListeners) {
       try {
-        listener();
+        listener(change);
       } catch (thrown) {
         // Its change will be told as well, and is not in force if that throws too.
-        this.#log.error({ err: asError(thrown) }, 'a revocation could not be put into force at once');
+        this.#log.error({ err: asError(thrown) }, 'what was taken back could not be put into force at once');
       }
     }
   }

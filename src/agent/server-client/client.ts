@@ -5,6 +5,8 @@
 import type { KeyObject } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type {
+  IssueJwtRequest,
+  IssueJwtResponse,
   IssueRequest,
   IssueResponse,
   PutCheckpointRequest,
@@ -15,7 +17,6 @@ import type { Clock } from '../../base/clock.ts';
 import { asError, CountersignError, err, ok, type Result } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
 import { type ReasonCode, reasonCodes } from '../../base/registry/reason-codes.ts';
-import { systemTimers } from '../../base/timers.ts';
 import type { AuditSink } from '../../model/audit-event.ts';
 import type { RegistrationEntry } from '../../model/entry.ts';
 import type {
@@ -29,11 +30,13 @@ import type {
 } from '../../model/identity.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../../model/ids.ts';
 import { nodeSpiffeId } from '../../model/spiffe-id.ts';
+import type { IssuedJwtSvid } from '../../workload/feed.ts';
 import { attest, type NodeProof } from './attest.ts';
-import { ChangeQueue, type SyncListener } from './changes.ts';
+import type { OwnBundle } from './bundles.ts';
+import { ChangeQueue, type SyncListener, type UrgentListener } from './changes.ts';
 import { LifeWatch } from './life.ts';
 import { loadNodeState, type NodeState, saveNodeState } from './node-state.ts';
-import { renewNodeSvid } from './renewal.ts';
+import { NodeRenewal, renewNodeSvid } from './renewal.ts';
 import { openSync } from './sync-stream.ts';
 import { SyncedState } from './synced-state.ts';
 import { Connection, reasonIn, ServerError } from './transport.ts';
@@ -48,9 +51,17 @@ const BACKOFF_MAX_MS = 10_000;
 const TAKEOVER_MS = 15_000;
 /** A stream that lived this long was no failure: the next try is not put off. */
 const STABLE_MS = 5_000;
-const RENEW_RETRY_MS = 5_000;
-/** Refusals that no waiting mends: the server knows a later holder of this node's name. */
-const BARRED: ReadonlySet<ReasonCode | undefined> = new Set(['ATTEST_NODE_CLONED', 'PEER_INCARNATION_BARRED']);
+/**
+ * Refusals by the server that no waiting mends: it knows a later holder of this node's name, or does not take this node's certificate any
+ * more. The way back is to attest anew, with the next start.
+ */
+const BARRED: ReadonlySet<ReasonCode | undefined> = new Set([
+  'ATTEST_NODE_CLONED',
+  'PEER_INCARNATION_BARRED',
+  'AUTH_REVOKED',
+  'CERT_UNTRUSTED',
+  'CERT_EXPIRED',
+]);
 
 export interface ServerClientOptions {
   /** Of the identity servers, "IP:port" or "[IPv6]:port". */
@@ -98,16 +109,23 @@ export interface ServerClient {
   readonly node: { readonly info: NodeInfo; svid(): Svid };
   readonly identities: IdentityTable;
   readonly nodes: NodeTable;
+  /** Of the own trust domain: no other vouches for anything that is proven here. */
   readonly bundles: TrustBundles;
   readonly revocations: RevocationTable;
+  /** The same object until something of it changes. */
+  ownBundle(): OwnBundle;
+  /** For workloads that federate, by name: each vouches for its own trust domain and for no other. */
+  federatedBundles(): readonly TrustBundle[];
+  /** Of the own trust domain, DER. */
+  crls(): readonly Buffer[];
   entries(): readonly RegistrationEntry[];
   /**
    * The listener is told at once of all there is, then of every change, in order, one at a time. A version is acked, as in
    * force on this node, only when all listeners' promises for it have resolved; before there is a listener nothing is.
    */
   onChange(listener: SyncListener): void;
-  /** Told of each new revocation at once, whatever changes before it still wait for; then its change is told as any. */
-  onRevoked(listener: () => void): void;
+  /** Told of revocations and of other authorities at once, whatever changes before them still wait for; then that is told as any change. */
+  onUrgent(listener: UrgentListener): void;
   /** Called after each renewal: the next TLS handshake shows the new SVID. */
   onNodeSvid(listener: () => void): void;
   /**
@@ -117,6 +135,8 @@ export interface ServerClient {
   onBarred(listener: (reason: ReasonCode) => void): void;
   /** One result for each request, in order. @throws ServerError if the server cannot be asked. */
   issue(requests: readonly { entryId: string; csr: Buffer }[]): Promise<Result<Buffer[], ReasonCode>[]>;
+  /** @throws ServerError if the server cannot be asked, or says no: then with its reason */
+  issueJwt(entryId: string, audience: readonly string[]): Promise<IssuedJwtSvid>;
   putCheckpoint(text: Buffer): Promise<void>;
   status(): ServerClientStatus;
   close(): Promise<void>;
@@ -152,13 +172,13 @@ class Client implements ServerClient {
   readonly #svidListeners = new Set<() => void>();
   readonly #closing = new AbortController();
   readonly #life: LifeWatch;
+  readonly #renewal: NodeRenewal;
   #barred: ReasonCode | undefined;
   #barredListener: (reason: ReasonCode) => void = () => {};
   #state: NodeState | undefined;
   #connection: Connection | undefined;
   #stream: ReturnType<typeof openSync> | undefined;
   #loop: Promise<void> | undefined;
-  #cancelRenewal = () => {};
   #connected = false;
   #lastSyncMs: number | undefined;
   #inForce = 0n;
@@ -171,6 +191,14 @@ class Client implements ServerClient {
     this.#self = nodeSpiffeId(trustDomain, nodeName);
     this.#synced = new SyncedState(trustDomain, this.#self, bundle, options.clock, log, audit);
     this.#life = new LifeWatch(options.clock, () => this.#bar('ATTEST_NEW_LIFE'), options.bootId);
+    this.#renewal = new NodeRenewal({
+      renew: () => this.#renew(),
+      failed: (thrown) => {
+        this.#options.log.warn({ problem: this.#noted(thrown).message }, 'the node SVID could not be renewed yet');
+      },
+      identities: this.#synced.identities,
+      clock: options.clock,
+    });
     this.identities = this.#synced.identities;
     this.nodes = this.#synced.nodes;
     this.revocations = this.#synced.revocations;
@@ -230,8 +258,20 @@ class Client implements ServerClient {
     this.#changes.add(listener, everything, () => this.#ack(everything.version));
   }
 
-  onRevoked(listener: () => void): void {
-    this.#changes.onRevoked(listener);
+  onUrgent(listener: UrgentListener): void {
+    this.#changes.onUrgent(listener);
+  }
+
+  ownBundle(): OwnBundle {
+    return this.#synced.bundles.own;
+  }
+
+  federatedBundles(): readonly TrustBundle[] {
+    return this.#synced.bundles.federated();
+  }
+
+  crls(): readonly Buffer[] {
+    return this.#synced.bundles.crls();
   }
 
   onNodeSvid(listener: () => void): void {
@@ -255,6 +295,16 @@ class Client implements ServerClient {
     });
   }
 
+  async issueJwt(entryId: string, audience: readonly string[]): Promise<IssuedJwtSvid> {
+    const request: IssueJwtRequest = { entryId, audience: [...audience] };
+    const { token, expiresAt } = await this.#online().unary<IssueJwtRequest, IssueJwtResponse>(
+      'issueJwt',
+      request,
+      CALL_MS,
+    );
+    return { token, expiresAtMs: Number(expiresAt) * 1000 };
+  }
+
   async putCheckpoint(text: Buffer): Promise<void> {
     const request = { checkpoint: text };
     await this.#online().unary<PutCheckpointRequest, PutCheckpointResponse>('putCheckpoint', request, CALL_MS);
@@ -276,7 +326,7 @@ class Client implements ServerClient {
   async close(): Promise<void> {
     this.#closing.abort();
     this.#life.close();
-    this.#cancelRenewal();
+    this.#renewal.close();
     this.#stream?.cancel();
     await this.#loop;
     this.#connection?.close();
@@ -334,7 +384,13 @@ class Client implements ServerClient {
     const { addresses, clock, log } = this.#options;
     const bundle = this.#synced.bundle;
     const life = this.#life.now();
-    const connection = new Connection({ addresses, bundle, svid: state.svid, clock });
+    const connection = new Connection({
+      addresses,
+      bundle,
+      svid: state.svid,
+      clock,
+      isRevoked: (one) => this.revocations.isRevoked(one),
+    });
     try {
       log.info(
         { incarnation: String(state.incarnation) },
@@ -358,8 +414,8 @@ class Client implements ServerClient {
     const { stateDir, bundle } = this.#options;
     if (save) saveNodeState(stateDir, state, bundle);
     this.#state = state;
-    this.#synced.setBundle(state.bundle);
-    this.#planRenewal();
+    this.#synced.bundles.own = state.bundle;
+    this.#renewal.plan(state, state.bundle);
     for (const listener of this.#svidListeners) listener();
   }
 
@@ -386,7 +442,8 @@ class Client implements ServerClient {
         if (!this.#closing.signal.aborted) {
           const error = this.#noted(thrown);
           const reason = error instanceof ServerError ? error.reason : undefined;
-          if (BARRED.has(reason)) {
+          // what this side refuses of the server is unauthenticated
+          if (error instanceof ServerError && error.code === 'permission-denied' && BARRED.has(reason)) {
             this.#bar(reason!);
             return;
           }
@@ -406,7 +463,13 @@ class Client implements ServerClient {
   async #syncOnce(snapshotTaken: () => void): Promise<boolean> {
     const { addresses, clock, peerAddresses } = this.#options;
     const state = this.#mustState();
-    const connection = new Connection({ addresses, bundle: this.#synced.bundle, svid: state.svid, clock });
+    const connection = new Connection({
+      addresses,
+      bundle: this.#synced.bundle,
+      svid: state.svid,
+      clock,
+      isRevoked: (subject) => this.revocations.isRevoked(subject),
+    });
     const stream = openSync(connection, { peerAddresses, session: state.session }, (message) => {
       this.#receive(message);
       if (!message.snapshot) return;
@@ -430,12 +493,19 @@ class Client implements ServerClient {
   #receive(message: SyncResponse): void {
     const change = this.#synced.apply(message);
     this.#lastSyncMs = this.#options.clock.nowMs();
-    if (change.bundle) {
-      const state = { ...this.#mustState(), bundle: this.#synced.bundle.authorities };
+    const { own } = this.#synced.bundles;
+    if (own !== this.#mustState().bundle) {
+      const state = { ...this.#mustState(), bundle: own };
+      // On disk before it is in force: a restart does not bring back what was taken away.
       saveNodeState(this.#options.stateDir, state, this.#options.bundle);
       this.#state = state;
+      this.#renewal.plan(state, own);
     }
     this.#changes.push(change, () => this.#ack(change.version));
+    // Whoever speaks here was proven by what may just have been taken back.
+    if ((change.bundle || change.revocations.length > 0) && this.#connection?.stands(own.bundle) === false) {
+      this.#stream?.cancel();
+    }
   }
 
   /** On disk first: the server takes no earlier number from anybody once this one is confirmed. */
@@ -451,24 +521,6 @@ class Client implements ServerClient {
     if (version <= 0n) return;
     this.#inForce = version;
     this.#stream?.ack(version);
-  }
-
-  /** At about half its life, not all nodes at once. */
-  #planRenewal(): void {
-    const { notBeforeMs, svid } = this.#mustState();
-    const life = svid.notAfterMs - notBeforeMs;
-    const dueMs = notBeforeMs + life * (0.45 + Math.random() * 0.1);
-    this.#scheduleRenewal(dueMs - this.#options.clock.nowMs());
-  }
-
-  #scheduleRenewal(waitMs: number): void {
-    this.#cancelRenewal();
-    this.#cancelRenewal = systemTimers.set(Math.max(waitMs, 100), () => {
-      this.#renew().catch((thrown: unknown) => {
-        this.#options.log.warn({ problem: this.#noted(thrown).message }, 'the node SVID could not be renewed yet');
-        if (!this.#closing.signal.aborted) this.#scheduleRenewal(RENEW_RETRY_MS * (0.5 + Math.random()));
-      });
-    });
   }
 
   async #renew(): Promise<void> {

@@ -3,7 +3,7 @@ import { verify } from 'node:crypto';
 import { IdentityRow as RowMessage, type SignedIdentity } from '../../../proto/gen/countersign/server/v1/server.ts';
 import { err, ok, type Result } from '../../base/errors.ts';
 import type { ReasonCode } from '../../base/registry/reason-codes.ts';
-import type { IdentityRow, TrustBundle } from '../../model/identity.ts';
+import type { IdentityRow, RevocationTable, TrustBundle } from '../../model/identity.ts';
 import { type SpiffeId, securityIdentity } from '../../model/ids.ts';
 import { nodeNameOf, parseSpiffeId, pathOf, serverSpiffeId, trustDomainOf } from '../../model/spiffe-id.ts';
 import type { Certificate } from '../../pki/certificate.ts';
@@ -23,16 +23,20 @@ export interface VerifiedRow {
   readonly sequence: bigint;
 }
 
-/** The leaf that signs rows: a valid SVID of the server itself, of the bundle. */
+/** The leaf that signs rows: a valid SVID of the server itself, of the bundle, not revoked. */
 export function verifySigner(
   chain: readonly Buffer[],
   bundle: TrustBundle,
+  revocations: RevocationTable,
   nowMs: number,
 ): Result<Certificate, ReasonCode> {
   const verified = verifyX509Svid(chain, bundle, nowMs);
   if (!verified.ok) return verified;
-  const { spiffeId, leaf } = verified.value;
-  return spiffeId === serverSpiffeId(bundle.trustDomain) ? ok(leaf) : err('AUTH_WRONG_SPIFFE_ID');
+  const { spiffeId, leaf, authorities } = verified.value;
+  if (spiffeId !== serverSpiffeId(bundle.trustDomain)) return err('AUTH_WRONG_SPIFFE_ID');
+  const { serial, notBeforeMs } = leaf;
+  const isRevoked = revocations.isRevoked({ spiffeId, serial, node: undefined, notBeforeMs, authorities });
+  return isRevoked ? err('AUTH_REVOKED') : ok(leaf);
 }
 
 /**

@@ -15,19 +15,26 @@ export interface Wanted {
   readonly node: SpiffeId | undefined;
 }
 
+export interface IssuedChain {
+  readonly svid: Svid;
+  readonly leaf: Certificate;
+  /** As VerifiedSvid.authorities. */
+  readonly authorities: readonly string[];
+}
+
 export function checkIssued(
   received: readonly Buffer[],
   bundle: TrustBundle,
   wanted: Wanted,
   nowMs: number,
-): Result<{ svid: Svid; leaf: Certificate }, ReasonCode> {
+): Result<IssuedChain, ReasonCode> {
   // Of its own: a slice would keep the whole message that it came in.
   const chain = received.map((der) => Buffer.from(der));
   const verified = verifyX509Svid(chain, bundle, nowMs);
   if (!verified.ok) return verified;
-  const { spiffeId, leaf, validUntilMs } = verified.value;
+  const { spiffeId, leaf, validUntilMs, authorities } = verified.value;
   if (spiffeId !== wanted.spiffeId) return err('AUTH_WRONG_SPIFFE_ID');
   if (leaf.nodeBinding !== wanted.node) return err('AUTH_WRONG_NODE');
   if (!publicKeyDer(wanted.privateKey).equals(publicKeyDer(leaf.publicKey))) return err('PEER_CERTIFICATE_REJECTED');
-  return ok({ svid: { spiffeId, chain, privateKey: wanted.privateKey, notAfterMs: validUntilMs }, leaf });
+  return ok({ svid: { spiffeId, chain, privateKey: wanted.privateKey, notAfterMs: validUntilMs }, leaf, authorities });
 }

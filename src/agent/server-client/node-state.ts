@@ -15,9 +15,11 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { CountersignError } from '../../base/errors.ts';
 import type { Svid } from '../../model/identity.ts';
-import { type NodeId, nodeId, type SpiffeId } from '../../model/ids.ts';
+import { type NodeId, nodeId, type SpiffeId, type TrustDomain } from '../../model/ids.ts';
+import { trustDomainOf } from '../../model/spiffe-id.ts';
 import { parseCertificate } from '../../pki/certificate.ts';
 import { privateKeyFromPem, privateKeyPem, publicKeyDer } from '../../pki/keys.ts';
+import { type OwnBundle, ownBundleOf } from './bundles.ts';
 import type { Life } from './life.ts';
 
 const FILE = 'node-identity.json';
@@ -28,16 +30,23 @@ export interface NodeState {
   readonly notBeforeMs: number;
   readonly nodeId: NodeId;
   readonly incarnation: bigint;
-  /** The newest that the server sent, DER. */
-  readonly bundle: readonly Buffer[];
+  /** The newest that the server sent. */
+  readonly bundle: OwnBundle;
   /** Number of the last Sync stream; 0: there was none. */
   readonly session: bigint;
   /** The machine's life in which the incarnation was issued. undefined: nobody wrote it down. */
   readonly life: Life | undefined;
 }
 
+const jwtAuthority = z.strictObject({
+  keyId: z.string(),
+  publicKey: z.base64(),
+  expiresAtMs: z.number().optional(),
+  tainted: z.boolean().optional(),
+});
+
 const schema = z.strictObject({
-  version: z.union([z.literal(1), z.literal(2)]),
+  version: z.union([z.literal(1), z.literal(2), z.literal(3)]),
   spiffeId: z.string(),
   /** PEM. */
   privateKey: z.string(),
@@ -45,6 +54,11 @@ const schema = z.strictObject({
   nodeId: z.number().int(),
   incarnation: z.string().regex(/^\d+$/),
   bundle: z.array(z.base64()).min(1),
+  /** Not before version 3. */
+  bundleSequence: z.string().regex(/^\d+$/).default('0'),
+  refreshHintSeconds: z.number().int().optional(),
+  jwtAuthorities: z.array(jwtAuthority).optional(),
+  taintedKeyIds: z.array(z.string()).default([]),
   pinned: z.string(),
   /** Not in version 1. */
   session: z.string().regex(/^\d+$/).default('0'),
@@ -69,9 +83,11 @@ export function loadNodeState(dir: string, spiffeId: SpiffeId, pinned: readonly 
   const parsed = schema.safeParse(parseJson(text));
   if (!parsed.success) throw damaged();
   const state = parsed.data;
-  const bundle = state.bundle.map((der) => Buffer.from(der, 'base64'));
-  const known = state.pinned === digestOf(pinned) || pinned.some((der) => bundle.some((other) => other.equals(der)));
+  const authorities = state.bundle.map((der) => Buffer.from(der, 'base64'));
+  const isSamePinned = state.pinned === digestOf(pinned);
+  const known = isSamePinned || pinned.some((der) => authorities.some((other) => other.equals(der)));
   if (!known || state.spiffeId !== spiffeId) return undefined;
+  const trustDomain = trustDomainOf(spiffeId);
   const chain = state.chain.map((der) => Buffer.from(der, 'base64'));
   const leaf = parseCertificate(chain[0]!);
   const privateKey = privateKeyFromPem(state.privateKey);
@@ -82,9 +98,33 @@ export function loadNodeState(dir: string, spiffeId: SpiffeId, pinned: readonly 
     notBeforeMs,
     nodeId: nodeId(state.nodeId),
     incarnation: BigInt(state.incarnation),
-    bundle,
+    // A bundle that was handed out since is the last word of whoever runs this node, until the server sends its own.
+    bundle: isSamePinned ? bundleOf(state, trustDomain, authorities) : ownBundleOf(trustDomain, pinned),
     session: BigInt(state.session),
     life: state.life,
+  };
+}
+
+function bundleOf(state: z.infer<typeof schema>, trustDomain: TrustDomain, authorities: readonly Buffer[]): OwnBundle {
+  const { bundleSequence, refreshHintSeconds, jwtAuthorities, taintedKeyIds } = state;
+  return {
+    bundle: {
+      trustDomain,
+      authorities,
+      sequence: BigInt(bundleSequence),
+      ...(refreshHintSeconds === undefined ? {} : { refreshHintSeconds }),
+      ...(jwtAuthorities === undefined
+        ? {}
+        : {
+            jwtAuthorities: jwtAuthorities.map(({ keyId, publicKey, expiresAtMs, tainted }) => ({
+              keyId,
+              publicKey: Buffer.from(publicKey, 'base64'),
+              ...(expiresAtMs === undefined ? {} : { expiresAtMs }),
+              ...(tainted === undefined ? {} : { tainted }),
+            })),
+          }),
+    },
+    tainted: new Set(taintedKeyIds),
   };
 }
 
@@ -96,14 +136,22 @@ export function saveNodeState(dir: string, state: NodeState, pinned: readonly Bu
   rmSync(`${path}.new`, { force: true });
   const fd = openSync(`${path}.new`, 'wx', 0o600);
   try {
+    const { authorities, sequence, refreshHintSeconds, jwtAuthorities } = state.bundle.bundle;
     const content: z.infer<typeof schema> = {
-      version: 2,
+      version: 3,
       spiffeId: state.svid.spiffeId,
       privateKey: privateKeyPem(state.svid.privateKey),
       chain: state.svid.chain.map((der) => der.toString('base64')),
       nodeId: state.nodeId,
       incarnation: String(state.incarnation),
-      bundle: state.bundle.map((der) => der.toString('base64')),
+      bundle: authorities.map((der) => der.toString('base64')),
+      bundleSequence: String(sequence ?? 0n),
+      refreshHintSeconds,
+      jwtAuthorities: jwtAuthorities?.map((authority) => ({
+        ...authority,
+        publicKey: authority.publicKey.toString('base64'),
+      })),
+      taintedKeyIds: [...state.bundle.tainted],
       pinned: digestOf(pinned),
       session: String(state.session),
       life: state.life,

@@ -1,6 +1,7 @@
 /**
  * One X.509-SVID for each entry of this node, kept fresh: the key is made here and never leaves, the server signs, at half
- * its life comes the next. A revoked one is dropped at once. A certificate's story, between issue and the Workload API.
+ * its life comes the next. What is revoked, or what the bundle no longer vouches for, is dropped at once; what a tainted key
+ * signed is replaced at once. A certificate's story, between issue and the Workload API.
  */
 import type { KeyObject } from 'node:crypto';
 import type { Clock } from '../../base/clock.ts';
@@ -12,12 +13,16 @@ import type { AuditSink } from '../../model/audit-event.ts';
 import type { RegistrationEntry } from '../../model/entry.ts';
 import type { RevocationSubject, Svid, SvidSource } from '../../model/identity.ts';
 import type { SecurityIdentity } from '../../model/ids.ts';
-import type { Certificate } from '../../pki/certificate.ts';
+import { nodeNameOf } from '../../model/spiffe-id.ts';
 import { createCsr } from '../../pki/csr.ts';
 import { generateKey } from '../../pki/keys.ts';
+import { verifyX509Svid } from '../../pki/verify.ts';
 import type { IdentityFeed, IdentitySnapshot, IssuedJwtSvid } from '../../workload/feed.ts';
+import type { OwnBundle } from './bundles.ts';
 import type { ServerClient, SyncChange } from './client.ts';
-import { checkIssued } from './issued.ts';
+import { checkIssued, type IssuedChain } from './issued.ts';
+import { JwtSvids } from './jwt-svids.ts';
+import { renewalSpreadMs } from './renewal.ts';
 
 /** Requests in one call. */
 const BATCH = 128;
@@ -27,7 +32,17 @@ const RETRY_MAX_MS = 60_000;
 export interface WorkloadSvidsOptions {
   readonly client: Pick<
     ServerClient,
-    'trustDomain' | 'node' | 'bundles' | 'revocations' | 'entries' | 'onChange' | 'issue'
+    | 'node'
+    | 'identities'
+    | 'ownBundle'
+    | 'federatedBundles'
+    | 'crls'
+    | 'revocations'
+    | 'entries'
+    | 'onChange'
+    | 'onUrgent'
+    | 'issue'
+    | 'issueJwt'
   >;
   readonly clock: Clock;
   readonly log: Logger;
@@ -51,16 +66,30 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
   readonly #options: WorkloadSvidsOptions;
   readonly #timers: Timers;
   readonly #holdings = new Map<string, Holding>();
+  readonly #jwts: JwtSvids;
   readonly #due = new Set<string>();
   readonly #subscribers = new Set<() => void>();
+  /** What all that is held was judged by. */
+  #own: OwnBundle;
+  /** Until the next change: whoever composes an answer from it, however slowly, has SVIDs and the bundle that vouches for them. */
+  #snapshot: IdentitySnapshot | undefined;
   #flushing = false;
   #closed = false;
 
   /** Begins at once. */
   constructor(options: WorkloadSvidsOptions) {
+    const { client, clock, log } = options;
     this.#options = options;
     this.#timers = options.timers ?? systemTimers;
-    options.client.onChange((change) => this.#changed(change));
+    this.#own = client.ownBundle();
+    this.#jwts = new JwtSvids({
+      ask: (entryId, audience) => client.issueJwt(entryId, audience),
+      bundle: () => client.ownBundle().bundle,
+      clock,
+      log,
+    });
+    client.onUrgent((change) => this.#takenBack(change));
+    client.onChange((change) => this.#changed(change));
   }
 
   /** What this node can prove with now. AUTH_NO_SVID, or AUTH_REVOKED if that is why. */
@@ -75,24 +104,17 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
   }
 
   snapshot(): IdentitySnapshot {
-    const { client } = this.#options;
-    const bundle = client.bundles.bundleOf(client.trustDomain);
-    return {
-      entries: client.entries(),
-      svidOf: (entryId) => {
-        const svid = this.#holdings.get(entryId)?.svid;
-        return this.#isValid(svid) ? svid : undefined;
-      },
-      bundles: bundle === undefined ? [] : [bundle],
-      crls: [],
-    };
+    this.#snapshot ??= this.#compose();
+    return this.#snapshot;
   }
 
-  issueJwt(): Promise<Result<IssuedJwtSvid, ReasonCode>> {
-    return Promise.resolve(err('ISSUE_NOT_YOUR_ENTRY'));
+  issueJwt(entryId: string, audience: readonly string[]): Promise<Result<IssuedJwtSvid, ReasonCode>> {
+    const entry = this.#holdings.get(entryId)?.entry;
+    if (entry === undefined || this.#closed) return Promise.resolve(err('ISSUE_NOT_YOUR_ENTRY'));
+    return this.#jwts.issue(entry, audience);
   }
 
-  /** Called after each change of an entry, an SVID or the bundle. */
+  /** Called after each change of an entry, an SVID, a bundle or a revocation list. */
   subscribe(changed: () => void): () => void {
     this.#subscribers.add(changed);
     return () => this.#subscribers.delete(changed);
@@ -104,6 +126,11 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
     readonly refused: ReasonCode | undefined;
   }[] {
     return [...this.#holdings.values()].map(({ entry, svid, refused }) => ({ entry, svid, refused }));
+  }
+
+  /** How many JWT-SVIDs are held, and when the first and the last of them end, Unix ms. */
+  jwtEnds(): ReturnType<JwtSvids['ends']> {
+    return this.#jwts.ends();
   }
 
   close(): void {
@@ -118,12 +145,41 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
     return svid !== undefined && this.#options.clock.nowMs() <= svid.notAfterMs;
   }
 
+  #compose(): IdentitySnapshot {
+    const { client } = this.#options;
+    const held = new Map([...this.#holdings].map(([id, { svid }]) => [id, svid]));
+    return {
+      entries: client.entries(),
+      svidOf: (entryId) => {
+        const svid = held.get(entryId);
+        return this.#isValid(svid) ? svid : undefined;
+      },
+      bundles: [this.#own.bundle, ...client.federatedBundles()],
+      crls: client.crls(),
+    };
+  }
+
+  /** Before the change has its turn, and whatever changes before it still wait for: nothing is served that was taken back. */
+  #takenBack({ revocations }: SyncChange): void {
+    if (this.#closed) return;
+    const self = nodeNameOf(this.#options.client.node.info.spiffeId);
+    for (const { what } of revocations) {
+      for (const [id, { entry }] of this.#holdings) {
+        const isConcerned =
+          'spiffeId' in what ? what.spiffeId === entry.spiffeId : 'node' in what && what.node === self;
+        if (isConcerned) this.#jwts.forget(id);
+      }
+    }
+    this.#judge(revocations.some(({ what }) => 'authority' in what) ? this.#spreadMs() : 0);
+    this.#tell();
+  }
+
   /** Dropping is done when this returns, so that an ack of the change means it; fetching goes on behind. */
   #changed(change: SyncChange): void {
     if (this.#closed) return;
     for (const entry of change.entries.removed) this.#forget(entry.id);
     for (const entry of change.entries.changed) this.#register(entry);
-    if (change.snapshot || change.revocations.length > 0) this.#dropRevoked();
+    this.#judge(0);
     // a refusal may have had to do with what just changed
     if (change.snapshot) for (const [id, holding] of this.#holdings) if (!this.#isValid(holding.svid)) this.#ask(id, 0);
     this.#tell();
@@ -134,7 +190,10 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
     if (known !== undefined) {
       const before = known.entry;
       known.entry = entry;
-      if (before.spiffeId !== entry.spiffeId) this.#drop(known);
+      if (before.spiffeId !== entry.spiffeId) {
+        this.#drop(known);
+        this.#jwts.forget(entry.id);
+      }
       const sameDns = before.dnsNames.join() === entry.dnsNames.join();
       if (before.spiffeId === entry.spiffeId && before.ttlSeconds === entry.ttlSeconds && sameDns && known.svid) return;
     } else {
@@ -150,6 +209,7 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
     this.#drop(holding);
     this.#holdings.delete(id);
     this.#due.delete(id);
+    this.#jwts.forget(id);
   }
 
   #drop(holding: Holding): void {
@@ -159,18 +219,35 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
     holding.subject = undefined;
   }
 
-  #dropRevoked(): void {
-    const { client, log } = this.#options;
+  /** All that is held, by the revocations and the bundle of now. `waitMs`: before what went is asked for anew. */
+  #judge(waitMs: number): void {
+    const { client, clock, log } = this.#options;
+    const own = client.ownBundle();
+    const isNew = own !== this.#own;
+    this.#own = own;
+    if (isNew) this.#jwts.bundleChanged();
+    const spreadMs = isNew ? Math.max(waitMs, this.#spreadMs()) : waitMs;
     for (const [id, holding] of this.#holdings) {
-      if (holding.subject === undefined || !client.revocations.isRevoked(holding.subject)) continue;
-      log.warn(
-        { entry: id, spiffeId: holding.entry.spiffeId, serial: holding.subject.serial },
-        'SVID revoked, dropped',
-      );
-      this.#drop(holding);
-      holding.refused = 'ISSUE_REVOKED';
-      this.#ask(id, 0);
+      const { svid, subject, entry } = holding;
+      if (svid === undefined || subject === undefined) continue;
+      const isRevoked = client.revocations.isRevoked(subject);
+      const verdict = isNew ? verifyX509Svid(svid.chain, own.bundle, clock.nowMs()) : undefined;
+      if (isRevoked || verdict?.ok === false) {
+        const reason = isRevoked ? 'ISSUE_REVOKED' : verdict?.ok === false ? verdict.error : 'CERT_UNTRUSTED';
+        log.warn({ entry: id, spiffeId: entry.spiffeId, serial: subject.serial, reason }, 'SVID dropped');
+        this.#drop(holding);
+        holding.refused = reason;
+        this.#ask(id, spreadMs);
+      } else if (isNew && isTainted(subject, own)) {
+        // Served until the next one is there: the bundle still vouches for it.
+        this.#ask(id, spreadMs);
+      }
     }
+  }
+
+  /** The same for all of this node's, so that they are asked for together. */
+  #spreadMs(): number {
+    return renewalSpreadMs(this.#options.client.identities);
   }
 
   /** Asks for an SVID after `waitMs`; what is due together is asked together. */
@@ -227,9 +304,8 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
       return;
     }
     const node = client.node.info;
-    const bundle = client.bundles.bundleOf(client.trustDomain)!;
     const wanted = { spiffeId: entry.spiffeId, privateKey, node: node.spiffeId };
-    const issued = result.ok ? checkIssued(result.value, bundle, wanted, clock.nowMs()) : result;
+    const issued = result.ok ? checkIssued(result.value, this.#own.bundle, wanted, clock.nowMs()) : result;
     const checked = issued.ok ? this.#checkStanding(issued.value) : issued;
     if (!checked.ok) {
       if (holding.refused !== checked.error) {
@@ -250,7 +326,9 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
     holding.failures = 0;
     const life = svid.notAfterMs - notBeforeMs;
     const dueMs = notBeforeMs + life * (0.45 + Math.random() * 0.1);
-    this.#ask(entry.id, Math.max(dueMs - clock.nowMs(), RETRY_FIRST_MS));
+    // Signed before the server let go of the key: there is a better one soon.
+    const waitMs = isTainted(subject, this.#own) ? RETRY_MAX_MS * (0.5 + Math.random()) : dueMs - clock.nowMs();
+    this.#ask(entry.id, Math.max(waitMs, RETRY_FIRST_MS));
     holding.cancelEnd = this.#timers.set(svid.notAfterMs - clock.nowMs(), () => this.#tell());
     audit.emit({
       kind: 'svid.received',
@@ -260,9 +338,9 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
   }
 
   /** It may have been revoked between signing and now. */
-  #checkStanding({ svid, leaf }: { svid: Svid; leaf: Certificate }) {
+  #checkStanding({ svid, leaf, authorities }: IssuedChain) {
     const { serial, notBeforeMs, nodeBinding: node } = leaf;
-    const subject: RevocationSubject = { spiffeId: svid.spiffeId, serial, node, notBeforeMs };
+    const subject: RevocationSubject = { spiffeId: svid.spiffeId, serial, node, notBeforeMs, authorities };
     return this.#options.client.revocations.isRevoked(subject) ? err('ISSUE_REVOKED' as const) : ok({ svid, subject });
   }
 
@@ -276,6 +354,11 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
   }
 
   #tell(): void {
+    this.#snapshot = undefined;
     for (const subscriber of [...this.#subscribers]) subscriber();
   }
+}
+
+function isTainted({ authorities = [] }: RevocationSubject, { tainted }: OwnBundle): boolean {
+  return authorities.some((id) => tainted.has(id));
 }

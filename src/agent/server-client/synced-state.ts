@@ -6,7 +6,7 @@ import type { AuditSink } from '../../model/audit-event.ts';
 import type { TrustBundle } from '../../model/identity.ts';
 import type { SpiffeId, TrustDomain } from '../../model/ids.ts';
 import { serverSpiffeId } from '../../model/spiffe-id.ts';
-import { parseCertificate } from '../../pki/certificate.ts';
+import { Bundles } from './bundles.ts';
 import type { SyncChange } from './changes.ts';
 import { verifySigner } from './identity-rows.ts';
 import { Entries, IdentityRows, Nodes, Revocations } from './tables.ts';
@@ -16,12 +16,11 @@ export class SyncedState {
   readonly nodes: Nodes;
   readonly entries = new Entries();
   readonly revocations = new Revocations();
+  readonly bundles: Bundles;
   readonly #self: SpiffeId;
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #audit: AuditSink;
-  #bundle: TrustBundle;
-  #bundleSequence = 0n;
   #signerChain: readonly Buffer[] = [];
   #version = 0n;
   #refusedItems = 0;
@@ -40,11 +39,12 @@ export class SyncedState {
     this.#clock = clock;
     this.#log = log;
     this.#audit = audit;
-    this.#bundle = { trustDomain, authorities: pinned };
+    this.bundles = new Bundles(trustDomain, pinned);
   }
 
+  /** Of the own trust domain. */
   get bundle(): TrustBundle {
-    return this.#bundle;
+    return this.bundles.own.bundle;
   }
 
   get version(): bigint {
@@ -53,10 +53,6 @@ export class SyncedState {
 
   get refusedItems(): number {
     return this.#refusedItems;
-  }
-
-  setBundle(authorities: readonly Buffer[]): void {
-    this.#bundle = { trustDomain: this.#bundle.trustDomain, authorities };
   }
 
   /** The next snapshot is reported in full, as if nothing had been known. */
@@ -79,26 +75,36 @@ export class SyncedState {
 
   /** @throws Error if the message cannot be taken: a broken bundle or revocation must not be passed over. */
   apply(message: SyncResponse): SyncChange {
+    try {
+      return this.#apply(message);
+    } catch (thrown) {
+      // what was taken of it was told to nobody: the snapshot that comes next is told whole
+      this.forget();
+      throw thrown;
+    }
+  }
+
+  #apply(message: SyncResponse): SyncChange {
     const { snapshot } = message;
     if (!snapshot && message.version <= this.#version) throw new Error('the version of the server went back');
-    // revocations and the bundle first: what follows is judged by them
-    const revocations = this.revocations.update(snapshot, message.revocations);
-    const bundle = this.#applyBundle(message);
-    if (message.signerChain.length > 0) this.#signerChain = message.signerChain;
-
-    const signer = verifySigner(this.#signerChain, this.#bundle, this.#clock.nowMs());
     const refused = (what: string, why: string) => {
       this.#refusedItems += 1;
       this.#log.error({ what, why }, 'refused what the identity server sent');
-      const source = { spiffeId: serverSpiffeId(this.#bundle.trustDomain) };
+      const source = { spiffeId: serverSpiffeId(this.bundle.trustDomain) };
       this.#audit.emit({ kind: 'peer.refused', reason: 'PEER_FRAME_MALFORMED', source, detail: { what, why } });
     };
+    // revocations and the bundle first: what follows is judged by them
+    const revocations = this.revocations.update(message.revocations);
+    const bundle = this.bundles.apply(message, refused);
+    if (message.signerChain.length > 0) this.#signerChain = message.signerChain;
+
+    const signer = verifySigner(this.#signerChain, this.bundle, this.revocations, this.#clock.nowMs());
     if (!signer.ok && message.identities.length > 0) {
       this.#log.error({ reason: signer.error }, 'the signer of the identity table does not verify');
     }
     const { identities: signed, removedIdentities } = message;
     const leaf = signer.ok ? signer.value : undefined;
-    const identities = this.identities.update(snapshot, signed, removedIdentities, leaf, this.#bundle, refused);
+    const identities = this.identities.update(snapshot, signed, removedIdentities, leaf, this.bundle, refused);
     const nodes = this.nodes.update(snapshot, message.nodes, message.removedNodes, refused);
     const entries = this.entries.update(snapshot, message.entries, message.removedEntryIds, this.#self, refused);
     this.#version = message.version;
@@ -114,23 +120,5 @@ export class SyncedState {
       };
     }
     return { version: message.version, snapshot, entries, identities, nodes, bundle, revocations };
-  }
-
-  /** True if it is another one than before. */
-  #applyBundle({ bundle }: SyncResponse): boolean {
-    if (bundle === undefined) return false;
-    if (bundle.certificates.length === 0) throw new Error('the server sent an empty trust bundle');
-    if (bundle.sequence < this.#bundleSequence) throw new Error('the server sent an older trust bundle');
-    for (const der of bundle.certificates) {
-      const certificate = parseCertificate(der);
-      if (!certificate.ok || !certificate.value.isCa)
-        throw new Error('the server sent a trust bundle with a broken authority');
-    }
-    this.#bundleSequence = bundle.sequence;
-    const known = this.#bundle.authorities;
-    const same =
-      known.length === bundle.certificates.length && known.every((der, i) => der.equals(bundle.certificates[i]!));
-    if (!same) this.setBundle(bundle.certificates);
-    return !same;
   }
 }

@@ -231,6 +231,8 @@ export class Entries {
         continue;
       }
       const federatesWith = message.federatesWith.map(parseTrustDomain);
+      for (const name of federatesWith)
+        if (!name.ok) refused('entry', `${message.id}: federates with none: ${name.error}`);
       after.set(message.id, {
         id: message.id,
         spiffeId: spiffeId.value.id,
@@ -250,13 +252,15 @@ export class Entries {
   }
 }
 
+/** What was taken back stays so: a snapshot of a server that was restored, or that lags behind another, brings none of it back. */
 export class Revocations implements RevocationTable {
-  #known = new Map<bigint, Revocation>();
-  #serials = new Set<string>();
+  /** By what they say: two servers may give the same number to two of them. */
+  readonly #known = new Map<string, Revocation>();
+  readonly #serials = new Set<string>();
   /** By SPIFFE ID and by node name: the latest issuedUntil, Unix seconds. */
-  #spiffeIds = new Map<SpiffeId, number>();
-  #nodes = new Map<NodeName, number>();
-  #authorities = new Set<string>();
+  readonly #spiffeIds = new Map<SpiffeId, number>();
+  readonly #nodes = new Map<NodeName, number>();
+  readonly #authorities = new Set<string>();
 
   isRevoked({ spiffeId, serial, node, notBeforeMs, authorities }: RevocationSubject): boolean {
     if (this.#serials.has(serial) || authorities?.some((id) => this.#authorities.has(id)) === true) return true;
@@ -272,19 +276,12 @@ export class Revocations implements RevocationTable {
   }
 
   /** The new ones. @throws Error if one cannot be read: to pass over a revocation would be to ignore it. */
-  update(snapshot: boolean, messages: readonly RevocationMessage[]): readonly Revocation[] {
+  update(messages: readonly RevocationMessage[]): readonly Revocation[] {
     const parsed = messages.map(parseRevocation);
-    const fresh = parsed.filter((revocation) => !this.#known.has(revocation.sequence));
-    if (snapshot) {
-      this.#known = new Map();
-      this.#serials = new Set();
-      this.#spiffeIds = new Map();
-      this.#nodes = new Map();
-      this.#authorities = new Set();
-    }
-    for (const revocation of parsed) {
-      const { what, issuedUntil, sequence } = revocation;
-      this.#known.set(sequence, revocation);
+    const fresh = parsed.filter((revocation) => !this.#known.has(textOf(revocation)));
+    for (const revocation of fresh) {
+      const { what, issuedUntil } = revocation;
+      this.#known.set(textOf(revocation), revocation);
       if ('serial' in what) this.#serials.add(what.serial);
       else if ('spiffeId' in what) raise(this.#spiffeIds, what.spiffeId, issuedUntil);
       else if ('node' in what) raise(this.#nodes, what.node, issuedUntil);
@@ -292,6 +289,10 @@ export class Revocations implements RevocationTable {
     }
     return fresh;
   }
+}
+
+function textOf({ what, issuedUntil }: Revocation): string {
+  return `${JSON.stringify(what)} ${issuedUntil}`;
 }
 
 function raise<K>(map: Map<K, number>, key: K, value: number): void {
@@ -304,6 +305,7 @@ function parseRevocation({ sequence, what, issuedUntil, reason }: RevocationMess
     case 'serial':
       return { ...rest, what: { serial: what.value } };
     case 'authority':
+      if (!/^([0-9a-f]{2}){1,64}$/.test(what.value)) break;
       return { ...rest, what: { authority: what.value } };
     case 'spiffeId': {
       const id = parseSpiffeId(what.value);

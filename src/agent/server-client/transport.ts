@@ -81,6 +81,11 @@ export class Connection {
     return new ServerError(code === undefined ? 'internal' : errorCodeOfGrpcStatus(code), reason, message, thrown);
   }
 
+  /** Would the server that was proven last be taken for the identity server now? Before there is one: yes. */
+  stands(bundle: TrustBundle): boolean {
+    return this.#credentials.stands(bundle);
+  }
+
   /** A call with one answer. @throws ServerError */
   async unary<Request, Response>(
     method: 'issue' | 'issueJwt' | 'renew' | 'putCheckpoint',
@@ -121,6 +126,8 @@ type SecureConnector = ReturnType<ChannelCredentials['_createSecureConnector']>;
 class PinnedCredentials extends ChannelCredentials {
   /** Why the last server was not taken for the identity server. */
   refusal: ReasonCode | undefined;
+  /** What the last server showed. */
+  #shown: readonly Buffer[] | undefined;
   readonly #options: ConnectionOptions;
 
   constructor(options: ConnectionOptions) {
@@ -191,21 +198,30 @@ class PinnedCredentials extends ChannelCredentials {
     });
   }
 
+  stands(bundle: TrustBundle): boolean {
+    return this.#shown === undefined || this.#judge(this.#shown, bundle).ok;
+  }
+
   #prove(socket: TLSSocket): Result<void, ReasonCode> {
-    const { bundle, clock, isRevoked } = this.#options;
     // 1. TLS 1.3, a full handshake, HTTP/2.
     if (socket.getProtocol() !== 'TLSv1.3') return err('PEER_HANDSHAKE_FAILED');
     if (socket.isSessionReused()) return err('PEER_RESUMPTION_REFUSED');
     if (socket.alpnProtocol !== 'h2') return err('PEER_ALPN_MISMATCH');
+    this.#shown = presentedChain(socket);
+    return this.#judge(this.#shown, this.#options.bundle);
+  }
+
+  #judge(chain: readonly Buffer[], bundle: TrustBundle): Result<void, ReasonCode> {
+    const { clock, isRevoked } = this.#options;
     // 2. The chain ends in the bundle.
-    const verified = verifyX509Svid(presentedChain(socket), bundle, clock.nowMs());
+    const verified = verifyX509Svid(chain, bundle, clock.nowMs());
     if (!verified.ok) return verified;
+    const { spiffeId, leaf, authorities } = verified.value;
     // 3. It is the identity server's, not a node's or a workload's.
-    const { spiffeId, leaf } = verified.value;
     if (spiffeId !== serverSpiffeId(bundle.trustDomain)) return err('AUTH_WRONG_SPIFFE_ID');
-    // 4. It was not taken back.
+    // 4. It was not taken back, nor a key above it that signed.
     const { serial, notBeforeMs } = leaf;
-    const subject = { spiffeId, serial, node: undefined, notBeforeMs, authorities: verified.value.authorities };
+    const subject = { spiffeId, serial, node: undefined, notBeforeMs, authorities };
     return isRevoked?.(subject) === true ? err('AUTH_REVOKED') : ok(undefined);
   }
 }

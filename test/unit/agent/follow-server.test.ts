@@ -48,7 +48,7 @@ beforeEach(async () => {
   followServer({
     server: {
       onChange: (listener) => queue.add(listener, { ...unchanged, snapshot: true }, () => {}),
-      onRevoked: (listener) => queue.onRevoked(listener),
+      onUrgent: (listener) => queue.onUrgent(listener),
     },
     svids: {
       subscribe: (listener: () => void) => {
@@ -130,7 +130,8 @@ describe('in force is', () => {
     world.bundles.set(domain, { trustDomain: domain, authorities: [] });
     expect(await push({ bundle: true })).toEqual([]);
     expect(a.epoch, 'an epoch for all at once').toBe(2);
-    expect(done).toEqual(['channels with no proof']);
+    // at once, and in its turn
+    expect(done).toEqual(['channels with no proof', 'channels with no proof']);
   });
 
   test('an identity that went, and one that lives elsewhere now', async () => {

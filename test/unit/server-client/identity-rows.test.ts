@@ -11,9 +11,10 @@ import { IdentityRow, type SignedIdentity } from '../../../proto/gen/countersign
 import { verifyRow, verifySigner } from '../../../src/agent/server-client/identity-rows.ts';
 import { IdentityRows } from '../../../src/agent/server-client/tables.ts';
 import type { Clock } from '../../../src/base/clock.ts';
+import type { RevocationSubject } from '../../../src/model/identity.ts';
 import type { NodeName, SecurityIdentity, TrustDomain } from '../../../src/model/ids.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
-import type { Certificate } from '../../../src/pki/certificate.ts';
+import { type Certificate, parseCertificate } from '../../../src/pki/certificate.ts';
 import { createCsr } from '../../../src/pki/csr.ts';
 import { generateKey } from '../../../src/pki/keys.ts';
 
@@ -22,12 +23,13 @@ const dir = mkdtempSync(join(tmpdir(), 'cs-rows-'));
 let ca: CertificateAuthority;
 let signer: Signer;
 let leaf: Certificate;
+const nothingRevoked = { isRevoked: () => false };
 const bundle = () => ({ trustDomain: ca.trustDomain, authorities: ca.bundle().authorities });
 
 beforeAll(async () => {
   ca = await openCertificateAuthority({ directory: join(dir, 'ca'), trustDomain: 'example.org' as TrustDomain, clock });
   signer = await Signer.create(ca);
-  const verified = verifySigner(signer.svid.chain, bundle(), clock.nowMs());
+  const verified = verifySigner(signer.svid.chain, bundle(), nothingRevoked, clock.nowMs());
   if (!verified.ok) throw new Error(verified.error);
   leaf = verified.value;
 });
@@ -107,8 +109,19 @@ test("a node's or a workload's SVID signs no table", async () => {
   const node = await ca.issueNodeSvid({ csr, name, incarnation: 1n, requester: 'test' });
   if (!node.ok) throw new Error(node.error);
   const refused = { ok: false, error: 'AUTH_WRONG_SPIFFE_ID' };
-  expect(verifySigner(node.value.chain, bundle(), clock.nowMs())).toEqual(refused);
-  expect(verifySigner([], bundle(), clock.nowMs())).toEqual({ ok: false, error: 'CERT_CHAIN_EMPTY' });
+  expect(verifySigner(node.value.chain, bundle(), nothingRevoked, clock.nowMs())).toEqual(refused);
+  expect(verifySigner([], bundle(), nothingRevoked, clock.nowMs())).toEqual({ ok: false, error: 'CERT_CHAIN_EMPTY' });
+});
+
+test('a revoked server, and one whose signing key was taken back, signs no table', async () => {
+  const { chain } = signer.svid;
+  const refused = { ok: false, error: 'AUTH_REVOKED' };
+  const authority = parseCertificate(ca.bundle().authorities[0]!);
+  const keyId = authority.ok ? authority.value.subjectKeyId!.toString('hex') : '';
+  const byKey = { isRevoked: ({ authorities }: RevocationSubject) => authorities?.includes(keyId) === true };
+  const bySerial = { isRevoked: ({ serial }: RevocationSubject) => serial === leaf.serial };
+  expect(verifySigner(chain, bundle(), byKey, clock.nowMs())).toEqual(refused);
+  expect(verifySigner(chain, bundle(), bySerial, clock.nowMs())).toEqual(refused);
 });
 
 test.each([

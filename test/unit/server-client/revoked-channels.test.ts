@@ -109,10 +109,8 @@ test('channels under an authority that is no longer in the bundle end when the b
     trustDomain: TRUST_DOMAIN,
     clock: server.clock,
   });
-  const bundles = {
-    ...b.client.bundles,
-    bundleOf: () => ({ trustDomain: TRUST_DOMAIN, authorities: other.bundle().authorities }),
-  };
+  const { authorities } = other.bundle();
+  const bundles = { ...b.client.bundles, bundleOf: () => ({ trustDomain: TRUST_DOMAIN, authorities }) };
   other.close();
   Object.assign(b.client.bundles, bundles);
   b.channels.revokeCheck();
