@@ -23,16 +23,23 @@ const FIELD = { path: 1, interface: 2, member: 3, errorName: 4, replySerial: 5, 
 export async function connectBus(socketPath: string, signal: AbortSignal): Promise<Bus> {
   signal.throwIfAborted();
   const socket = connect(socketPath);
+  socket.on('error', () => {}); // whoever reads is told
   const stop = () => socket.destroy(new Error('D-Bus: no answer in time'));
   signal.addEventListener('abort', stop);
   socket.once('close', () => signal.removeEventListener('abort', stop));
+  try {
+    return await begin(socket);
+  } catch (thrown) {
+    socket.destroy();
+    throw thrown;
+  }
+}
+
+async function begin(socket: Socket): Promise<Bus> {
   const input = readerOf(socket);
   // "Authentication Protocol", mechanism EXTERNAL: who asks is known by the socket's credentials
   socket.write(`\0AUTH EXTERNAL ${Buffer.from(String(process.getuid!())).toString('hex')}\r\n`);
-  if (!(await input.line()).startsWith('OK ')) {
-    socket.destroy();
-    throw new Error('D-Bus: the bus does not accept this process');
-  }
+  if (!(await input.line()).startsWith('OK ')) throw new Error('D-Bus: the bus does not accept this process');
   socket.write('BEGIN\r\n');
   let serial = 0;
   const bus: Bus = {

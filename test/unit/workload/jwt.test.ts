@@ -1,6 +1,11 @@
 import { type ServiceError, status } from '@grpc/grpc-js';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type JWTSVIDRequest, SpiffeWorkloadAPIClient } from '../../../proto/gen/spiffe/workload/workload.ts';
+import {
+  type JWTSVIDRequest,
+  type JWTSVIDResponse,
+  SpiffeWorkloadAPIClient,
+  type ValidateJWTSVIDResponse,
+} from '../../../proto/gen/spiffe/workload/workload.ts';
 import type { TrustDomain } from '../../../src/model/ids.ts';
 import { generateKey } from '../../../src/pki/keys.ts';
 import {
@@ -35,11 +40,11 @@ afterEach(async () => {
 });
 
 const fetchJwt = (request: Partial<JWTSVIDRequest>) =>
-  answerOf((done) => client.fetchJwtsvid({ audience: ['backend'], spiffeId: '', ...request }, security(), done)).then(
-    ({ svids }) => svids,
-  );
+  answerOf<JWTSVIDResponse>((done) =>
+    client.fetchJwtsvid({ audience: ['backend'], spiffeId: '', ...request }, security(), done),
+  ).then(({ svids }) => svids);
 const validate = (svid: string, audience = 'backend') =>
-  answerOf((done) => client.validateJwtsvid({ audience, svid }, security(), done));
+  answerOf<ValidateJWTSVIDResponse>((done) => client.validateJwtsvid({ audience, svid }, security(), done));
 const refusal = (asked: Promise<unknown>) =>
   asked.then(
     () => 'answered',

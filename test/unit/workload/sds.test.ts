@@ -54,7 +54,7 @@ function secretsIn({ resources }: DiscoveryResponse): Secret[] {
 }
 const names = (response: DiscoveryResponse) => secretsIn(response).map(({ name }) => name);
 const fetch = (resourceNames: string[], more?: Partial<DiscoveryRequest>) =>
-  answerOf((done) => client.fetchSecrets(request(resourceNames, more), done));
+  answerOf<DiscoveryResponse>((done) => client.fetchSecrets(request(resourceNames, more), done));
 const refusal = (asked: Promise<unknown>) =>
   asked.then(
     () => 'answered',
