@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import type { Clock } from '../src/base/clock.ts';
 import { fieldError, loadConfigFile } from '../src/base/config-file.ts';
 import { createLogger } from '../src/base/log.ts';
+import { type Restored, restoreBackup } from './backup/restore.ts';
 import { serverConfigSchema } from './config.ts';
 import { entriesFileSchema } from './entry-spec.ts';
 import { startServer } from './server.ts';
@@ -29,4 +30,9 @@ export async function runServer(configPath: string, signal: AbortSignal): Promis
   });
   log.info('stopping');
   await server.close();
+}
+
+/** For a server that does not run. @throws CountersignError: nothing was changed then */
+export async function restoreServer(configPath: string, file: string, force: boolean): Promise<Restored> {
+  return restoreBackup(loadConfigFile(configPath, serverConfigSchema), file, force, clock.nowMs());
 }

@@ -1,32 +1,29 @@
 /** An identity server, put together: everything but the process around it. */
-import { chmodSync, existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { openCertificateAuthority } from '../ca/api.ts';
 import { openAuditLog } from '../src/audit/log.ts';
 import type { Clock } from '../src/base/clock.ts';
-import { asError } from '../src/base/errors.ts';
 import type { Logger } from '../src/base/log.ts';
-import { systemTimers } from '../src/base/timers.ts';
+import { backupHandler } from './admin/backup.ts';
 import { bundleAdmin } from './admin/bundles.ts';
 import { caAdmin } from './admin/ca.ts';
 import { coreAdmin } from './admin/core.ts';
-import { adminTls } from './admin/mtls.ts';
-import { roles } from './admin/roles.ts';
-import { serveAdminSocket, UNIX_PEER } from './admin/socket.ts';
-import { joinTokenAttestor, type NodeAttestor } from './attest.ts';
+import { roles as rolesOf } from './admin/roles.ts';
+import { attestorsOf } from './attestors.ts';
 import type { ServerConfig } from './config.ts';
+import { type Datastore, localDatastore, makeDataDir } from './datastore.ts';
+import { adminDoors } from './doors.ts';
 import { loadEntriesFile, watchEntriesFile } from './entries-file.ts';
 import { startFederation } from './federation/federation.ts';
 import { Feed } from './feed.ts';
 import { Listener } from './listener.ts';
 import { Nodes } from './nodes.ts';
 import { Registry } from './registry.ts';
+import { keepRenewed } from './renewal.ts';
 import { createService } from './service.ts';
 import { Signer } from './signer.ts';
 import { SigningKeys } from './signing-keys.ts';
-import { Store } from './store.ts';
+import { openState } from './state.ts';
 import { SyncHub } from './sync.ts';
-import { x509popAttestor } from './x509pop.ts';
 
 export interface IdentityServer {
   /** The port it listens on. */
@@ -34,41 +31,46 @@ export interface IdentityServer {
   close(): Promise<void>;
 }
 
-/** Starts it; what was opened is closed again if something fails. @throws CountersignError */
-export async function startServer(config: ServerConfig, clock: Clock, log: Logger): Promise<IdentityServer> {
+/**
+ * Starts it; what was opened is closed again if something fails.
+ * @param datastore left out: the data directory, which is this server's alone
+ * @throws CountersignError
+ */
+export async function startServer(
+  config: ServerConfig,
+  clock: Clock,
+  log: Logger,
+  datastore: Datastore = localDatastore(config.dataDir),
+): Promise<IdentityServer> {
   const closers: (() => unknown)[] = [];
   const close = async () => {
     for (const closer of closers.splice(0).reverse()) await closer();
   };
   try {
-    return { port: await start(config, clock, log, closers), close };
+    return { port: await start(config, datastore, clock, log, closers), close };
   } catch (thrown) {
     await close();
     throw thrown;
   }
 }
 
-async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (() => unknown)[]): Promise<number> {
+async function start(
+  config: ServerConfig,
+  datastore: Datastore,
+  clock: Clock,
+  log: Logger,
+  closers: (() => unknown)[],
+): Promise<number> {
   const { trustDomain, dataDir } = config;
-  const limits = (seconds: number) => ({ defaultTtlSeconds: seconds, maxTtlSeconds: Math.max(seconds, 86_400) });
+  const { interceptors } = datastore;
+  const durable = () => datastore.durable();
   makeDataDir(dataDir);
-
-  const ca = await openCertificateAuthority({
-    directory: join(dataDir, 'ca'),
-    trustDomain,
-    clock,
-    workloadTtl: limits(config.ca.workloadTtl),
-    nodeTtl: limits(config.ca.nodeTtl),
-    serverTtl: limits(config.ca.serverTtl),
-    onError: (error) => log.error({ err: error }, 'the certificate authority could not do what was due'),
-  });
-  closers.push(() => ca.close());
-  const store = new Store(join(dataDir, 'identity.db'));
-  closers.push(() => store.close());
+  const { ca, store, sources } = await openState(config, datastore, clock, log, closers);
   const signer = await Signer.create(ca);
+  const svid = () => signer.svid;
 
-  const origin = `${trustDomain}/countersign/server`;
   const certify = (bytes: Buffer) => signer.certify(bytes);
+  const origin = `${trustDomain}/countersign/server`;
   const audit = openAuditLog({ dir: config.audit.dir, origin, clock, log, certify });
   closers.push(() => audit.close());
 
@@ -79,18 +81,7 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     loadEntriesFile(registry, config.entriesFile);
     closers.push(watchEntriesFile(registry, config.entriesFile, log));
   }
-  const durable = async () => {};
-  const federation = await startFederation({
-    config,
-    ca,
-    store,
-    feed,
-    svid: () => signer.svid,
-    durable,
-    clock,
-    audit,
-    log,
-  });
+  const federation = await startFederation({ config, ca, store, feed, svid, durable, clock, audit, log });
   closers.push(() => federation.close());
   const hub = new SyncHub({ feed, registry, nodes, ca, signer, federated: federation.synced, clock, log, audit });
   closers.push(() => hub.close());
@@ -111,29 +102,28 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     issue: { ca, registry, nodes, clock, audit, issuer: config.oidc?.issuer },
     checkpoints: { store, trustDomain, clock, audit },
     callerOf: (peer) => listener.caller(peer),
+    interceptors,
     clock,
     log,
   });
   closers.push(() => service.close());
   const listener = new Listener({
-    address: config.listen.address,
-    port: config.listen.port,
+    ...config.listen,
     limits: config.limits,
     bundle: () => ({ trustDomain, authorities: ca.bundle().authorities }),
-    svid: () => signer.svid,
+    svid,
     clock,
     log,
     audit,
     accept: service.accept,
   });
-  const renewed = () => {
+  const renew = async () => {
+    await signer.renew();
     audit.certify(certify);
     feed.publish({ signer: true });
   };
-  const renew = async () => {
-    await signer.renew();
-    renewed();
-  };
+  // The first handshake and bundle.pem show certificates that were made just now.
+  await durable();
   const bundleFile = join(dataDir, 'bundle.pem');
   const signingKeys = new SigningKeys({ ca, feed, signer, hub, renew, bundleFile, durable, audit, log });
   closers.push(() => signingKeys.close());
@@ -144,6 +134,8 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
   const status = () => ({
     trustDomain,
     address: `${config.listen.address}:${port}`,
+    datastore: config.datastore.type,
+    role: 'serving',
     startedAt,
     version: feed.version,
     nodes: { configured: config.nodes.length, attested: nodes.members().length, connected: hub.live().length },
@@ -154,96 +146,24 @@ async function start(config: ServerConfig, clock: Clock, log: Logger, closers: (
     serverSvidNotAfter: new Date(signer.svid.notAfterMs).toISOString(),
     audit: { size: audit.size, lost: audit.lost },
   });
-  const adminRoles = roles({ configured: config.admin.roles, registry });
-  const tls =
-    config.admin.listen === undefined
-      ? undefined
-      : adminTls({
-          ...config.admin.listen,
-          ca,
-          roles: adminRoles,
-          bundle: () => ({ trustDomain, authorities: ca.bundle().authorities }),
-          svid: () => signer.svid,
-          clock,
-          log,
-          audit,
-        });
-  // Whoever may open the socket is the administrator.
-  const actorOf = (peer: string) =>
-    peer === UNIX_PEER
-      ? ({ name: 'admin', role: 'admin' } as const)
-      : (tls?.actorOf(peer) ?? ('PEER_CHANNEL_CLOSED' as const));
-  const core = coreAdmin({
-    ca,
-    store,
-    registry,
-    nodes,
-    feed,
-    hub,
-    signingKeys,
-    clock,
-    log,
-    audit,
-    status,
-    actorOf,
-    roles: adminRoles,
-  });
-  const authorities = caAdmin({ ca, signingKeys, hub, log, audit, actorOf });
+  const roles = rolesOf({ configured: config.admin.roles, registry });
+  const doors = adminDoors({ config, ca, signer, roles, interceptors, clock, log, audit });
+  const admin = { actorOf: doors.actorOf, log, audit };
+  const backup = backupHandler(admin, sources);
   const ownBundle = () => ({ trustDomain, ...ca.bundle() });
-  const bundles = bundleAdmin({ trustDomain, ownBundle, foreign: federation.foreign, log, audit, actorOf });
-  const services = [core, authorities, bundles];
-  closers.push(await serveAdminSocket(config.adminSocket, services));
-  if (tls !== undefined) {
-    closers.push(() => tls.close());
-    const adminPort = await tls.serve(services);
-    log.info({ address: config.admin.listen?.address, port: adminPort }, 'administration over TLS');
-  }
+  await doors.serve(
+    [
+      coreAdmin({ ...admin, ca, store, registry, nodes, feed, hub, signingKeys, clock, status, roles, backup }),
+      caAdmin({ ...admin, ca, signingKeys, hub }),
+      bundleAdmin({ ...admin, trustDomain, ownBundle, foreign: federation.foreign }),
+    ],
+    closers,
+  );
   federation.foreign.start();
 
-  closers.push(keepRenewed(signer, clock, log, renewed));
+  closers.push(keepRenewed(signer, clock, log, renew));
   audit.emit({ kind: 'server.started', detail: { port, entries: registry.size } });
   closers.push(() => audit.emit({ kind: 'server.stopped' }));
   log.info({ address: config.listen.address, port, trustDomain }, 'identity server ready');
   return port;
-}
-
-function attestorsOf(
-  { attestors: { join_token, x509pop } }: ServerConfig,
-  { store, nodes, clock }: { store: Store; nodes: Nodes; clock: Clock },
-): NodeAttestor[] {
-  const attestors: NodeAttestor[] = [];
-  if (join_token.enabled) attestors.push(joinTokenAttestor(store, clock));
-  if (x509pop !== undefined) attestors.push(x509popAttestor({ config: x509pop, nodes, clock }));
-  return attestors;
-}
-
-/** The server's own SVID is renewed at half its life; after a failure again in a while. */
-function keepRenewed(signer: Signer, clock: Clock, log: Logger, renewed: () => void): () => void {
-  const RETRY_MS = 10_000;
-  let cancel = () => {};
-  const plan = (waitMs: number) => {
-    cancel = systemTimers.set(waitMs, () => void renewal());
-  };
-  const half = () => (signer.svid.notBeforeMs + signer.svid.notAfterMs) / 2 - clock.nowMs();
-  const renewal = async () => {
-    try {
-      if (half() <= 0) {
-        await signer.renew();
-        renewed();
-      }
-      plan(Math.max(half(), 1000));
-    } catch (thrown) {
-      log.error({ err: asError(thrown) }, 'the server could not renew its own SVID');
-      plan(RETRY_MS);
-    }
-  };
-  plan(Math.max(half(), 1000));
-  return () => cancel();
-}
-
-/** Others may pass through it to bundle.pem; everything else in it keeps itself private. */
-function makeDataDir(path: string): void {
-  if (existsSync(path)) return;
-  mkdirSync(path, { recursive: true, mode: 0o711 });
-  chmodSync(path, 0o711);
 }

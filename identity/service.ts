@@ -3,6 +3,7 @@ import {
   Server,
   ServerCredentials,
   type ServerDuplexStream,
+  type ServerInterceptor,
   type ServerUnaryCall,
   type sendUnaryData,
   status,
@@ -43,6 +44,7 @@ export interface ServiceOptions {
   readonly issue: IssueJwtOptions;
   readonly checkpoints: CheckpointOptions;
   readonly callerOf: (peer: string) => Caller | undefined;
+  readonly interceptors: readonly ServerInterceptor[];
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -66,6 +68,7 @@ export function createService(options: ServiceOptions) {
     'grpc.keepalive_permit_without_calls': 1,
     'grpc-node.max_session_memory': 10,
     'grpc.enable_channelz': 0,
+    interceptors: [...options.interceptors],
   });
   server.addService(definition, handlers(options));
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());

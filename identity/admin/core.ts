@@ -18,7 +18,7 @@ import type { EntryFilter } from '../entry-index.ts';
 import { entrySchema } from '../entry-spec.ts';
 import type { Feed, RegisteredEntry } from '../feed.ts';
 import type { Nodes } from '../nodes.ts';
-import { Refusal, toServiceError } from '../refusal.ts';
+import { Refusal } from '../refusal.ts';
 import type { PutMode, Registry } from '../registry.ts';
 import { revoke } from '../revoke.ts';
 import type { SigningKeys } from '../signing-keys.ts';
@@ -46,6 +46,7 @@ export interface CoreAdminOptions extends AdminContext {
   readonly clock: Clock;
   readonly status: () => object;
   readonly roles: RoleSource;
+  readonly backup: ServerAdminServer['backup'];
 }
 
 export function coreAdmin(options: CoreAdminOptions): AdminService {
@@ -112,13 +113,9 @@ export function coreAdmin(options: CoreAdminOptions): AdminService {
       return json(entryJson(options, entry));
     }),
     ...nodeHandlers(options),
-    backup: (call) => call.emit('error', toServiceError(notYet, options.log)),
+    backup: options.backup,
   };
   return { definition: ServerAdminService, implementation };
-}
-
-function notYet(): never {
-  throw new CountersignError('unsupported', 'not built yet');
 }
 
 /**

@@ -2,7 +2,7 @@
  * The administrator's door for other machines: the services of the unix socket over TLS 1.3, for SVIDs of this trust domain that
  * have a role. Who calls is judged at each call anew: a revocation, a changed bundle, a role that was taken back counts at once.
  */
-import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { Server, ServerCredentials, type ServerInterceptor } from '@grpc/grpc-js';
 import type { CertificateAuthority } from '../../ca/api.ts';
 import type { ReasonCode } from '../../src/base/registry/reason-codes.ts';
 import { Listener, type ListenerOptions } from '../listener.ts';
@@ -18,6 +18,7 @@ const LIMITS = { connections: 256, handshakes: 64 };
 export interface AdminTlsOptions extends Omit<ListenerOptions, 'accept' | 'limits' | 'field' | 'prefix'> {
   readonly ca: Pick<CertificateAuthority, 'isRevoked'>;
   readonly roles: RoleSource;
+  readonly interceptors: readonly ServerInterceptor[];
 }
 
 export interface AdminTls {
@@ -28,12 +29,13 @@ export interface AdminTls {
   close(): void;
 }
 
-export function adminTls({ ca, roles, ...options }: AdminTlsOptions): AdminTls {
+export function adminTls({ ca, roles, interceptors, ...options }: AdminTlsOptions): AdminTls {
   const server = new Server({
     'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
     'grpc.max_concurrent_streams': MAX_STREAMS,
     'grpc-node.max_session_memory': 10,
     'grpc.enable_channelz': 0,
+    interceptors: [...interceptors],
   });
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const listener = new Listener({

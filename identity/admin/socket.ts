@@ -2,7 +2,7 @@
 import { chmodSync, existsSync, mkdirSync, rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { dirname } from 'node:path';
-import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { Server, ServerCredentials, type ServerInterceptor } from '@grpc/grpc-js';
 import { CountersignError } from '../../src/base/errors.ts';
 import type { AdminService } from './service.ts';
 
@@ -10,9 +10,17 @@ import type { AdminService } from './service.ts';
 export const UNIX_PEER = 'admin-socket';
 
 /** @throws CountersignError if another server answers on the socket. */
-export async function serveAdminSocket(path: string, services: readonly AdminService[]): Promise<() => void> {
+export async function serveAdminSocket(
+  path: string,
+  services: readonly AdminService[],
+  interceptors: readonly ServerInterceptor[] = [],
+): Promise<() => void> {
   await clearSocket(path);
-  const server = new Server({ 'grpc.max_receive_message_length': 1 << 20, 'grpc.enable_channelz': 0 });
+  const server = new Server({
+    'grpc.max_receive_message_length': 1 << 20,
+    'grpc.enable_channelz': 0,
+    interceptors: [...interceptors],
+  });
   for (const { definition, implementation } of services) server.addService(definition, implementation);
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const listener = createServer((socket) => {

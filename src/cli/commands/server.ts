@@ -12,6 +12,7 @@ import { call, serverClient } from '../admin-client.ts';
 import { type CommonOptions, onServer } from '../context.ts';
 import { lines, printJson, table } from '../output.ts';
 import { addServerRun } from './run.ts';
+import { addServerBackup } from './server-backup.ts';
 import { addSvidOutputs } from './svid.ts';
 
 type Row = Record<string, unknown>;
@@ -62,6 +63,7 @@ function addList(
 export function addServerCommands(program: Command): void {
   const server = program.command('server').description('the identity server');
   addServerRun(server);
+  addServerBackup(server);
   onServer(server.command('status').description('what the server knows and serves')).action(
     async (options: CommonOptions) => {
       const client = serverClient(options.socket);
