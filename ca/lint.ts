@@ -9,6 +9,7 @@ import { KEY_USAGE } from '../src/pki/extensions.ts';
 import { OID } from '../src/pki/oids.ts';
 import type { SigningKey } from './keys/key-manager.ts';
 import { SIGNING } from './keys/key-type.ts';
+import { type ExtensionList, listExtensions } from './lint-extensions.ts';
 import type { CertificatePlan } from './profile.ts';
 import type { Signer } from './signer.ts';
 
@@ -52,8 +53,11 @@ export function lintTbs(
   const parsed = parseTbsCertificate(bytes);
   if (!parsed.ok) return err([`it does not parse: ${parsed.error}`]);
   const fields = parsed.value;
+  const extensions = listExtensions(bytes);
+  if (extensions === undefined) return err(['its extensions do not parse']);
   const rules = [
     ...commonRules(fields, plan, spki),
+    ...extensionRules(extensions, plan),
     ...signerRules(fields, signer, spki),
     ...(isAuthority(plan) ? authorityRules(fields, plan, signer) : leafRules(fields, plan)),
   ];
@@ -83,6 +87,31 @@ function commonRules(fields: TbsFields, plan: CertificatePlan, spki: Buffer): Ru
     [fields.dnsNames.every(isDnsName), 'the DNS names are DNS names (RFC 1123, section 2.1)'],
     [fields.nodeBinding === plan.nodeBinding, 'the node binding is as planned'],
     [fields.nodeIncarnation === plan.nodeIncarnation, 'the node incarnation is as planned'],
+  ];
+}
+
+/** What each profile has, in the order of build.ts. Those of RFC 5280, sections 4.2.1.1 and 4.2.1.2, must not be critical; ours need not be understood. */
+const AUTHORITY_EXTENSIONS = extensionSet('basicConstraints!', 'keyUsage!', 'subjectAltName');
+const SVID_EXTENSIONS = ['basicConstraints!', 'keyUsage!', 'extKeyUsage', 'subjectAltName'];
+const EXTENSIONS: Readonly<Record<CertificatePlan['profile'], string>> = {
+  authority: AUTHORITY_EXTENSIONS,
+  intermediate: AUTHORITY_EXTENSIONS,
+  workload: extensionSet(...SVID_EXTENSIONS, 'nodeBinding'),
+  node: extensionSet(...SVID_EXTENSIONS, 'nodeIncarnation'),
+  server: extensionSet(...SVID_EXTENSIONS),
+};
+
+function extensionSet(...names: string[]): string {
+  return [...names, 'subjectKeyIdentifier', 'authorityKeyIdentifier'].join();
+}
+
+function extensionRules({ names, alternativeNames }: ExtensionList, plan: CertificatePlan): Rule[] {
+  return [
+    [
+      names.join() === EXTENSIONS[plan.profile],
+      'it has the extensions of its profile and no others, each as critical as it must be (RFC 5280, section 4.2)',
+    ],
+    [alternativeNames === 1 + plan.dnsNames.length, 'the SAN holds the SPIFFE ID and DNS names, and no other names'],
   ];
 }
 
