@@ -82,7 +82,6 @@ export const federationSchema = z
 export type FederationConfig = z.infer<typeof federationSchema>;
 
 export const oidcSchema = z.strictObject({ issuer: issuerUrl, listen, tls: certificateFiles }).optional();
-export type OidcConfig = NonNullable<z.infer<typeof oidcSchema>>;
 
 /** What is wrong with it beside the rest of the configuration. Paths are those within `federation`. */
 export function federationProblems(

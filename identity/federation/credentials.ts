@@ -62,7 +62,7 @@ function readPair({ certificateFile, keyFile }: CertificateFiles): TlsPair {
 }
 
 /** https_spiffe: the SVID is another one whenever the feed says so. */
-export function svidCredentials(svid: () => ServerSvid, feed: Feed): TlsCredentials {
+export function svidCredentials(svid: () => ServerSvid, feed: Pick<Feed, 'watch'>): TlsCredentials {
   return {
     get current() {
       const { chain, privateKey } = svid();

@@ -71,6 +71,7 @@ export async function startFederation(options: FederationOptions): Promise<Feder
       trustDomain: config.trustDomain,
       configured: trustDomains,
       ownBundle,
+      isRevoked: (subject) => ca.isRevoked(subject),
       store,
       feed,
       clock,

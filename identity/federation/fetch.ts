@@ -10,7 +10,7 @@ import { err, ok, type Result } from '../../src/base/errors.ts';
 import { readPublicFile } from '../../src/base/private-file.ts';
 import type { ReasonCode } from '../../src/base/registry/reason-codes.ts';
 import type { Timers } from '../../src/base/timers.ts';
-import type { TrustBundle } from '../../src/model/identity.ts';
+import type { RevocationSubject, TrustBundle } from '../../src/model/identity.ts';
 import type { SpiffeId, TrustDomain } from '../../src/model/ids.ts';
 import { trustDomainOf } from '../../src/model/spiffe-id.ts';
 import { presentedChain } from '../../src/pki/presented-chain.ts';
@@ -32,6 +32,8 @@ export interface FetchFailure {
 export interface FetchContext {
   /** Of the endpoint's trust domain: the one fetched last, or given by an administrator. */
   readonly bundleOf: (trustDomain: TrustDomain) => TrustBundle | undefined;
+  /** What this server has revoked itself: of its own trust domain, should the endpoint be one of it. */
+  readonly isRevoked: (subject: RevocationSubject) => boolean;
   readonly nowMs: () => number;
   readonly timers: Timers;
   readonly signal: AbortSignal;
@@ -96,19 +98,26 @@ async function open(
   // SPIFFE says what the certificate must be, not OpenSSL: it is judged before anything is sent
   const opened = await handshake({ ...options, ca: [], rejectUnauthorized: false }, signal);
   if (!opened.ok) return opened;
-  const problem = checkEndpoint(opened.value, endpointId, bundle, context.nowMs());
+  const problem = checkEndpoint(opened.value, endpointId, bundle, context);
   if (problem === undefined) return opened;
   opened.value.destroy();
   return failure('BUNDLE_ENDPOINT_UNTRUSTED', problem);
 }
 
 /** Section 5.2.2.4: a valid X509-SVID of exactly the configured SPIFFE ID. */
-function checkEndpoint(socket: TLSSocket, wanted: SpiffeId, bundle: TrustBundle, nowMs: number): string | undefined {
+function checkEndpoint(
+  socket: TLSSocket,
+  wanted: SpiffeId,
+  bundle: TrustBundle,
+  { nowMs, isRevoked }: FetchContext,
+): string | undefined {
   if (socket.isSessionReused()) return 'it resumed a session, in which no certificate is shown';
-  const verified = verifyX509Svid(presentedChain(socket), bundle, nowMs);
+  const verified = verifyX509Svid(presentedChain(socket), bundle, nowMs());
   if (!verified.ok) return `its certificate does not verify: ${verified.error}`;
-  const { spiffeId } = verified.value;
-  return spiffeId === wanted ? undefined : `it is ${spiffeId}, not ${wanted}`;
+  const { spiffeId, leaf, authorities } = verified.value;
+  if (spiffeId !== wanted) return `it is ${spiffeId}, not ${wanted}`;
+  const { serial, nodeBinding: node, notBeforeMs } = leaf;
+  return isRevoked({ spiffeId, serial, node, notBeforeMs, authorities }) ? 'its certificate is revoked' : undefined;
 }
 
 function handshake(options: ConnectionOptions, signal: AbortSignal): Promise<Result<TLSSocket, FetchFailure>> {

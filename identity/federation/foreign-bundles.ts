@@ -8,8 +8,9 @@ import type { Logger } from '../../src/base/log.ts';
 import type { ReasonCode } from '../../src/base/registry/reason-codes.ts';
 import type { Timers } from '../../src/base/timers.ts';
 import type { AuditSink } from '../../src/model/audit-event.ts';
-import type { TrustBundle } from '../../src/model/identity.ts';
+import type { RevocationSubject, TrustBundle } from '../../src/model/identity.ts';
 import type { TrustDomain } from '../../src/model/ids.ts';
+import { trustDomainOf } from '../../src/model/spiffe-id.ts';
 import { parseSpiffeBundle } from '../../src/pki/spiffe-bundle.ts';
 import type { Feed } from '../feed.ts';
 import type { FederatedBundleRecord, Store } from '../store.ts';
@@ -27,6 +28,8 @@ export interface ForeignBundlesOptions {
   readonly trustDomain: TrustDomain;
   readonly configured: readonly ForeignTrustDomain[];
   readonly ownBundle: () => TrustBundle;
+  /** Of SVIDs of the own trust domain. */
+  readonly isRevoked: (subject: RevocationSubject) => boolean;
   readonly store: Pick<Store, 'putFederatedBundle' | 'federatedBundles' | 'deleteFederatedBundle'>;
   readonly feed: Pick<Feed, 'publish'>;
   readonly clock: Clock;
@@ -264,10 +267,12 @@ export class ForeignBundles {
   }
 
   async #fetchAndTake(endpoint: ForeignTrustDomain): Promise<FetchFailure | undefined> {
-    const { clock, timers, ownBundle, trustDomain, fetch = fetchBundle } = this.#options;
+    const { clock, timers, ownBundle, isRevoked, trustDomain, fetch = fetchBundle } = this.#options;
     const context: FetchContext = {
       // an endpoint may be of another trust domain than the bundle, and so of ours
       bundleOf: (name) => (name === trustDomain ? ownBundle() : this.bundleOf(name)),
+      // serial numbers of others say nothing of ours
+      isRevoked: (subject) => trustDomainOf(subject.spiffeId) === trustDomain && isRevoked(subject),
       nowMs: () => clock.nowMs(),
       timers,
       signal: this.#closing.signal,

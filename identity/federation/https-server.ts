@@ -8,11 +8,8 @@ import type { SecureContextOptions } from 'node:tls';
 import { CountersignError } from '../../src/base/errors.ts';
 import type { Logger } from '../../src/base/log.ts';
 
-const HANDSHAKE_MS = 5_000;
-const HEADERS_MS = 5_000;
-const REQUEST_MS = 10_000;
-/** A reader that takes nothing for so long is sent away. */
-const IDLE_MS = 10_000;
+/** ms. A reader that takes nothing for `idle` is sent away. */
+const DEADLINES = { handshake: 5_000, headers: 5_000, request: 10_000, idle: 10_000, check: 1_000 };
 const MAX_HEADER_BYTES = 8192;
 const MAX_CONNECTIONS = 512;
 
@@ -41,6 +38,8 @@ export interface HttpsServerOptions {
   /** JSON by path. Read anew for each request. */
   readonly documents: Readonly<Record<string, () => Promise<string> | string>>;
   readonly log: Logger;
+  /** Shorter in tests. */
+  readonly deadlines?: typeof DEADLINES;
 }
 
 /** Certificate chain and key, PEM. */
@@ -84,17 +83,17 @@ export async function serveHttps(options: HttpsServerOptions): Promise<() => voi
   };
 }
 
-function createTlsServer({ field, credentials, documents, log }: HttpsServerOptions): Server {
+function createTlsServer({ field, credentials, documents, log, deadlines = DEADLINES }: HttpsServerOptions): Server {
   let server: Server;
   try {
     server = createServer(
       {
         ...TLS_OPTIONS,
         ...credentials.current,
-        handshakeTimeout: HANDSHAKE_MS,
-        headersTimeout: HEADERS_MS,
-        requestTimeout: REQUEST_MS,
-        connectionsCheckingInterval: 1000,
+        handshakeTimeout: deadlines.handshake,
+        headersTimeout: deadlines.headers,
+        requestTimeout: deadlines.request,
+        connectionsCheckingInterval: deadlines.check,
         maxHeaderSize: MAX_HEADER_BYTES,
       },
       (request, response) => {
@@ -110,7 +109,7 @@ function createTlsServer({ field, credentials, documents, log }: HttpsServerOpti
   }
   server.maxConnections = MAX_CONNECTIONS;
   server.maxRequestsPerSocket = 1;
-  server.timeout = IDLE_MS;
+  server.timeout = deadlines.idle;
   // node says that a handshake is late or failed, and leaves the connection open
   server.on('tlsClientError', (_, socket) => socket.destroy());
   return server;

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { ForeignTrustDomain } from '../../../identity/federation/config.ts';
-import { fetchBundle } from '../../../identity/federation/fetch.ts';
+import { type FetchContext, fetchBundle } from '../../../identity/federation/fetch.ts';
 import { systemTimers, type Timers } from '../../../src/base/timers.ts';
 import type { TrustBundle } from '../../../src/model/identity.ts';
 import type { SpiffeId, TrustDomain } from '../../../src/model/ids.ts';
@@ -73,13 +73,19 @@ class OneTimer implements Timers {
 async function outcome(
   endpointUrl: URL,
   profile: ForeignTrustDomain['profile'] = { https_spiffe: ENDPOINT },
-  more: { caFile?: string; timers?: Timers; trusted?: readonly TrustBundle[] } = {},
+  more: {
+    caFile?: string;
+    timers?: Timers;
+    trusted?: readonly TrustBundle[];
+    isRevoked?: FetchContext['isRevoked'];
+  } = {},
 ): Promise<string> {
-  const { timers = systemTimers, trusted = bundles, ...endpoint } = more;
+  const { timers = systemTimers, trusted = bundles, isRevoked = () => false, ...endpoint } = more;
   const fetched = await fetchBundle(
     { endpointUrl, profile, ...endpoint },
     {
       bundleOf: (trustDomain) => trusted.find((bundle) => bundle.trustDomain === trustDomain),
+      isRevoked,
       nowMs: Date.now,
       timers,
       signal: new AbortController().signal,
@@ -146,6 +152,14 @@ describe('an https_spiffe endpoint', () => {
   it('whose trust domain has revoked all its keys is refused', async () => {
     const trusted = [{ trustDomain: PARTNER, authorities: [] }];
     expect(await outcome(await serve(tls(svid())), undefined, { trusted })).toContain('BUNDLE_ENDPOINT_UNTRUSTED');
+  });
+
+  it('whose SVID was revoked here is refused', async () => {
+    const seen: string[] = [];
+    const isRevoked: FetchContext['isRevoked'] = ({ spiffeId, serial }) => seen.push(spiffeId, serial) > 0;
+    const refusal = await outcome(await serve(tls(svid())), undefined, { isRevoked });
+    expect(refusal).toBe('BUNDLE_ENDPOINT_UNTRUSTED its certificate is revoked');
+    expect(seen).toEqual([ENDPOINT, '1122334455667788']);
   });
 
   it('of another trust domain than the bundle is verified with the bundle of its own', async () => {

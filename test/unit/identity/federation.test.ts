@@ -1,8 +1,7 @@
 /** Two real identity servers that federate both ways, an agent at one of them, and OpenID Connect clients that others wrote. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:https';
-import type { AddressInfo } from 'node:net';
-import { createServer } from 'node:net';
+import { type AddressInfo, createServer, type Socket, connect as tcpConnect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect } from 'node:tls';
@@ -11,13 +10,16 @@ import { createRemoteJWKSet, customFetch, jwtVerify } from 'jose';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
 import { serverConfigSchema } from '../../../identity/config.ts';
-import { fileCredentials } from '../../../identity/federation/credentials.ts';
+import { fileCredentials, svidCredentials } from '../../../identity/federation/credentials.ts';
+import { type HttpsServerOptions, serveHttps } from '../../../identity/federation/https-server.ts';
+import type { FeedListener } from '../../../identity/feed.ts';
 import { BundleAdminClient, CaAdminClient, type JsonReply } from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import type { ServerClient } from '../../../src/agent/server-client/client.ts';
 import { parseConfig } from '../../../src/base/config-file.ts';
 import type { Timers } from '../../../src/base/timers.ts';
 import type { TrustBundle } from '../../../src/model/identity.ts';
 import type { TrustDomain } from '../../../src/model/ids.ts';
+import { derUnsignedInteger } from '../../../src/pki/der.ts';
 import { validateJwtSvid } from '../../../src/pki/jwt.ts';
 import { privateKeyPem } from '../../../src/pki/keys.ts';
 import { OID } from '../../../src/pki/oids.ts';
@@ -367,6 +369,85 @@ describe('a certificate in files', () => {
     tick();
     expect(changes).toBe(1);
     expect(credentials.current.cert).not.toBe(first.cert);
+  });
+});
+
+describe('an HTTPS server of documents', () => {
+  const { cert, key } = { cert: readFileSync(web.certificateFile, 'utf8'), key: readFileSync(web.keyFile, 'utf8') };
+  const serving = async (more: Partial<HttpsServerOptions> = {}) => {
+    const port = await freePort();
+    const credentials = { current: { cert, key }, watch: () => () => {} };
+    const documents = { '/': () => '{}' };
+    const options = { field: 'test', address: '127.0.0.1', port, credentials, documents, log: quiet, ...more };
+    return { port, close: await serveHttps(options) };
+  };
+  const closed = (socket: Socket) =>
+    new Promise((resolve) => {
+      socket.on('error', () => {});
+      socket.resume().once('close', resolve);
+    });
+
+  it('cuts off who is slow: in the handshake, in a header, and who asks nothing', async () => {
+    const deadlines = { handshake: 100, headers: 100, request: 200, idle: 200, check: 20 };
+    const { port, close } = await serving({ deadlines });
+    const at = { host: '127.0.0.1', port };
+    const silent = tcpConnect(at);
+    const half = connect({ ...at, rejectUnauthorized: false }, () => half.write('GET / HTTP/1.1\r\nhost: x\r\n'));
+    const dripping = connect({ ...at, rejectUnauthorized: false }, () => dripping.write('GET / HTTP/1.1\r\nx: '));
+    const drip = setInterval(() => dripping.write('y'), 20);
+    const mute = connect({ ...at, rejectUnauthorized: false });
+    await Promise.all([silent, half, dripping, mute].map(closed));
+    clearInterval(drip);
+    expect((await fetched(`https://localhost:${port}/`)).status).toBe(200);
+    close();
+  });
+
+  it('shows a new SVID from the moment on in which the server has it', async () => {
+    const svidOf = (serial: number) => {
+      const shown = forge({ issuer: webRoot, serial: derUnsignedInteger(Buffer.of(serial)), ...times });
+      return { chain: [shown.der], privateKey: shown.key, notBeforeMs: 0, notAfterMs: 0 };
+    };
+    let svid = svidOf(1);
+    const listeners: FeedListener[] = [];
+    const feed = {
+      watch: (listener: FeedListener) => {
+        listeners.push(listener);
+        return () => {};
+      },
+    };
+    const { port, close } = await serving({ credentials: svidCredentials(() => svid, feed) });
+    const shown = async () => {
+      const socket = connect({ host: '127.0.0.1', port, rejectUnauthorized: false });
+      await new Promise((resolve) => socket.once('secureConnect', resolve));
+      const { serialNumber } = socket.getPeerX509Certificate()!;
+      socket.destroy();
+      return serialNumber;
+    };
+    expect(await shown()).toBe('01');
+    svid = svidOf(2);
+    for (const listener of listeners) listener(1, { bundle: true });
+    expect(await shown()).toBe('01');
+    for (const listener of listeners) listener(2, { signer: true });
+    expect(await shown()).toBe('02');
+    close();
+  });
+
+  it('says of a document that cannot be made nothing but that', async () => {
+    const documents = {
+      '/': () => {
+        throw new Error('secret');
+      },
+    };
+    const { port, close } = await serving({ documents });
+    const answer = await fetched(`https://localhost:${port}/`);
+    expect([answer.status, await answer.text()]).toEqual([500, '']);
+    close();
+  });
+
+  it('that finds its port taken says which setting to change', async () => {
+    const { port, close } = await serving();
+    await expect(serving({ port })).rejects.toThrow(`test.listen: 127.0.0.1 port ${port}: cannot listen (EADDRINUSE)`);
+    close();
   });
 });
 

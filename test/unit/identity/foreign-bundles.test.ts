@@ -7,6 +7,7 @@ import type { Change } from '../../../identity/feed.ts';
 import type { FederatedBundleRecord } from '../../../identity/store.ts';
 import { err, ok, type Result } from '../../../src/base/errors.ts';
 import type { TrustDomain } from '../../../src/model/ids.ts';
+import { spiffeId } from '../../../src/model/spiffe-id.ts';
 import { encodeSpiffeBundle } from '../../../src/pki/spiffe-bundle.ts';
 import { ca } from '../pki/support/forge.ts';
 import { collector, quiet } from './harness.ts';
@@ -45,6 +46,7 @@ class World {
       trustDomain: HOME,
       configured: [endpoint],
       ownBundle: () => ({ trustDomain: HOME, authorities: [] }),
+      isRevoked: () => true,
       store: {
         putFederatedBundle: (bundle) => void this.stored.set(bundle.trustDomain, bundle),
         federatedBundles: () => [...this.stored.values()],
@@ -195,6 +197,20 @@ describe('the bundle of a federated trust domain', () => {
     world.answer = ok(bad);
     await expect(foreign.refresh(PARTNER)).rejects.toThrow('BUNDLE_MALFORMED');
     expect(foreign.bundleOf(PARTNER)?.authorities).toEqual([partnerRoot.der]);
+  });
+
+  it('is asked for with our own revocations, which say nothing of the SVIDs of others', async () => {
+    const revoked: boolean[] = [];
+    const foreign = world.open({
+      fetch: async (_, { isRevoked, bundleOf }) => {
+        for (const id of ['spiffe://example.org/bundles', 'spiffe://partner.org/bundles'])
+          revoked.push(isRevoked({ spiffeId: spiffeId(id), serial: '01', node: undefined, notBeforeMs: 0 }));
+        expect(bundleOf(HOME)?.trustDomain).toBe(HOME);
+        return world.answer;
+      },
+    });
+    await foreign.refresh(PARTNER);
+    expect(revoked).toEqual([true, false]);
   });
 
   it('is fetched once however many ask at the same time', async () => {
