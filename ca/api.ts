@@ -15,7 +15,7 @@ import type { IssueOutcome } from './issuance.ts';
 import type { IssuedJwtSvid, JwtSvidRequest } from './jwt.ts';
 import type { KeyBlobs } from './keys/blobs.ts';
 import type { KeyType } from './keys/key-type.ts';
-import { type KeysConfig, openKeys } from './keys/open.ts';
+import { type KeysConfig, openFormerKeys, openKeys } from './keys/open.ts';
 import { Ledger, type LedgerRow } from './ledger.ts';
 import { LocalAuthority } from './local-authority.ts';
 import type { TtlLimits } from './profile.ts';
@@ -151,10 +151,7 @@ export async function openCertificateAuthority(options: CertificateAuthorityOpti
     closers.push(() => keys.close());
     // keys that were made before they were kept elsewhere serve until they are rotated
     const onDisk = existsSync(keysDirectory) || existsSync(join(directory, 'authority'));
-    const formerKeys =
-      config.type !== 'disk' && onDisk
-        ? openKeys({ type: 'disk' }, { trustDomain, directory: keysDirectory })
-        : undefined;
+    const formerKeys = config.type !== 'disk' && onDisk ? openFormerKeys(config, keysDirectory) : undefined;
     if (formerKeys !== undefined) closers.push(() => formerKeys.close());
     await takeOverAuthority(directory, trustDomain, slots, formerKeys ?? keys, clock.nowMs());
     if (!slots.list().some(({ kind }) => kind === 'x509') && !ledger.isEmpty()) {

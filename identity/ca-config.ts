@@ -14,24 +14,34 @@ const vaultPath = z
 
 export const keyType = z.enum(KEY_TYPES).default('ec-p256');
 
+const secretFiles = { passphraseFile: absolutePath.optional(), keyFile: absolutePath.optional() };
+const former = z
+  .strictObject(secretFiles)
+  .refine(
+    ({ passphraseFile, keyFile }) => (passphraseFile === undefined) !== (keyFile === undefined),
+    'has one of passphraseFile and keyFile; give the one that keys were encrypted with before',
+  )
+  .optional();
+
 export const caKeys = z
   .discriminatedUnion('type', [
     z.strictObject({ type: z.literal('memory') }),
     z
-      .strictObject({
-        type: z.literal('disk'),
-        passphraseFile: absolutePath.optional(),
-        keyFile: absolutePath.optional(),
-      })
+      .strictObject({ type: z.literal('disk'), ...secretFiles, former })
       .refine(
         ({ passphraseFile, keyFile }) => passphraseFile === undefined || keyFile === undefined,
         'has both passphraseFile and keyFile; give one',
+      )
+      .refine(
+        (keys) => keys.former === undefined || (keys.passphraseFile ?? keys.keyFile) !== undefined,
+        'has a former secret and no present one; give passphraseFile or keyFile',
       ),
     z.strictObject({
       type: z.literal('pkcs11'),
       module: absolutePath,
       token: z.string().min(1).max(32),
       pinFile: absolutePath,
+      former,
     }),
   ])
   .prefault({ type: 'disk' });

@@ -7,10 +7,22 @@ import { Pkcs11Keys } from './pkcs11.ts';
 import { Sealer } from './seal.ts';
 import { StoredKeys } from './stored-keys.ts';
 
+interface SecretFiles {
+  readonly passphraseFile?: string | undefined;
+  readonly keyFile?: string | undefined;
+}
+
+/** `former`: the secret that keys on disk were encrypted with before. */
 export type KeysConfig =
   | { readonly type: 'memory' }
-  | { readonly type: 'disk'; readonly passphraseFile?: string | undefined; readonly keyFile?: string | undefined }
-  | { readonly type: 'pkcs11'; readonly module: string; readonly token: string; readonly pinFile: string };
+  | ({ readonly type: 'disk'; readonly former?: SecretFiles | undefined } & SecretFiles)
+  | {
+      readonly type: 'pkcs11';
+      readonly module: string;
+      readonly token: string;
+      readonly pinFile: string;
+      readonly former?: SecretFiles | undefined;
+    };
 
 export interface KeysPlace {
   readonly trustDomain: TrustDomain;
@@ -26,13 +38,23 @@ export function openKeys(config: KeysConfig, place: KeysPlace): KeyManager {
     case 'memory':
       return new MemoryKeys();
     case 'disk':
-      return new StoredKeys(place.blobs ?? new KeyDirectory(place.directory), sealerOf(config));
+      return new StoredKeys(
+        place.blobs ?? new KeyDirectory(place.directory),
+        sealerOf(config),
+        sealerOf(config.former ?? {}),
+      );
     case 'pkcs11':
       return Pkcs11Keys.open({ ...config, labelPrefix: `countersign ${place.trustDomain} ` });
   }
 }
 
-function sealerOf(config: Extract<KeysConfig, { type: 'disk' }>): Sealer | undefined {
-  if (config.passphraseFile !== undefined) return Sealer.fromPassphraseFile(config.passphraseFile);
-  return config.keyFile === undefined ? undefined : Sealer.fromKeyFile(config.keyFile);
+/** Those on disk from before keys were kept elsewhere. They serve until they are rotated. @throws CountersignError as openKeys. */
+export function openFormerKeys(config: KeysConfig, directory: string): KeyManager {
+  const former = config.type === 'memory' ? undefined : config.former;
+  return new StoredKeys(new KeyDirectory(directory), undefined, sealerOf(former ?? {}));
+}
+
+function sealerOf({ passphraseFile, keyFile }: SecretFiles): Sealer | undefined {
+  if (passphraseFile !== undefined) return Sealer.fromPassphraseFile(passphraseFile);
+  return keyFile === undefined ? undefined : Sealer.fromKeyFile(keyFile);
 }

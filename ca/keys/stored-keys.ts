@@ -11,10 +11,15 @@ import { SoftwareKey } from './software-key.ts';
 export class StoredKeys implements KeyManager {
   readonly #blobs: KeyBlobs;
   readonly #sealer: Sealer | undefined;
+  readonly #former: Sealer | undefined;
   readonly #loaded = new Map<string, SigningKey>();
 
-  /** @param sealer undefined: keys are plain, guarded by the mode of their files alone. @throws CountersignError if that does not do for `blobs`. */
-  constructor(blobs: KeyBlobs, sealer: Sealer | undefined) {
+  /**
+   * @param sealer undefined: keys are plain, guarded by the mode of their files alone.
+   * @param former the secret of before: what it opens is sealed with the new one.
+   * @throws CountersignError if no sealer does not do for `blobs`.
+   */
+  constructor(blobs: KeyBlobs, sealer: Sealer | undefined, former?: Sealer) {
     if (blobs.replicated && sealer === undefined) {
       throw new CountersignError(
         'bad-input',
@@ -23,6 +28,7 @@ export class StoredKeys implements KeyManager {
     }
     this.#blobs = blobs;
     this.#sealer = sealer;
+    this.#former = former;
   }
 
   async generate(id: string, type: KeyType): Promise<SigningKey> {
@@ -34,15 +40,15 @@ export class StoredKeys implements KeyManager {
     return this.#remember(id, key);
   }
 
-  /** A plain key is sealed at once when there is a secret to seal it with: from then on the file is of no use to who copies it. */
+  /** A key that is plain, or sealed with the former secret, is sealed at once: from then on its file is of no use to who copies it. */
   async load(id: string): Promise<SigningKey | undefined> {
     checkKeyId(id);
     const known = this.#loaded.get(id);
     if (known !== undefined) return known;
     const blob = await this.#blobs.get(id);
     if (blob === undefined) return undefined;
-    const key = await this.#decode(id, blob);
-    if (this.#sealer !== undefined && !isSealed(blob)) await this.#blobs.replace(id, await this.#encode(id, key));
+    const { key, sealed } = await this.#decode(id, blob);
+    if (this.#sealer !== undefined && !sealed) await this.#blobs.replace(id, await this.#encode(id, key));
     return this.#remember(id, key);
   }
 
@@ -68,6 +74,7 @@ export class StoredKeys implements KeyManager {
   close(): void {
     this.#loaded.clear();
     this.#sealer?.close();
+    this.#former?.close();
   }
 
   #remember(id: string, key: KeyObject): SigningKey {
@@ -84,22 +91,33 @@ export class StoredKeys implements KeyManager {
     return sealed;
   }
 
-  async #decode(id: string, blob: Buffer): Promise<KeyObject> {
+  /** `sealed`: with the present secret. */
+  async #decode(id: string, blob: Buffer): Promise<{ key: KeyObject; sealed: boolean }> {
     try {
-      if (!isSealed(blob)) return privateKeyFromPem(blob.toString('latin1'));
-      if (this.#sealer === undefined) {
-        throw new CountersignError(
-          'bad-input',
-          'it is encrypted; name its secret by ca.keys.passphraseFile or ca.keys.keyFile',
-        );
-      }
-      const bytes = await this.#sealer.open(id, blob);
-      const key = privateKeyFromDer(bytes);
-      bytes.fill(0);
-      return key;
+      if (!isSealed(blob)) return { key: privateKeyFromPem(blob.toString('latin1')), sealed: false };
+      const opened = await this.#unseal(id, blob);
+      const key = privateKeyFromDer(opened.bytes);
+      opened.bytes.fill(0);
+      return { key, sealed: opened.sealed };
     } catch (thrown) {
       if (!(thrown instanceof CountersignError)) throw thrown;
       throw new CountersignError(thrown.code, `${this.#blobs.describe(id)}: ${thrown.message}`);
+    }
+  }
+
+  async #unseal(id: string, blob: Buffer): Promise<{ bytes: Buffer; sealed: boolean }> {
+    const sealer = this.#sealer ?? this.#former;
+    if (sealer === undefined) {
+      throw new CountersignError(
+        'bad-input',
+        'it is encrypted; name its secret by passphraseFile or keyFile, in ca.keys or, if keys are kept elsewhere now, in ca.keys.former',
+      );
+    }
+    try {
+      return { bytes: await sealer.open(id, blob), sealed: sealer === this.#sealer };
+    } catch (thrown) {
+      if (this.#former === undefined || sealer === this.#former) throw thrown;
+      return { bytes: await this.#former.open(id, blob), sealed: false };
     }
   }
 }

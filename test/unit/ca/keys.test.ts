@@ -17,7 +17,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { KeyDirectory } from '../../../ca/keys/blobs.ts';
 import type { KeyManager } from '../../../ca/keys/key-manager.ts';
 import { KEY_TYPES, type KeyType } from '../../../ca/keys/key-type.ts';
-import { type KeysConfig, openKeys } from '../../../ca/keys/open.ts';
+import { type KeysConfig, openFormerKeys, openKeys } from '../../../ca/keys/open.ts';
 import { StoredKeys } from '../../../ca/keys/stored-keys.ts';
 import { generateKey, privateKeyDer, publicKeyDer } from '../../../src/pki/keys.ts';
 import { expectSigns } from './signs.ts';
@@ -175,6 +175,26 @@ describe.each(['passphrase', 'key file'])('keys encrypted with a %s', (kind) => 
     expect(readFileSync(place('a'), 'latin1')).not.toContain('PRIVATE KEY');
     expect(statSync(place('a')).mode & 0o777).toBe(0o600);
     await expect(open().load('a')).rejects.toThrow(/a\.key: it is encrypted; name its secret/);
+  });
+
+  it('are encrypted anew when the secret is changed, and the old one opens them no more', async () => {
+    const made = await open(config()).generate('a', 'ec-p256');
+    const fresh = secret('fresh', Buffer.alloc(32, 9));
+    const before = kind === 'passphrase' ? { passphraseFile } : { keyFile };
+    expect((await open({ type: 'disk', keyFile: fresh, former: before }).load('a'))?.publicKey).toEqual(made.publicKey);
+    expect((await open({ type: 'disk', keyFile: fresh }).load('a'))?.publicKey).toEqual(made.publicKey);
+    await expect(open(config()).load('a')).rejects.toThrow(/a\.key: it /);
+  });
+
+  it('serve on when keys are kept elsewhere, with the former secret', async () => {
+    const made = await open(config()).generate('a', 'ec-p256');
+    const before = kind === 'passphrase' ? { passphraseFile } : { keyFile };
+    const elsewhere = { type: 'pkcs11', module: '/m', token: 't', pinFile: '/p' } as const;
+    const former = openFormerKeys({ ...elsewhere, former: before }, directory);
+    expectSigns((await former.load('a'))!);
+    expect((await former.load('a'))?.publicKey).toEqual(made.publicKey);
+    expect(readFileSync(place('a'), 'latin1')).not.toContain('PRIVATE KEY');
+    await expect(openFormerKeys(elsewhere, directory).load('a')).rejects.toThrow(/in ca\.keys\.former/);
   });
 
   it('are refused with another secret, without a word of either', async () => {
