@@ -15,6 +15,7 @@ const names = [
   'revoke',
   'authenticate',
   'issue',
+  'registry',
 ];
 
 const progress = (line: string) => process.stderr.write(`${line}\n`);

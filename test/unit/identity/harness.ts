@@ -180,6 +180,12 @@ export class TestServer {
     });
   }
 
+  nodeAction(what: 'evictNode' | 'banNode' | 'unbanNode', node: string, reason = ''): Promise<Record<string, unknown>> {
+    return new Promise((resolve, reject) => {
+      this.admin[what]({ node, reason }, (error, reply) => (error ? reject(error) : resolve(JSON.parse(reply.json))));
+    });
+  }
+
   /** An agent's side, closed with the server. Its state lies in `<dir>/<stateName>`. */
   async client(nodeName: string, options: Partial<ServerClientOptions> & { stateName?: string } = {}) {
     const client = await connectServer(this.clientOptions(nodeName, options));
@@ -209,6 +215,7 @@ export class TestServer {
   auditLines(): {
     kind: string;
     reason?: string;
+    actor?: string;
     detail?: Record<string, unknown>;
     source?: Record<string, unknown>;
   }[] {
