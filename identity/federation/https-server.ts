@@ -110,8 +110,6 @@ function createTlsServer({ field, credentials, documents, log, deadlines = DEADL
   server.maxConnections = MAX_CONNECTIONS;
   server.maxRequestsPerSocket = 1;
   server.timeout = deadlines.idle;
-  // node says that a handshake is late or failed, and leaves the connection open
-  server.on('tlsClientError', (_, socket) => socket.destroy());
   return server;
 }
 

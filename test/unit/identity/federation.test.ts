@@ -341,6 +341,9 @@ describe('a JWT-SVID', () => {
     expect(home.filesWith(token)).toEqual([]);
     await home.revoke({ $case: 'spiffeId', value: 'spiffe://example.org/backend' }, 0);
     await expect(ask('backend', ['a'])).rejects.toThrow('ISSUE_REVOKED');
+    // nor later: what was issued is revoked, and the entry is barred until it is registered anew
+    home.clock.offsetMs += 5_000;
+    await expect(ask('backend', ['a'])).rejects.toThrow('ISSUE_REVOKED');
   });
 });
 
