@@ -212,7 +212,8 @@ export class Authorities {
       const active = this.#slots.active(kind);
       const nowMs = this.#options.clock.nowMs();
       if (active === undefined || nowMs > active.notAfterMs || nowMs >= preparationMs(active)) await this.prepare(kind);
-      if (nowMs >= this.#activationMs(kind)) this.activate(kind);
+      // making a key may have taken a while
+      if (this.#options.clock.nowMs() >= this.#activationMs(kind)) this.activate(kind);
     }
   }
 
