@@ -2,12 +2,7 @@
  * What every call passes before its service sees it: a known caller, his limits and, for the Workload API itself, its
  * security header (SPIFFE Workload Endpoint, section 3). A call holds its place until its status is sent or it is cancelled.
  */
-import {
-  type Responder,
-  ServerInterceptingCall,
-  type ServerInterceptingCallInterface,
-  type ServerInterceptor,
-} from '@grpc/grpc-js';
+import { ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
 import type { Clock } from '../base/clock.ts';
 import type { WorkloadAudit } from './audit.ts';
 import type { Caller, CallerListener } from './callers.ts';
@@ -72,8 +67,7 @@ export function guardCalls(
     const [tally, limit] = aside ? [introspections, limits.introspectionsPerUid] : [identities, limits.callsPerUid];
     const refusal = refusalOf(caller, tally, limit);
     const end = caller === undefined || refusal !== undefined ? () => {} : begin(caller, tally);
-    const turns = createTurns();
-    const guarded: Responder = {
+    return new ServerInterceptingCall(call, {
       start: (next) =>
         next({
           onReceiveMetadata(metadata, pass) {
@@ -85,15 +79,13 @@ export function guardCalls(
             call.sendStatus({ code: reason.code, details: reason.message });
             end();
           },
-          onReceiveMessage: (message, pass) => (aside ? turns.take(() => pass(message)) : pass(message)),
           onCancel: end,
         }),
       sendStatus(status, next) {
         next(status);
         end();
       },
-    };
-    return aside ? new TurnTakingCall(call, guarded, turns) : new ServerInterceptingCall(call, guarded);
+    });
   };
   return {
     interceptor,
@@ -122,49 +114,6 @@ function createTally(): Tally {
       else counts.set(uid, count);
     },
   };
-}
-
-interface Turns {
-  /** Acts now, or when the answer to the message before has gone out. */
-  take(act: () => void): void;
-  answered(): void;
-}
-
-function createTurns(): Turns {
-  let busy = false;
-  let waiting: (() => void) | undefined;
-  return {
-    take(act) {
-      if (busy) waiting = act;
-      else {
-        busy = true;
-        act();
-      }
-    },
-    answered() {
-      const next = waiting;
-      waiting = undefined;
-      busy = next !== undefined;
-      next?.();
-    },
-  };
-}
-
-/** Reflection answers whatever it is asked at once: who asks and does not read would have answers pile up here. */
-class TurnTakingCall extends ServerInterceptingCall {
-  readonly #turns: Turns;
-
-  constructor(call: ServerInterceptingCallInterface, responder: Responder, turns: Turns) {
-    super(call, responder);
-    this.#turns = turns;
-  }
-
-  override sendMessage(message: unknown, callback: () => void): void {
-    super.sendMessage(message, () => {
-      callback();
-      this.#turns.answered();
-    });
-  }
 }
 
 export interface RateLimit {

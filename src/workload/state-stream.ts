@@ -5,7 +5,8 @@ import { REFUSALS, type Refusal } from './responses.ts';
 
 /** What is used of a server's call of gRPC whose answers are a stream. */
 export interface StateCall<M> {
-  write(message: M): boolean;
+  /** `sent` is called when the message has left this process. */
+  write(message: M, sent: () => void): boolean;
   end(): void;
   emit(event: 'error', refusal: { code: number; details: string }): boolean;
   on(event: string, listener: () => void): unknown;
@@ -58,7 +59,7 @@ export function pushState<S, M>(call: StateCall<M>, options: StateStreamOptions<
       const digest = createHash('sha256').update(options.encode(state.value)).digest('hex');
       if (digest === sent) continue;
       sent = digest;
-      if (!call.write(options.message(state.value))) await drained(call);
+      await sendTo(call, options.message(state.value));
     }
     busy = false;
   };
@@ -85,13 +86,14 @@ export function pushState<S, M>(call: StateCall<M>, options: StateStreamOptions<
   };
 }
 
-function drained(call: StateCall<never>): Promise<void> {
-  const events = ['drain', 'cancelled', 'close'];
+/** Until the caller has taken it: what changes meanwhile is told in the next message, and no message waits behind another. */
+function sendTo<M>(call: StateCall<M>, message: M): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {
-      for (const event of events) call.off(event, done);
+      for (const event of ['cancelled', 'close']) call.off(event, done);
       resolve();
     };
-    for (const event of events) call.on(event, done);
+    for (const event of ['cancelled', 'close']) call.on(event, done);
+    call.write(message, done);
   });
 }

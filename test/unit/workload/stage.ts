@@ -86,10 +86,17 @@ export class TestFeed implements IdentityFeed {
   crls: Buffer[] = [];
   listeners = new Set<() => void>();
 
+  /** How often the snapshot's SVIDs were looked at. */
+  asked = 0;
+
   snapshot() {
     if (this.starting) return undefined;
     const { entries, bundles, crls } = this;
-    return { entries, svidOf: (id: string) => this.svids.get(id), bundles, crls };
+    const svidOf = (id: string) => {
+      this.asked++;
+      return this.svids.get(id);
+    };
+    return { entries, svidOf, bundles, crls };
   }
   /** Reasons by entry, for the entries that get no JWT-SVID. */
   jwtRefusals = new Map<string, ReasonCode>();
