@@ -158,7 +158,11 @@ export class Authorities {
     if (slot.notBeforeMs > this.#options.clock.nowMs()) {
       throw new CountersignError('unavailable', `${slot.id} is not valid yet; check the clock`);
     }
+    const before = this.#slots.active(kind);
     this.#slots.activate(slot.keyId);
+    // one that signed nothing is seen as old for a while, too
+    if (before !== undefined)
+      this.#ends.set(before.keyId, Math.max(this.#lastEndMs(before), this.#options.clock.nowMs()));
     return this.#act('activated', slot.keyId);
   }
 
