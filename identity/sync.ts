@@ -28,8 +28,8 @@ const STALL_MS = 30_000;
 const CHANGE_MS = 300_000;
 /** What is not urgent waits this long for more of its kind, */
 const GATHER_MS = 20;
-/** or as many times as long as the last round of telling everybody took, so that there is time for other work. */
-const GATHER_FACTOR = 2;
+/** or as many times as long as the last round of telling everybody took: with 1,000 agents, so that there is time for other work. */
+const GATHER_FACTOR = 8;
 
 /** Bundles of federated trust domains, as agents get them. */
 export interface FederatedSource {

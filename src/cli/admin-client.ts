@@ -1,6 +1,6 @@
 /** Calls to the agent or the server over its admin socket. A refusal becomes a CountersignError with the code it stands for. */
 import { existsSync } from 'node:fs';
-import { credentials, type ServiceError } from '@grpc/grpc-js';
+import { type ChannelCredentials, credentials, type ServiceError } from '@grpc/grpc-js';
 import {
   AgentAdminClient,
   BundleAdminClient,
@@ -28,19 +28,43 @@ export function agentClient(socket: string): AgentAdminClient {
   return new AgentAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
 }
 
-export function serverClient(socket: string): ServerAdminClient {
-  checkSocket(socket, 'identity server');
-  return new ServerAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
+/** Another machine's identity server, over TLS. */
+export interface RemoteServer {
+  /** "HOST:PORT". */
+  readonly target: string;
+  readonly credentials: ChannelCredentials;
 }
 
-export function bundleClient(socket: string): BundleAdminClient {
-  checkSocket(socket, 'identity server');
-  return new BundleAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
+/** Whom to ask: the server whose socket it is, or a remote one. */
+export interface ServerDoor {
+  readonly socket: string;
+  readonly remote?: RemoteServer;
 }
 
-export function caClient(socket: string): CaAdminClient {
+type ClientOf<T> = new (target: string, credentials: ChannelCredentials, options: object) => T;
+
+function clientOf<T>(make: ClientOf<T>, { socket, remote }: ServerDoor): T {
+  if (remote !== undefined) {
+    // the server proves a SPIFFE ID, whatever it is called
+    return new make(`dns:${remote.target}`, remote.credentials, {
+      ...OPTIONS,
+      'grpc.default_authority': 'countersign',
+    });
+  }
   checkSocket(socket, 'identity server');
-  return new CaAdminClient(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
+  return new make(`unix:${socket}`, credentials.createInsecure(), OPTIONS);
+}
+
+export function serverClient(door: ServerDoor): ServerAdminClient {
+  return clientOf(ServerAdminClient, door);
+}
+
+export function bundleClient(door: ServerDoor): BundleAdminClient {
+  return clientOf(BundleAdminClient, door);
+}
+
+export function caClient(door: ServerDoor): CaAdminClient {
+  return clientOf(CaAdminClient, door);
 }
 
 export type Done<R> = (error: ServiceError | null, reply: R) => void;

@@ -2,7 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { asError, CountersignError } from '../base/errors.ts';
 import { EXIT, exitCodeOf } from '../base/exit-codes.ts';
-import { AGENT_SOCKET, SERVER_SOCKET } from './admin-client.ts';
+import { AGENT_SOCKET, type RemoteServer, SERVER_SOCKET } from './admin-client.ts';
 import type { Format } from './output.ts';
 
 /** Where deploy/systemd/ has it. */
@@ -11,6 +11,8 @@ const AGENT_CONFIG = '/etc/countersign/agent.yaml';
 export interface CommonOptions {
   readonly output: Format;
   readonly socket: string;
+  /** There instead of the socket where --server was given. */
+  readonly remote?: RemoteServer;
 }
 
 const outputOption = () =>
@@ -24,8 +26,21 @@ export function onAgent(command: Command): Command {
   return withOutput(command).option('--socket <path>', "the agent's admin socket", AGENT_SOCKET);
 }
 
+/** Asks the server of this machine over its socket, or with --server another one over TLS, as whoever the SVID says. */
 export function onServer(command: Command): Command {
-  return withOutput(command).option('--socket <path>', "the server's admin socket", SERVER_SOCKET);
+  return withOutput(command)
+    .option('--socket <path>', "the server's admin socket", SERVER_SOCKET)
+    .option('--server <host:port>', "instead of the socket: the server's admin.listen, over TLS")
+    .option(
+      '--svid <where>',
+      'with --server, who asks: a directory with svid.pem, key.pem, bundle.pem, or unix:PATH of a Workload API',
+    )
+    .hook('preAction', async (asked) => {
+      const { server, svid } = asked.opts<{ server?: string; svid?: string }>();
+      if (server === undefined && svid === undefined) return;
+      const { remoteServer } = await import('./remote-server.ts');
+      asked.setOptionValue('remote', await remoteServer(server, svid));
+    });
 }
 
 /** A command on this machine's node, by its settings: it needs root and no agent. */

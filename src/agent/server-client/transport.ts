@@ -123,14 +123,14 @@ export function reasonIn(text: string): ReasonCode | undefined {
 type SecureConnector = ReturnType<ChannelCredentials['_createSecureConnector']>;
 
 /** gRPC gives the TCP connection, this makes it one to the proven server or fails. */
-class PinnedCredentials extends ChannelCredentials {
+export class PinnedCredentials extends ChannelCredentials {
   /** Why the last server was not taken for the identity server. */
   refusal: ReasonCode | undefined;
   /** What the last server showed. */
   #shown: readonly Buffer[] | undefined;
-  readonly #options: ConnectionOptions;
+  readonly #options: Omit<ConnectionOptions, 'addresses'>;
 
-  constructor(options: ConnectionOptions) {
+  constructor(options: Omit<ConnectionOptions, 'addresses'>) {
     super();
     this.#options = options;
   }

@@ -37,10 +37,10 @@ const formatOption = () =>
   ).choices(['pem', 'spiffe']);
 
 async function ask<T>(
-  { socket }: CommonOptions,
+  options: CommonOptions,
   method: (client: BundleAdminClient, done: Done<JsonReply>) => unknown,
 ): Promise<T> {
-  const client = bundleClient(socket);
+  const client = bundleClient(options);
   return JSON.parse((await call<JsonReply>(client, (done) => method(client, done))).json) as T;
 }
 

@@ -29,10 +29,10 @@ interface WaitOptions extends CommonOptions {
 const KINDS = 'x509 or jwt';
 
 async function ask<T>(
-  { socket }: CommonOptions,
+  options: CommonOptions,
   method: (client: CaAdminClient, done: Done<JsonReply>) => unknown,
 ): Promise<T> {
-  const client = caClient(socket);
+  const client = caClient(options);
   return JSON.parse((await call<JsonReply>(client, (done) => method(client, done))).json) as T;
 }
 
@@ -142,7 +142,7 @@ export function addCaCommands(program: Command): void {
 
   onServer(ca.command('crl').description('print the certificate revocation lists, one for each signing key')).action(
     async (options: CommonOptions) => {
-      const client = caClient(options.socket);
+      const client = caClient(options);
       const { crls } = await call<CrlReply>(client, (done) => client.getCrls({}, done));
       const pems = crls.map((der) => encodePem('X509 CRL', der));
       if (options.output === 'json') printJson({ crls: pems });

@@ -24,7 +24,7 @@ export function addServerBackup(server: Command): void {
       throw new CountersignError('bad-input', `${path}: ${fix}`, { cause: thrown });
     });
     try {
-      const bytes = await receive(options.socket, file);
+      const bytes = await receive(options, file);
       await file.sync();
       const done = { file: path, bytes };
       if (options.output === 'json') printJson(done);
@@ -56,8 +56,8 @@ export function addServerBackup(server: Command): void {
   });
 }
 
-async function receive(socket: string, file: FileHandle): Promise<number> {
-  const client = serverClient(socket);
+async function receive(options: CommonOptions, file: FileHandle): Promise<number> {
+  const client = serverClient(options);
   let bytes = 0;
   try {
     for await (const { data } of client.backup({}) as AsyncIterable<BackupChunk>) {
