@@ -1,8 +1,7 @@
 /** Keys in a real token: SoftHSM, which is a token in files. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeAuthority } from '../../../ca/authority.ts';
@@ -12,59 +11,36 @@ import type { TrustDomain } from '../../../src/model/ids.ts';
 import { verifySignature } from '../../../src/pki/algorithms.ts';
 import { generateKey, privateKeyPem } from '../../../src/pki/keys.ts';
 import { expectSigns } from './signs.ts';
+import { SoftHsm } from './soft-hsm.ts';
 import { START, TD } from './support.ts';
 
-const MODULE = '/usr/lib/softhsm/libsofthsm2.so';
-const PIN = '87654321';
-const SO_PIN = '12345678';
-
-let home: string;
+let hsm: SoftHsm;
 let opened: { close(): void }[];
 beforeEach(() => {
-  home = mkdtempSync(join(tmpdir(), 'countersign-hsm-'));
-  mkdirSync(join(home, 'tokens'));
-  const settings = join(home, 'softhsm2.conf');
-  writeFileSync(settings, `directories.tokendir = ${home}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n`);
-  process.env.SOFTHSM2_CONF = settings;
-  writeFileSync(join(home, 'pin'), `${PIN}\n`, { mode: 0o600 });
+  hsm = new SoftHsm();
   opened = [];
-  initToken('ca');
 });
 afterEach(() => {
   for (const one of opened) one.close();
-  rmSync(home, { recursive: true, force: true });
-  delete process.env.SOFTHSM2_CONF;
+  hsm.remove();
 });
 
-function initToken(label: string): void {
-  execFileSync('softhsm2-util', ['--init-token', '--free', '--label', label, '--so-pin', SO_PIN, '--pin', PIN]);
-}
-
 function open(changes: Partial<Extract<KeysConfig, { type: 'pkcs11' }>> = {}, trustDomain: TrustDomain = TD) {
-  const config = { type: 'pkcs11', module: MODULE, token: 'ca', pinFile: join(home, 'pin'), ...changes } as const;
-  const keys = openKeys(config, { trustDomain, directory: join(home, 'unused') });
+  const keys = openKeys({ ...hsm.config, ...changes }, { trustDomain, directory: join(hsm.home, 'unused') });
   opened.push(keys);
   return keys;
-}
-
-/** What another program, with the PIN, can do with the token. */
-function pkcs11Tool(...args: string[]): string {
-  return execFileSync('pkcs11-tool', ['--module', MODULE, '--token-label', 'ca', '--login', '--pin', PIN, ...args], {
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
 }
 
 /** What a program says that is logged in and asks for the private value, and to be allowed to. */
 function readRaw(label: string): string[] {
   const p11 = createRequire(import.meta.url)('pkcs11js') as typeof import('pkcs11js');
   const library = new p11.PKCS11();
-  library.load(MODULE);
+  library.load(SoftHsm.module);
   library.C_Initialize();
   try {
     const slot = library.C_GetSlotList(true)[0]!;
     const session = library.C_OpenSession(slot, p11.CKF_SERIAL_SESSION | p11.CKF_RW_SESSION);
-    library.C_Login(session, p11.CKU_USER, PIN);
+    library.C_Login(session, p11.CKU_USER, SoftHsm.pin);
     library.C_FindObjectsInit(session, [
       { type: p11.CKA_CLASS, value: p11.CKO_PRIVATE_KEY },
       { type: p11.CKA_LABEL, value: label },
@@ -112,12 +88,12 @@ describe('keys in a PKCS#11 token', () => {
     const keys = open();
     await keys.generate('x509-1', 'ec-p256');
     keys.close();
-    const listed = pkcs11Tool('--list-objects', '--type', 'privkey');
+    const listed = hsm.tool('--list-objects', '--type', 'privkey');
     expect(listed).toMatch(/label: +countersign example\.org x509-1/);
     expect(listed).toMatch(/Access: +sensitive, always sensitive, never extractable, local/);
     expect(listed).toMatch(/Usage: +sign *\n/);
     expect(readRaw('countersign example.org x509-1')).toEqual(['CKR_ATTRIBUTE_SENSITIVE', 'CKR_ATTRIBUTE_READ_ONLY']);
-    expect(existsSync(join(home, 'unused'))).toBe(false);
+    expect(existsSync(join(hsm.home, 'unused'))).toBe(false);
   });
 
   it('are listed by trust domain, made once, and gone when removed', async () => {
@@ -141,9 +117,9 @@ describe('keys in a PKCS#11 token', () => {
   });
 
   it('are refused if they were imported or may leave it', async () => {
-    writeFileSync(join(home, 'planted.pem'), privateKeyPem(generateKey()), { mode: 0o600 });
-    const named = ['--label', 'countersign example.org a', '--token', 'ca', '--pin', PIN];
-    execFileSync('softhsm2-util', ['--import', join(home, 'planted.pem'), '--id', '0a', ...named]);
+    writeFileSync(join(hsm.home, 'planted.pem'), privateKeyPem(generateKey()), { mode: 0o600 });
+    const named = ['--label', 'countersign example.org a', '--token', 'ca', '--pin', SoftHsm.pin];
+    execFileSync('softhsm2-util', ['--import', join(hsm.home, 'planted.pem'), '--id', '0a', ...named]);
     await expect(open().load('a')).rejects.toThrow(/the key a was not made in the token or may leave it/);
   });
 
@@ -152,16 +128,16 @@ describe('keys in a PKCS#11 token', () => {
     await keys.generate('a', 'ec-p256');
     keys.close();
     const label = 'countersign example.org a';
-    pkcs11Tool('--delete-object', '--type', 'pubkey', '--label', label);
-    execFileSync('openssl', ['ecparam', '-name', 'prime256v1', '-genkey', '-noout', '-out', join(home, 'k.pem')]);
+    hsm.tool('--delete-object', '--type', 'pubkey', '--label', label);
+    execFileSync('openssl', ['ecparam', '-name', 'prime256v1', '-genkey', '-noout', '-out', join(hsm.home, 'k.pem')]);
     execFileSync(
       'openssl',
-      ['ec', '-in', join(home, 'k.pem'), '-pubout', '-outform', 'DER', '-out', join(home, 'pub')],
+      ['ec', '-in', join(hsm.home, 'k.pem'), '-pubout', '-outform', 'DER', '-out', join(hsm.home, 'pub')],
       {
         stdio: 'ignore',
       },
     );
-    pkcs11Tool('--write-object', join(home, 'pub'), '--type', 'pubkey', '--label', label);
+    hsm.tool('--write-object', join(hsm.home, 'pub'), '--type', 'pubkey', '--label', label);
     await expect(open().load('a')).rejects.toThrow(/do not belong together; remove both/);
   });
 });
@@ -182,7 +158,7 @@ describe('a token that cannot be opened', () => {
     [
       'has a PIN that others may read',
       () => {
-        chmodSync(join(home, 'pin'), 0o644);
+        chmodSync(hsm.pinFile, 0o644);
         return {};
       },
       /pin: group or others may read it; run chmod 600/,
@@ -190,7 +166,7 @@ describe('a token that cannot be opened', () => {
     [
       'has an empty PIN',
       () => {
-        writeFileSync(join(home, 'pin'), '\n');
+        writeFileSync(hsm.pinFile, '\n');
         return {};
       },
       /ca\.keys\.pinFile: the first line of .* is empty/,
@@ -198,7 +174,7 @@ describe('a token that cannot be opened', () => {
     [
       'shares its label with another',
       () => {
-        initToken('ca');
+        hsm.initToken('ca');
         return {};
       },
       /2 tokens are labelled "ca"; give each a label/,
@@ -208,7 +184,7 @@ describe('a token that cannot be opened', () => {
   });
 
   it('because the PIN is wrong says so, without the PIN, and tries no second time', async () => {
-    writeFileSync(join(home, 'pin'), '11112222\n', { mode: 0o600 });
+    writeFileSync(hsm.pinFile, '11112222\n', { mode: 0o600 });
     let message = '';
     try {
       open();
@@ -225,8 +201,7 @@ describe('a token that goes away while the authority runs', () => {
     const keys = open();
     const key = await keys.generate('a', 'ec-p256');
     const other = await keys.generate('b', 'ec-p256');
-    const [name] = execFileSync('ls', [join(home, 'tokens')], { encoding: 'utf8' }).split('\n');
-    renameSync(join(home, 'tokens', name!), join(home, 'away'));
+    const plugIn = hsm.unplug();
 
     expect(() => key.sign(Buffer.from('x'))).toThrow(/PKCS#11 token "ca": could not sign \(CKR_[A-Z_]+\)/);
     expect(() => key.signJws(Buffer.from('x'))).toThrow(/PKCS#11 token "ca"/);
@@ -235,7 +210,7 @@ describe('a token that goes away while the authority runs', () => {
       expect(() => key.sign(Buffer.from('x'))).toThrow(/no token is labelled "ca"; there is none/),
     );
 
-    renameSync(join(home, 'away'), join(home, 'tokens', name!));
+    plugIn();
     await untilReopened(() => expectSigns(key));
     // each is found anew: the numbers that tokens give objects are given again
     expectSigns(other);
@@ -245,10 +220,9 @@ describe('a token that goes away while the authority runs', () => {
   it('and comes back with another key under the same name signs nothing', async () => {
     const keys = open();
     const key = await keys.generate('a', 'ec-p256');
-    const [name] = execFileSync('ls', [join(home, 'tokens')], { encoding: 'utf8' }).split('\n');
-    renameSync(join(home, 'tokens', name!), join(home, 'away'));
-    initToken('ca');
-    pkcs11Tool('--keypairgen', '--key-type', 'EC:prime256v1', '--label', 'countersign example.org a', '--usage-sign');
+    hsm.unplug();
+    hsm.initToken('ca');
+    hsm.tool('--keypairgen', '--key-type', 'EC:prime256v1', '--label', 'countersign example.org a', '--usage-sign');
     await untilReopened(() =>
       expect(() => key.sign(Buffer.from('x'))).toThrow(/the key a is not in it any more; restore the token/),
     );
@@ -257,13 +231,12 @@ describe('a token that goes away while the authority runs', () => {
 
   it('and whose PIN is wrong then is not tried again, so that it does not lock', async () => {
     const key = await open().generate('a', 'ec-p256');
-    const [name] = execFileSync('ls', [join(home, 'tokens')], { encoding: 'utf8' }).split('\n');
-    renameSync(join(home, 'tokens', name!), join(home, 'away'));
+    const plugIn = hsm.unplug();
     expect(() => key.sign(Buffer.from('x'))).toThrow();
-    renameSync(join(home, 'away'), join(home, 'tokens', name!));
-    writeFileSync(join(home, 'pin'), '11112222\n');
+    plugIn();
+    writeFileSync(hsm.pinFile, '11112222\n');
     await untilReopened(() => expect(() => key.sign(Buffer.from('x'))).toThrow(/refuses the PIN/));
-    writeFileSync(join(home, 'pin'), PIN);
+    writeFileSync(hsm.pinFile, SoftHsm.pin);
     await new Promise((resolve) => setTimeout(resolve, 1100));
     expect(() => key.sign(Buffer.from('x'))).toThrow(/refuses the PIN.*not tried twice/);
   });
