@@ -295,6 +295,7 @@ async function start(
 
   const workloadApi = await startWorkloadApi({
     socketPath: config.sockets.workload,
+    attestation: { ...config.workloadAttestation, deadlineMs: config.workloadAttestation.deadline },
     feed: svids,
     audit,
     clock,

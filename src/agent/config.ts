@@ -138,6 +138,16 @@ export const agentConfigSchema = z
         workload: absolutePath.default('/run/countersign/workload.sock'),
       })
       .prefault({}),
+    /** What workloads are known by besides what the kernel says of their processes. */
+    workloadAttestation: z
+      .strictObject({
+        /** Of the Docker Engine API, for docker: selectors; without it nobody has any. */
+        dockerSocket: absolutePath.optional(),
+        /** Of the system's D-Bus, for systemd:fragment_path. */
+        systemBus: absolutePath.default('/run/dbus/system_bus_socket'),
+        deadline: durationOf('5s', 100, '100ms'),
+      })
+      .prefault({}),
     endpoints: z.array(endpoint).max(4095).default([]),
     policies: z.strictObject({
       directory: absolutePath,

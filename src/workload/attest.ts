@@ -12,7 +12,7 @@ import type { Caller } from './callers.ts';
 
 export interface AttestationOptions {
   /** Of the Docker Engine API, for docker: selectors. Left out: nobody has any. */
-  readonly dockerSocket?: string;
+  readonly dockerSocket?: string | undefined;
   /** Of the system's D-Bus, for systemd:fragment_path. */
   readonly systemBus?: string;
   /** What one attestor may take for one process. */
@@ -32,6 +32,8 @@ export interface Attestor {
 }
 
 const DEFAULT_DEADLINE_MS = 5_000;
+/** Types of selectors that are spoken of in the log, each once. */
+const MAX_TYPES_SAID = 64;
 const DEFAULT_SYSTEM_BUS = '/run/dbus/system_bus_socket';
 
 export function createAttestor(options: AttestationOptions, log: Logger, timers: Timers = systemTimers): Attestor {
@@ -51,10 +53,17 @@ export function attestBy(
   log: Logger,
   timers: Timers = systemTimers,
 ): Attestor {
+  const unattested = new Set<string>();
+  const sayUnattested = (type: string) => {
+    if (unattested.has(type) || unattested.size >= MAX_TYPES_SAID) return;
+    unattested.add(type);
+    log.warn({ type }, 'entries have selectors of a type that nothing on this node attests: they match nobody');
+  };
   return {
     async entriesOf(caller, entries) {
       const candidates = entries.filter((entry) => entry.selectors.length > 0 && !contradicts(entry, caller));
       const wanted = byType(candidates);
+      for (const type of wanted.keys()) if (!attestors.some((attestor) => attestor.type === type)) sayUnattested(type);
       const selectors = new Set<string>();
       const failed = new Set<string>();
       const ask = async (attestor: WorkloadAttestor, asked: ReadonlySet<string>) => {
