@@ -1,12 +1,10 @@
 /** Two real identity servers that federate both ways, an agent at one of them, and OpenID Connect clients that others wrote. */
-import { randomInt } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:https';
-import { createServer, type Socket, connect as tcpConnect } from 'node:net';
+import { type Socket, connect as tcpConnect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect } from 'node:tls';
-import { credentials } from '@grpc/grpc-js';
 import { createRemoteJWKSet, customFetch, jwtVerify } from 'jose';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
@@ -14,7 +12,6 @@ import { serverConfigSchema } from '../../../identity/config.ts';
 import { fileCredentials, svidCredentials } from '../../../identity/federation/credentials.ts';
 import { type HttpsServerOptions, serveHttps } from '../../../identity/federation/https-server.ts';
 import type { FeedListener } from '../../../identity/feed.ts';
-import { BundleAdminClient, CaAdminClient, type JsonReply } from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import type { ServerClient } from '../../../src/agent/server-client/client.ts';
 import { parseConfig } from '../../../src/base/config-file.ts';
 import type { Timers } from '../../../src/base/timers.ts';
@@ -23,80 +20,30 @@ import type { TrustDomain } from '../../../src/model/ids.ts';
 import { derUnsignedInteger } from '../../../src/pki/der.ts';
 import { validateJwtSvid } from '../../../src/pki/jwt.ts';
 import { privateKeyPem } from '../../../src/pki/keys.ts';
-import { OID } from '../../../src/pki/oids.ts';
-import { encodePem } from '../../../src/pki/pem.ts';
 import { parseSpiffeBundle } from '../../../src/pki/spiffe-bundle.ts';
-import { ca, dns, type Forged, forge, KU } from '../pki/support/forge.ts';
 import { quiet, TestServer, until } from './harness.ts';
+import { authorities, bundles, freePort, webAuthority, webCertificate, webLeaf } from './web.ts';
 
 const PARTNER = 'partner.org';
 const dir = mkdtempSync(join(tmpdir(), 'cs-federation-'));
-const times = { notBeforeMs: Date.now() - 60_000, notAfterMs: Date.now() + 3_600_000 };
-const webRoot = ca({ uris: [], ...times });
-const pem = (certificate: Forged) => encodePem('CERTIFICATE', certificate.der);
-
-/** A certificate for localhost, in files. */
-function webCertificate(name: string): { certificateFile: string; keyFile: string } {
-  const shown = forge({
-    issuer: webRoot,
-    ca: { isCa: false },
-    keyUsage: [KU.digitalSignature],
-    extKeyUsage: [OID.serverAuth],
-    otherNames: [dns('localhost')],
-    ...times,
-  });
-  const files = { certificateFile: join(dir, `${name}.crt`), keyFile: join(dir, `${name}.key`) };
-  writeFileSync(files.certificateFile, pem(shown));
-  writeFileSync(files.keyFile, privateKeyPem(shown.key), { mode: 0o600 });
-  return files;
-}
+const web = webCertificate(dir, 'web');
 const caFile = join(dir, 'web-ca.pem');
-writeFileSync(caFile, pem(webRoot));
-const web = webCertificate('web');
-
-/** Below the range that the kernel gives to outgoing connections, so that none takes it meanwhile. */
-async function freePort(): Promise<number> {
-  for (;;) {
-    const port = randomInt(20_000, 30_000);
-    const probe = createServer();
-    const free = await new Promise<boolean>((resolve) => {
-      probe.once('error', () => resolve(false));
-      probe.listen(port, '127.0.0.1', () => resolve(true));
-    });
-    await new Promise((resolve) => probe.close(resolve));
-    if (free) return port;
-  }
-}
-
-function admin<C extends { close(): void }>(
-  server: TestServer,
-  client: new (target: string, credentials: ReturnType<typeof insecure>) => C,
-  ask: (client: C, done: (error: Error | null, reply: JsonReply) => void) => unknown,
-): Promise<Record<string, unknown>> {
-  const open = new client(`unix:${join(server.dir, 'admin.sock')}`, insecure());
-  return new Promise<Record<string, unknown>>((resolve, reject) => {
-    ask(open, (error, reply) => (error === null ? resolve(JSON.parse(reply.json) as never) : reject(error)));
-  }).finally(() => open.close());
-}
-const insecure = () => credentials.createInsecure();
+writeFileSync(caFile, webAuthority);
 
 const refresh = (server: TestServer, trustDomain: string) =>
-  admin(server, BundleAdminClient, (client, done) => client.refreshBundle({ trustDomain }, done));
+  bundles(server, (client, done) => client.refreshBundle({ trustDomain }, done));
 const set = (server: TestServer, trustDomain: string, document: string) =>
-  admin(server, BundleAdminClient, (client, done) => client.setBundle({ trustDomain, document }, done));
+  bundles(server, (client, done) => client.setBundle({ trustDomain, document }, done));
 const show = async (server: TestServer, trustDomain = '') =>
-  (await admin(server, BundleAdminClient, (client, done) => client.showBundle({ trustDomain }, done))) as {
+  (await bundles(server, (client, done) => client.showBundle({ trustDomain }, done))) as {
     certificates: string[];
     document: string;
     sequence: string;
   };
 const list = async (server: TestServer) =>
-  (await admin(server, BundleAdminClient, (client, done) => client.listBundles({}, done))).bundles as Record<
-    string,
-    unknown
-  >[];
+  (await bundles(server, (client, done) => client.listBundles({}, done))).bundles as Record<string, unknown>[];
 const rotate = (server: TestServer, step: 'prepareAuthority' | 'activateAuthority', kind: string) =>
-  admin(server, CaAdminClient, (client, done) => client[step]({ kind, id: '', reason: 'test', waitMs: 0 }, done));
+  authorities(server, (client, done) => client[step]({ kind, id: '', reason: 'test', waitMs: 0 }, done));
 
 let home: TestServer;
 let partner: TestServer;
@@ -221,7 +168,7 @@ describe('two servers', () => {
     expect(await show(home, PARTNER)).toEqual(before);
     await expect(refresh(home, PARTNER)).rejects.toThrow('BUNDLE_UNREACHABLE');
     expect(await show(home, PARTNER)).toEqual(before);
-    await admin(home, BundleAdminClient, (client, done) => client.deleteBundle({ trustDomain: PARTNER }, done));
+    await bundles(home, (client, done) => client.deleteBundle({ trustDomain: PARTNER }, done));
     await expect(show(home, PARTNER)).rejects.toThrow('there is no bundle');
     await partner.up();
     // no trust on first use, nor on second
@@ -242,7 +189,7 @@ async function endpointLeaf(server: TestServer): Promise<string> {
 /** As a browser would, with the test's own authority. */
 function fetched(url: string, method = 'GET'): Promise<Response> {
   return new Promise((resolve, reject) => {
-    const sent = request(url, { method, ca: pem(webRoot) }, (response) => {
+    const sent = request(url, { method, ca: webAuthority }, (response) => {
       const chunks: Buffer[] = [];
       response.on('data', (chunk: Buffer) => chunks.push(chunk));
       response.on('end', () => {
@@ -356,7 +303,7 @@ describe('a JWT-SVID', () => {
 
 describe('a certificate in files', () => {
   it('is taken up when it was renewed, and kept as it is when the files are wrong', () => {
-    const files = webCertificate('renewed');
+    const files = webCertificate(dir, 'renewed');
     let tick = () => {};
     const timers: Timers = {
       set: (_, fn) => {
@@ -375,7 +322,7 @@ describe('a certificate in files', () => {
     rmSync(files.keyFile);
     tick();
     expect(credentials.current).toBe(first);
-    webCertificate('renewed');
+    webCertificate(dir, 'renewed');
     tick();
     expect(changes).toBe(1);
     expect(credentials.current.cert).not.toBe(first.cert);
@@ -414,7 +361,7 @@ describe('an HTTPS server of documents', () => {
 
   it('shows a new SVID from the moment on in which the server has it', async () => {
     const svidOf = (serial: number) => {
-      const shown = forge({ issuer: webRoot, serial: derUnsignedInteger(Buffer.of(serial)), ...times });
+      const shown = webLeaf({ serial: derUnsignedInteger(Buffer.of(serial)) });
       return { chain: [shown.der], privateKey: shown.key, notBeforeMs: 0, notAfterMs: 0 };
     };
     let svid = svidOf(1);
@@ -521,7 +468,11 @@ describe('the configuration', () => {
 
   it.each([
     ['a key that others may read', () => webWith({ mode: 0o644 }), 'run chmod 600'],
-    ['a key of another certificate', () => ({ ...web, keyFile: webCertificate('other').keyFile }), 'is not the key of'],
+    [
+      'a key of another certificate',
+      () => ({ ...web, keyFile: webCertificate(dir, 'other').keyFile }),
+      'is not the key of',
+    ],
     ['no certificate', () => ({ ...web, certificateFile: join(dir, 'none.crt') }), 'there is no such file'],
   ])('with %s keeps a server from starting', async (_, tls, message) => {
     const listen = { address: '127.0.0.1', port: 0 };
@@ -529,9 +480,9 @@ describe('the configuration', () => {
     await expect(starting).rejects.toThrow(message);
   });
   function webWith({ mode }: { mode: number }) {
-    const files = webCertificate('open');
+    const files = webCertificate(dir, 'open');
     rmSync(files.keyFile);
-    writeFileSync(files.keyFile, privateKeyPem(webRoot.key), { mode });
+    writeFileSync(files.keyFile, privateKeyPem(webLeaf().key), { mode });
     return files;
   }
 });
