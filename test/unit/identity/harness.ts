@@ -43,6 +43,7 @@ export interface EntryYaml {
   spiffeId: string;
   node: string;
   selectors?: string[];
+  admin?: boolean;
   labels?: Record<string, string>;
 }
 
