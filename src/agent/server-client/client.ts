@@ -2,7 +2,6 @@
  * This node's line to the identity server: attest once, keep one Sync stream, issue, renew. When the server is gone the
  * node keeps what it knows; nothing new is trusted until the server is back.
  */
-import type { KeyObject } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type {
   IssueJwtRequest,
@@ -13,34 +12,33 @@ import type {
   PutCheckpointResponse,
   SyncResponse,
 } from '../../../proto/gen/countersign/server/v1/server.ts';
-import type { Clock } from '../../base/clock.ts';
 import { asError, CountersignError, err, ok, type Result } from '../../base/errors.ts';
-import type { Logger } from '../../base/log.ts';
 import { type ReasonCode, reasonCodes } from '../../base/registry/reason-codes.ts';
-import type { AuditSink } from '../../model/audit-event.ts';
 import type { RegistrationEntry } from '../../model/entry.ts';
 import type {
   IdentityTable,
   NodeInfo,
   NodeTable,
   RevocationTable,
-  Svid,
   TrustBundle,
   TrustBundles,
 } from '../../model/identity.ts';
-import type { NodeName, SpiffeId, TrustDomain } from '../../model/ids.ts';
+import type { SpiffeId, TrustDomain } from '../../model/ids.ts';
 import { nodeSpiffeId } from '../../model/spiffe-id.ts';
 import type { IssuedJwtSvid } from '../../workload/feed.ts';
+import type { ServerClient, ServerClientOptions, ServerClientStatus } from './api.ts';
 import { attest, type NodeProof } from './attest.ts';
 import type { OwnBundle } from './bundles.ts';
 import { ChangeQueue, type SyncListener, type UrgentListener } from './changes.ts';
 import { LifeWatch } from './life.ts';
 import { loadNodeState, type NodeState, saveNodeState } from './node-state.ts';
+import { Online } from './online.ts';
 import { NodeRenewal, renewNodeSvid } from './renewal.ts';
 import { openSync } from './sync-stream.ts';
 import { SyncedState } from './synced-state.ts';
 import { Connection, reasonIn, ServerError } from './transport.ts';
 
+export type { ServerClient, ServerClientOptions } from './api.ts';
 export type { SyncChange, SyncListener } from './changes.ts';
 export type { TableChange } from './tables.ts';
 
@@ -62,85 +60,6 @@ const BARRED: ReadonlySet<ReasonCode | undefined> = new Set([
   'CERT_UNTRUSTED',
   'CERT_EXPIRED',
 ]);
-
-export interface ServerClientOptions {
-  /** Of the identity servers, "IP:port" or "[IPv6]:port". */
-  readonly addresses: readonly string[];
-  readonly trustDomain: TrustDomain;
-  /** The trust bundle as handed to this node, DER. There is no trust on first use. */
-  readonly bundle: readonly Buffer[];
-  readonly nodeName: NodeName;
-  /** Read when it is needed. Undefined: there is none. */
-  readonly joinToken?: () => Promise<string | undefined>;
-  /** A certificate with its key that says which node this is; then no token is asked for. Read when it is needed. */
-  readonly x509pop?: () => Promise<{ readonly chain: readonly Buffer[]; readonly privateKey: KeyObject }>;
-  /** Directory of mode 0700 with the node's key, SVID, id and incarnation, so that a restart needs no token. */
-  readonly stateDir: string;
-  /** Where peers reach this node: "IP:port" or "[IPv6]:port". */
-  readonly peerAddresses: readonly string[];
-  readonly clock: Clock;
-  /** Of this boot of the machine. Left out: the kernel's. */
-  readonly bootId?: string;
-  readonly log: Logger;
-  /** Told of what the server sent and this node refused. */
-  readonly audit: AuditSink;
-  /** Told, each time, why the start waits: a sentence. */
-  waiting?(why: string): void;
-  /** Gives up waiting for the server at the start. */
-  readonly signal?: AbortSignal;
-}
-
-export interface ServerClientStatus {
-  readonly addresses: readonly string[];
-  readonly connected: boolean;
-  /** Unix ms of the last message; undefined: none yet. */
-  readonly lastSyncMs: number | undefined;
-  /** Of what the tables hold, and of what was acked as in force. */
-  readonly version: bigint;
-  readonly inForceVersion: bigint;
-  readonly nodeSvidNotAfterMs: number;
-  /** Items that the server sent and that did not check. */
-  readonly refusedItems: number;
-  readonly lastError: string | undefined;
-}
-
-export interface ServerClient {
-  readonly trustDomain: TrustDomain;
-  readonly node: { readonly info: NodeInfo; svid(): Svid };
-  readonly identities: IdentityTable;
-  readonly nodes: NodeTable;
-  /** Of the own trust domain: no other vouches for anything that is proven here. */
-  readonly bundles: TrustBundles;
-  readonly revocations: RevocationTable;
-  /** The same object until something of it changes. */
-  ownBundle(): OwnBundle;
-  /** For workloads that federate, by name: each vouches for its own trust domain and for no other. */
-  federatedBundles(): readonly TrustBundle[];
-  /** Of the own trust domain, DER. */
-  crls(): readonly Buffer[];
-  entries(): readonly RegistrationEntry[];
-  /**
-   * The listener is told at once of all there is, then of every change, in order, one at a time. A version is acked, as in
-   * force on this node, only when all listeners' promises for it have resolved; before there is a listener nothing is.
-   */
-  onChange(listener: SyncListener): void;
-  /** Told of revocations and of other authorities at once, whatever changes before them still wait for; then that is told as any change. */
-  onUrgent(listener: UrgentListener): void;
-  /** Called after each renewal: the next TLS handshake shows the new SVID. */
-  onNodeSvid(listener: () => void): void;
-  /**
-   * Called once, when this process can no longer be the node: another holder of its certificate is there, or the machine's life
-   * is not the one it began in. Nothing may be vouched for any more; the way back is a new start.
-   */
-  onBarred(listener: (reason: ReasonCode) => void): void;
-  /** One result for each request, in order. @throws ServerError if the server cannot be asked. */
-  issue(requests: readonly { entryId: string; csr: Buffer }[]): Promise<Result<Buffer[], ReasonCode>[]>;
-  /** @throws ServerError if the server cannot be asked, or says no: then with its reason */
-  issueJwt(entryId: string, audience: readonly string[]): Promise<IssuedJwtSvid>;
-  putCheckpoint(text: Buffer): Promise<void>;
-  status(): ServerClientStatus;
-  close(): Promise<void>;
-}
 
 /**
  * Resolves when this node has its SVID and the first snapshot.
@@ -173,13 +92,13 @@ class Client implements ServerClient {
   readonly #closing = new AbortController();
   readonly #life: LifeWatch;
   readonly #renewal: NodeRenewal;
+  readonly #online: Online;
   #barred: ReasonCode | undefined;
   #barredListener: (reason: ReasonCode) => void = () => {};
   #state: NodeState | undefined;
   #connection: Connection | undefined;
   #stream: ReturnType<typeof openSync> | undefined;
   #loop: Promise<void> | undefined;
-  #connected = false;
   #lastSyncMs: number | undefined;
   #inForce = 0n;
   #lastError: string | undefined;
@@ -191,6 +110,7 @@ class Client implements ServerClient {
     this.#self = nodeSpiffeId(trustDomain, nodeName);
     this.#synced = new SyncedState(trustDomain, this.#self, bundle, options.clock, log, audit);
     this.#life = new LifeWatch(options.clock, () => this.#bar('ATTEST_NEW_LIFE'), options.bootId);
+    this.#online = new Online(options.addresses);
     this.#renewal = new NodeRenewal({
       renew: () => this.#renew(),
       failed: (thrown) => {
@@ -285,7 +205,7 @@ class Client implements ServerClient {
 
   async issue(requests: readonly { entryId: string; csr: Buffer }[]): Promise<Result<Buffer[], ReasonCode>[]> {
     const request: IssueRequest = { csrs: [...requests] };
-    const { results } = await this.#online().unary<IssueRequest, IssueResponse>('issue', request, CALL_MS);
+    const { results } = await this.#call<IssueRequest, IssueResponse>('issue', request);
     if (results.length !== requests.length) {
       throw new ServerError('internal', undefined, 'the identity server answered another number of requests');
     }
@@ -297,23 +217,19 @@ class Client implements ServerClient {
 
   async issueJwt(entryId: string, audience: readonly string[]): Promise<IssuedJwtSvid> {
     const request: IssueJwtRequest = { entryId, audience: [...audience] };
-    const { token, expiresAt } = await this.#online().unary<IssueJwtRequest, IssueJwtResponse>(
-      'issueJwt',
-      request,
-      CALL_MS,
-    );
+    const { token, expiresAt } = await this.#call<IssueJwtRequest, IssueJwtResponse>('issueJwt', request);
     return { token, expiresAtMs: Number(expiresAt) * 1000 };
   }
 
   async putCheckpoint(text: Buffer): Promise<void> {
     const request = { checkpoint: text };
-    await this.#online().unary<PutCheckpointRequest, PutCheckpointResponse>('putCheckpoint', request, CALL_MS);
+    await this.#call<PutCheckpointRequest, PutCheckpointResponse>('putCheckpoint', request);
   }
 
   status(): ServerClientStatus {
     return {
       addresses: this.#options.addresses,
-      connected: this.#connected,
+      connected: this.#online.isUp,
       lastSyncMs: this.#lastSyncMs,
       version: this.#synced.version,
       inForceVersion: this.#inForce,
@@ -346,15 +262,19 @@ class Client implements ServerClient {
     return this.#state;
   }
 
-  #online(): Connection {
-    if (this.#connection === undefined || !this.#connected) {
-      throw new ServerError(
-        'unavailable',
-        undefined,
-        `identity server at ${this.#options.addresses.join(', ')}: not connected`,
-      );
+  /** Once more if the connection broke, or was that of the node SVID before: these calls may be answered twice. */
+  async #call<Request, Response>(method: 'issue' | 'issueJwt' | 'putCheckpoint', request: Request): Promise<Response> {
+    for (let attempt = 0; ; attempt++) {
+      const connection = await this.#online.connection();
+      const { svid } = this.#mustState();
+      try {
+        return await connection.unary<Request, Response>(method, request, CALL_MS);
+      } catch (thrown) {
+        const code = thrown instanceof ServerError ? thrown.code : undefined;
+        const isOutdated = code === 'permission-denied' && svid !== this.#mustState().svid;
+        if (attempt > 0 || !(code === 'unavailable' || isOutdated)) throw thrown;
+      }
     }
-    return this.#connection;
   }
 
   async #attest(): Promise<void> {
@@ -431,6 +351,9 @@ class Client implements ServerClient {
     let everSynced = false;
     while (!this.#closing.signal.aborted) {
       const begunMs = performance.now();
+      const { svid } = this.#mustState();
+      // An SVID that has ended gets no other: nobody takes this process for the node any more.
+      if (everSynced && this.#options.clock.nowMs() > svid.notAfterMs) return this.#bar('CERT_EXPIRED');
       let handover = false;
       try {
         handover = await this.#syncOnce(() => {
@@ -442,8 +365,9 @@ class Client implements ServerClient {
         if (!this.#closing.signal.aborted) {
           const error = this.#noted(thrown);
           const reason = error instanceof ServerError ? error.reason : undefined;
-          // what this side refuses of the server is unauthenticated
-          if (error instanceof ServerError && error.code === 'permission-denied' && BARRED.has(reason)) {
+          // what this side refuses of the server is unauthenticated, and what is said of an earlier SVID says nothing of this one
+          const isOfNow = svid === this.#mustState().svid;
+          if (error instanceof ServerError && error.code === 'permission-denied' && isOfNow && BARRED.has(reason)) {
             this.#bar(reason!);
             return;
           }
@@ -474,7 +398,7 @@ class Client implements ServerClient {
       this.#receive(message);
       if (!message.snapshot) return;
       this.#keepSession(message.session);
-      this.#connected = true;
+      this.#online.up(connection);
       this.#lastError = undefined;
       snapshotTaken();
     });
@@ -484,7 +408,7 @@ class Client implements ServerClient {
     try {
       return await stream.ended;
     } finally {
-      this.#connected = false;
+      this.#online.down();
       this.#stream = undefined;
       connection.close();
     }
@@ -524,7 +448,7 @@ class Client implements ServerClient {
   }
 
   async #renew(): Promise<void> {
-    const connection = this.#online();
+    const connection = await this.#online.connection();
     const renewed = await renewNodeSvid(
       connection,
       this.#mustState(),
@@ -534,7 +458,8 @@ class Client implements ServerClient {
     );
     this.#take({ ...this.#mustState(), ...renewed }, true);
     this.#options.log.info({ notAfterMs: renewed.svid.notAfterMs }, 'node SVID renewed');
-    // the connection was proven with the old one and ends with it
+    // The connection was proven with the old one and ends with it: whoever calls from now on waits for the next.
+    this.#online.down();
     this.#stream?.handOver();
   }
 

@@ -44,6 +44,19 @@ test('an expired node SVID is of no use: the node joins again', async () => {
   expect(again.node.info.incarnation).toBe(2n);
 });
 
+test('a node SVID that ends while the server is away ends the process: nobody takes it for the node any more', async () => {
+  server = await TestServer.start();
+  const client = await server.joined('node-a');
+  const barred: string[] = [];
+  client.onBarred((reason) => barred.push(reason));
+  await server.down();
+  await until('the loss', () => !client.status().connected);
+  expect(barred).toEqual([]);
+  server.clock.offsetMs += 2 * 3_600_000;
+  await until('the end', () => barred.length > 0);
+  expect(barred).toEqual(['CERT_EXPIRED']);
+});
+
 test('a damaged state file is named, not guessed at', async () => {
   server = await TestServer.start();
   const first = await server.joined('node-a');
