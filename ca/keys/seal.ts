@@ -137,9 +137,21 @@ export class Sealer {
 
   #key(kdf: Kdf, salt: Buffer): Promise<Buffer> {
     const name = `${kdf} ${salt.toString('hex')}`;
-    const known = this.#derived.get(name) ?? derive[kdf](this.#secret, salt);
+    const known = this.#derived.get(name) ?? derived(kdf, this.#secret, salt);
     this.#derived.set(name, known);
     return known;
+  }
+}
+
+async function derived(kdf: Kdf, secret: Buffer, salt: Buffer): Promise<Buffer> {
+  try {
+    return await derive[kdf](secret, salt);
+  } catch (cause) {
+    throw new CountersignError(
+      'unsupported',
+      `OpenSSL refuses ${kdf} here, as in FIPS mode; start once without FIPS mode and change the secret to a key file (ca.keys.former)`,
+      { cause },
+    );
   }
 }
 

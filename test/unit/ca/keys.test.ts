@@ -1,4 +1,4 @@
-import { generateKeyPairSync } from 'node:crypto';
+import { createCipheriv, generateKeyPairSync, pbkdf2Sync } from 'node:crypto';
 import {
   chmodSync,
   mkdirSync,
@@ -238,6 +238,20 @@ describe.each(['passphrase', 'key file'])('keys encrypted with a %s', (kind) => 
       await expect(again.load('a'), `${length} bytes`).rejects.toThrow(/a\.key: /);
     }
   });
+});
+
+it('keys that were encrypted in FIPS mode, by PBKDF2, are opened, as the format says', async () => {
+  const key = generateKey();
+  const salt = Buffer.alloc(16, 1);
+  const nonce = Buffer.alloc(12, 2);
+  const cipher = createCipheriv('aes-256-gcm', pbkdf2Sync(PASSPHRASE, salt, 600_000, 32, 'sha256'), nonce);
+  cipher.setAAD(Buffer.from('COUNTERSIGN SEALED KEY 1\na'));
+  const ciphertext = Buffer.concat([cipher.update(privateKeyDer(key)), cipher.final(), cipher.getAuthTag()]);
+  const fields = Object.entries({ salt, nonce, ciphertext }).map(([name, value]) => [name, value.toString('base64')]);
+  const keys = open({ type: 'disk', passphraseFile });
+  const text = JSON.stringify({ kdf: 'pbkdf2-sha256', ...Object.fromEntries(fields) });
+  writeFileSync(place('a'), `COUNTERSIGN SEALED KEY 1\n${text}\n`, { mode: 0o600 });
+  expect((await keys.load('a'))?.publicKey).toEqual(publicKeyDer(key));
 });
 
 describe('the secret that keys are encrypted with', () => {
