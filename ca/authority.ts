@@ -65,7 +65,8 @@ async function mintedBy(
   let minted = await ask(validity.notAfterMs);
   // Vault lets an intermediate outlive its issuer, and what that signs then would fail before it ends
   const endMs = endsBefore(minted);
-  if (endMs !== undefined) minted = await ask(endMs - CLOCK_MARGIN_MS);
+  if (endMs !== undefined && endMs - CLOCK_MARGIN_MS > validity.notBeforeMs)
+    minted = await ask(endMs - CLOCK_MARGIN_MS);
   const certificate = checkMinted(minted, { key, trustDomain, validity, upstream: upstream.name });
   return { certificate, chain: minted.chain, roots: minted.roots };
 }

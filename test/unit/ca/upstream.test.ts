@@ -234,6 +234,14 @@ describe('an upstream authority in files', () => {
     await expect(make(files())).rejects.toThrow(message);
   });
 
+  it('is refused if its root has ended', async () => {
+    const root = cas.make('root', { days: -1 });
+    cas.make('issuing', { issuer: root });
+    await expect(make({ ...files('issuing'), bundleFile: root.certFile })).rejects.toThrow(
+      /it does not outlive those above it; one ends at 20/,
+    );
+  });
+
   it('may be of the own trust domain, and name itself so', async () => {
     cas.make('root', { extensions: base + own });
     expectIssues(await make(files()));
