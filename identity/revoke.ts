@@ -31,13 +31,14 @@ export interface Revoked extends InForce {
 /** @throws CountersignError bad-input or not-found; then nothing was revoked. */
 export async function revoke(
   options: RevokeOptions,
-  what: RevocationTarget,
+  named: RevocationTarget,
   reason: string,
   waitMs: number,
   actor: string,
 ): Promise<Revoked> {
   const { ca, registry, nodes, feed, hub, signingKeys, audit } = options;
   const started = performance.now();
+  const what = 'serial' in named ? { serial: serialOf(named.serial) } : named;
   check(options, what);
   // barred first: if the server dies in between, nothing new is issued for what was to be revoked
   if ('spiffeId' in what) registry.bar(what.spiffeId);
@@ -70,6 +71,15 @@ async function revokeKey({ ca, signingKeys }: RevokeOptions, id: string, reason:
   const made = ca.revocations().findLast(({ what }) => 'authority' in what && what.authority === id);
   if (made === undefined) throw new CountersignError('internal', `${id} was revoked and is not on the list`);
   return made;
+}
+
+/** As the ledger has it, from how OpenSSL, Go and Python print it: upper case, with colons, with or without leading zeros. */
+function serialOf(text: string): string {
+  const digits = text
+    .toLowerCase()
+    .replaceAll(':', '')
+    .replace(/^0+(?=.)/, '');
+  return digits.length % 2 === 0 ? digits : `0${digits}`;
 }
 
 function check({ ca, nodes }: RevokeOptions, what: RevocationTarget): void {

@@ -128,7 +128,10 @@ test('a key that is revoked is out of every bundle, what it signed is revoked on
   const chain = await issue(client);
   await act('prepareAuthority', 'x509');
   await act('activateAuthority', 'x509');
-  await act('revokeAuthority', 'x509', old);
+  // its own certificate goes with the key: there is nobody to wait for
+  const revoked = await act('revokeAuthority', 'x509', old, 200);
+  expect(revoked).toMatchObject({ state: 'revoked' });
+  await until('the bundle without it', () => client.ownBundle().bundle.authorities.length === 1);
   const { bundle } = client.ownBundle();
   expect(bundle.authorities).toHaveLength(1);
   expect(verifyX509Svid(chain, bundle, server.clock.nowMs()).ok).toBe(false);
@@ -167,6 +170,28 @@ test('svid revoke takes a signing key too, and the active one is refused by both
   const { sequence } = await server.revoke({ $case: 'authority', value: active }, 0);
   expect(sequence).toBe(1n);
   expect(await list()).toHaveLength(2);
+});
+
+test('a serial number is revoked however it is written, and one that nobody has is not', async () => {
+  server = await TestServer.start();
+  const client = await server.joined('node-a');
+  for (const write of [
+    (hex: string) => hex.replace(/^0+/, ''),
+    (hex: string) => `00:${hex.toUpperCase().match(/../g)!.join(':')}`,
+  ]) {
+    await issue(client);
+    const { svids } = (await server.list('listSvids')) as {
+      svids: { serial: string; profile: string; revoked: boolean }[];
+    };
+    const { serial } = svids.find(({ profile, revoked }) => profile === 'workload' && !revoked)!;
+    await server.revoke({ $case: 'serial', value: write(serial) }, 0);
+    const after = (await server.list('listSvids')) as { svids: { serial: string; revoked: boolean }[] };
+    expect(after.svids.find((svid) => svid.serial === serial)).toMatchObject({ revoked: true });
+  }
+  await expect(server.revoke({ $case: 'serial', value: 'abc123' }, 0)).rejects.toThrow(
+    /no SVID has the serial number abc123/,
+  );
+  await expect(server.revoke({ $case: 'serial', value: 'xyz' }, 0)).rejects.toThrow(/no SVID has the serial number/);
 });
 
 test('revocation lists are pushed to agents soon after a revocation, the same that the administrator gets', async () => {
