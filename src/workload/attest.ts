@@ -1,6 +1,5 @@
 /** Workload attestation: the entries that a caller's process is entitled to, by selectors that attestors find out. */
 import { asError, err, ok, type Result } from '../base/errors.ts';
-import type { Logger } from '../base/log.ts';
 import { systemTimers, type Timers } from '../base/timers.ts';
 import type { RegistrationEntry } from '../model/entry.ts';
 import type { WorkloadAttestor } from './attestors/attestor.ts';
@@ -9,6 +8,7 @@ import { createDockerAttestor } from './attestors/docker.ts';
 import { createSystemdAttestor } from './attestors/systemd.ts';
 import { createUnixAttestor } from './attestors/unix.ts';
 import type { Caller } from './callers.ts';
+import type { RareLog } from './rare-log.ts';
 
 export interface AttestationOptions {
   /** Of the Docker Engine API, for docker: selectors. Left out: nobody has any. */
@@ -36,7 +36,7 @@ const DEFAULT_DEADLINE_MS = 5_000;
 const MAX_TYPES_SAID = 64;
 const DEFAULT_SYSTEM_BUS = '/run/dbus/system_bus_socket';
 
-export function createAttestor(options: AttestationOptions, log: Logger, timers: Timers = systemTimers): Attestor {
+export function createAttestor(options: AttestationOptions, log: RareLog, timers: Timers = systemTimers): Attestor {
   const { dockerSocket, systemBus = DEFAULT_SYSTEM_BUS, deadlineMs = DEFAULT_DEADLINE_MS } = options;
   const attestors = [
     createUnixAttestor(),
@@ -50,14 +50,14 @@ export function createAttestor(options: AttestationOptions, log: Logger, timers:
 export function attestBy(
   attestors: readonly WorkloadAttestor[],
   deadlineMs: number,
-  log: Logger,
+  log: RareLog,
   timers: Timers = systemTimers,
 ): Attestor {
   const unattested = new Set<string>();
   const sayUnattested = (type: string) => {
     if (unattested.has(type) || unattested.size >= MAX_TYPES_SAID) return;
     unattested.add(type);
-    log.warn({ type }, 'entries have selectors of a type that nothing on this node attests: they match nobody');
+    log.warn(type, { type }, 'entries have selectors of a type that nothing on this node attests: they match nobody');
   };
   return {
     async entriesOf(caller, entries) {
@@ -72,10 +72,9 @@ export function attestBy(
           for (const selector of found) selectors.add(selector);
         } catch (thrown) {
           failed.add(attestor.type);
-          log.warn(
-            { attestor: attestor.type, pid: caller.pid, uid: caller.uid, problem: asError(thrown).message },
-            'a workload attestor failed',
-          );
+          const { pid, uid } = caller;
+          const fields = { attestor: attestor.type, pid, uid, problem: asError(thrown).message };
+          log.warn(`${attestor.type} ${uid}`, fields, 'a workload attestor failed');
         }
       };
       await Promise.all(

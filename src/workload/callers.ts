@@ -8,6 +8,7 @@ import { dirname } from 'node:path';
 import { native, type PeerCredentials } from '../../native/index.ts';
 import { asError, CountersignError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import type { RareLog } from './rare-log.ts';
 
 export interface Caller extends PeerCredentials {
   /** Unique among all connections of this process; what gRPC reports as the peer. */
@@ -60,6 +61,7 @@ export async function listenForCallers(
   path: string,
   limits: CallerLimits,
   log: Logger,
+  rareLog: RareLog,
   accept: (socket: Socket) => void,
 ): Promise<CallerListener> {
   if (Buffer.byteLength(path) > MAX_SOCKET_PATH) {
@@ -109,7 +111,12 @@ export async function listenForCallers(
     if (identified === undefined) return void socket.destroy();
     const { caller, release } = identified;
     if (!makeRoom(caller.uid)) {
-      log.warn({ uid: caller.uid, connections: connections.size }, 'too many workload connections; one was refused');
+      const { uid } = caller;
+      rareLog.warn(
+        `full ${uid}`,
+        { uid, connections: connections.size },
+        'too many workload connections; one was refused',
+      );
       release();
       return void socket.destroy();
     }

@@ -13,7 +13,7 @@ export interface CallLimits {
   readonly callsPerUid: number;
   /** Open calls of reflection and health. */
   readonly introspectionsPerUid: number;
-  /** New calls a second, twice as many in a burst. */
+  /** New calls, and messages in open ones, a second; twice as many in a burst. */
   readonly callRatePerUid: number;
 }
 
@@ -67,6 +67,12 @@ export function guardCalls(
     const [tally, limit] = aside ? [introspections, limits.introspectionsPerUid] : [identities, limits.callsPerUid];
     const refusal = refusalOf(caller, tally, limit);
     const end = caller === undefined || refusal !== undefined ? () => {} : begin(caller, tally);
+    let messages = 0;
+    const refuse = (reason: Refusal) => {
+      if (caller !== undefined) audit.refused(caller, path.slice(path.lastIndexOf('/') + 1), reason);
+      call.sendStatus({ code: reason.code, details: reason.message });
+      end();
+    };
     return new ServerInterceptingCall(call, {
       start: (next) =>
         next({
@@ -74,10 +80,13 @@ export function guardCalls(
             const header = metadata.get('workload.spiffe.io');
             const missing = path.startsWith(WORKLOAD_API) && (header.length !== 1 || header[0] !== 'true');
             const reason = refusal ?? (missing ? REFUSALS.header : undefined);
-            if (reason === undefined) return pass(metadata);
-            if (caller !== undefined) audit.refused(caller, path.slice(path.lastIndexOf('/') + 1), reason);
-            call.sendStatus({ code: reason.code, details: reason.message });
-            end();
+            if (reason === undefined) pass(metadata);
+            else refuse(reason);
+          },
+          // the first is part of the call; each further one in a stream counts as a call
+          onReceiveMessage(message, pass) {
+            if (messages++ === 0 || rate.take(caller!.uid, 1)) pass(message);
+            else refuse(REFUSALS.tooOften);
           },
           onCancel: end,
         }),

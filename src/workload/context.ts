@@ -9,6 +9,7 @@ import type { Caller } from './callers.ts';
 import type { RateLimit } from './calls.ts';
 import type { IdentityFeed, IdentitySnapshot } from './feed.ts';
 import type { Pushes } from './pushes.ts';
+import type { RareLog } from './rare-log.ts';
 import { REFUSALS, type Refusal } from './responses.ts';
 
 export interface ServiceContext {
@@ -16,6 +17,7 @@ export interface ServiceContext {
   readonly attestor: Attestor;
   readonly clock: Clock;
   readonly log: Logger;
+  readonly rareLog: RareLog;
   readonly audit: WorkloadAudit;
   readonly pushes: Pushes;
   readonly jwtRate: RateLimit;

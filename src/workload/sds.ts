@@ -77,7 +77,8 @@ function streamSecrets(context: ServiceContext): handleBidiStreamingCall<Discove
     call.on('data', (request: DiscoveryRequest) => {
       if (request.errorDetail !== undefined) {
         const said = request.errorDetail.message.slice(0, MAX_SAID);
-        context.log.warn({ uid: caller.uid, pid: caller.pid, said }, 'a client refused the secrets it was sent');
+        const { uid, pid } = caller;
+        context.rareLog.warn(`nack ${uid}`, { uid, pid, said }, 'a client refused the secrets it was sent');
       }
       // It answers an earlier response than the last: what it says was said before it had seen that one.
       if (nonce !== undefined && request.responseNonce !== nonce) return;

@@ -119,7 +119,8 @@ async function fetchJwtSvid(
     if (result.ok) svids.push({ spiffeId: entry.spiffeId, svid: result.value.token, hint: hintOf(entry) });
     // a revoked identity is one less to be authorized for; anything else may be there the next time
     else if (result.error !== 'ISSUE_REVOKED' && result.error !== 'ISSUE_NOT_YOUR_ENTRY') {
-      context.log.warn({ entry: entry.id, reason: result.error, why: reasonCodes[result.error] }, 'no JWT-SVID');
+      const why = { entry: entry.id, reason: result.error, why: reasonCodes[result.error] };
+      context.rareLog.warn(`jwt ${entry.id}`, why, 'no JWT-SVID');
       return err(REFUSALS.jwtNotIssued);
     }
   }

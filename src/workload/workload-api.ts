@@ -16,6 +16,7 @@ import { type CallLimits, createRateLimit, guardCalls } from './calls.ts';
 import type { IdentityFeed } from './feed.ts';
 import { addIntrospection } from './introspection.ts';
 import { createPushes } from './pushes.ts';
+import { createRareLog } from './rare-log.ts';
 import { REFUSALS } from './responses.ts';
 import { secretDiscovery } from './sds.ts';
 import { spiffeWorkloadApi } from './spiffe-service.ts';
@@ -57,6 +58,7 @@ export async function startWorkloadApi(options: WorkloadApiOptions): Promise<Wor
   const { socketPath, feed, clock, log } = options;
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const audit = createWorkloadAudit(options.audit, clock);
+  const rareLog = createRareLog(log, clock);
   const pushes = createPushes();
   const guard = guardCalls(() => listener, limits, audit, clock);
 
@@ -72,12 +74,13 @@ export async function startWorkloadApi(options: WorkloadApiOptions): Promise<Wor
     'grpc.enable_channelz': 0,
   });
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
-  const attestor = createAttestor(options.attestation ?? {}, log);
+  const attestor = createAttestor(options.attestation ?? {}, rareLog);
   const context = {
     feed,
     attestor,
     clock,
     log,
+    rareLog,
     audit,
     pushes,
     jwtRate: createRateLimit(limits.jwtRatePerUid, clock),
@@ -86,7 +89,9 @@ export async function startWorkloadApi(options: WorkloadApiOptions): Promise<Wor
   server.addService(SpiffeWorkloadAPIService, spiffeWorkloadApi(context));
   server.addService(SecretDiscoveryServiceService, secretDiscovery(context));
   const introspection = addIntrospection(server);
-  const listener = await listenForCallers(socketPath, limits, log, (socket) => injector.injectConnection(socket));
+  const listener = await listenForCallers(socketPath, limits, log, rareLog, (socket) =>
+    injector.injectConnection(socket),
+  );
 
   introspection.serving(feed.snapshot() !== undefined);
   const unsubscribe = feed.subscribe(() => {

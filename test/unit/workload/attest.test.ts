@@ -6,9 +6,10 @@ import { attestBy } from '../../../src/workload/attest.ts';
 import type { WorkloadAttestor } from '../../../src/workload/attestors/attestor.ts';
 import type { Caller } from '../../../src/workload/callers.ts';
 import { fetchX509Svids } from '../../../src/workload/client.ts';
+import { createRareLog } from '../../../src/workload/rare-log.ts';
 import { entry, isRoot, openStage, ownGid, ownUid, type Stage } from './stage.ts';
 
-const log = createLogger('test', 'silent');
+const log = createRareLog(createLogger('test', 'silent'), { nowMs: () => 0, bootNs: () => 0n });
 const OWN = `unix:uid:${ownUid}`;
 
 let stage: Stage | undefined;

@@ -113,10 +113,15 @@ describe('a connection', () => {
     const silent = connect(stage.socketPath);
     const session = connectHttp2('http://localhost', { createConnection: () => connect(stage.socketPath) });
     session.on('error', () => {});
+    // it is told to go, and hears nothing
+    const deaf = connect({ path: stage.socketPath, allowHalfOpen: true });
+    deaf.on('error', () => {}).pause();
+    deaf.write('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0', 'latin1');
     const asked = client();
     await answerOf((done) => asked.validateJwtsvid({ audience: '', svid: '' }, security(), done)).catch(() => {});
     await closed(silent.resume());
     await until(() => stage.api.load.connections === 0);
+    deaf.destroy();
   });
 
   it('is kept while a stream is open on it, however quiet', async () => {

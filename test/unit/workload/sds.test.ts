@@ -7,7 +7,19 @@ import { SecretDiscoveryServiceClient } from '../../../proto/gen/envoy/service/s
 import type { TrustDomain } from '../../../src/model/ids.ts';
 import { generateKey, privateKeyPem } from '../../../src/pki/keys.ts';
 import { encodePem } from '../../../src/pki/pem.ts';
-import { answerOf, bundle, bundleOf, clientOf, element, entry, openStage, ownUid, type Stage, svid } from './stage.ts';
+import {
+  answerOf,
+  bundle,
+  bundleOf,
+  clientOf,
+  element,
+  entry,
+  openStage,
+  ownUid,
+  type Stage,
+  svid,
+  until,
+} from './stage.ts';
 
 const OWN = `unix:uid:${ownUid}`;
 const TYPE = 'type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret';
@@ -181,6 +193,20 @@ describe('a stream of secrets', () => {
     ask(request(['spiffe://example.org'], ackOf(second)));
     expect(names(await next())).toEqual(['spiffe://example.org']);
     call.cancel();
+  });
+
+  it('is ended when its client asks in a loop', async () => {
+    await stage.clear();
+    stage = await openStage({ callRatePerUid: 5 });
+    client.close();
+    client = clientOf(SecretDiscoveryServiceClient, stage);
+    stage.feed.add('web', OWN);
+    const { ask, next, error } = stream();
+    ask(request(['default']));
+    const first = await next();
+    for (let i = 0; i < 20; i++) ask(request([i % 2 === 0 ? 'ROOTCA' : 'default'], ackOf(first)));
+    expect((await error).code).toBe(status.RESOURCE_EXHAUSTED);
+    await until(() => stage.api.load.streams === 0 && stage.api.load.calls === 0);
   });
 
   it('ends when the identity is taken away, and leaves nothing behind', async () => {
