@@ -131,6 +131,17 @@ export const serverConfigSchema = z
   })
   .superRefine((config, context) => {
     const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });
+    if (config.datastore.type === 'etcd') {
+      const { keys } = config.ca;
+      const isShared =
+        keys.type === 'pkcs11' ||
+        (keys.type === 'disk' && (keys.passphraseFile !== undefined || keys.keyFile !== undefined));
+      if (!isShared) {
+        const message =
+          'servers that share etcd need keys that each of them can use: set passphraseFile or keyFile, the same on all, or use pkcs11';
+        issue(['ca', 'keys'], message);
+      }
+    }
     for (const { path, message } of federationProblems(config.federation, config.trustDomain)) {
       issue(['federation', ...path], message);
     }

@@ -6,6 +6,7 @@ import { createLogger } from '../src/base/log.ts';
 import { type Restored, restoreBackup } from './backup/restore.ts';
 import { serverConfigSchema } from './config.ts';
 import { entriesFileSchema } from './entry-spec.ts';
+import { runInTurn } from './etcd/run.ts';
 import { startServer } from './server.ts';
 
 /** Nothing here is compared with a kernel's clock, so that the server needs no native code. */
@@ -23,6 +24,8 @@ export async function runServer(configPath: string, signal: AbortSignal): Promis
     loadConfigFile(entriesFile, entriesFileSchema);
   }
   const log = createLogger('server', config.logLevel);
+  const { datastore } = config;
+  if (datastore.type === 'etcd') return runInTurn({ ...config, datastore }, clock, log, signal);
   const server = await startServer(config, clock, log);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
