@@ -117,7 +117,9 @@ export class Bundles {
         ? trustDomain.error
         : trustDomain.value === this.#trustDomain
           ? 'it is of our own trust domain, for which no other bundle may vouch'
-          : bundle === undefined || bundle.certificates.length > MAX_AUTHORITIES || after.size >= MAX_FEDERATED
+          : bundle === undefined ||
+              bundle.certificates.length > MAX_AUTHORITIES ||
+              (after.size >= MAX_FEDERATED && !after.has(trustDomain.value))
             ? 'it is none, or too large, or one too many'
             : undefined;
       if (why !== undefined) refused('federated bundle', why);

@@ -39,7 +39,7 @@ import { SyncedState } from './synced-state.ts';
 import { Connection, reasonIn, ServerError } from './transport.ts';
 
 export type { ServerClient, ServerClientOptions } from './api.ts';
-export type { SyncChange, SyncListener } from './changes.ts';
+export type { SyncChange } from './changes.ts';
 export type { TableChange } from './tables.ts';
 
 const CALL_MS = 10_000;
