@@ -22,7 +22,11 @@ export class Refusal extends Error {
 export function toServiceError(thrown: unknown, log: Logger): ServiceError {
   const error = asError(thrown);
   if (error instanceof Refusal) return serviceError(error.status, error.message);
-  if (error instanceof CountersignError) return serviceError(grpcStatusOf(error.code), error.message);
+  if (error instanceof CountersignError) {
+    // not the caller's doing: a ledger that cannot be written, a token that is gone
+    if (error.code === 'unavailable') log.warn({ err: error }, 'a call could not be served');
+    return serviceError(grpcStatusOf(error.code), error.message);
+  }
   log.error({ err: error }, 'a call failed');
   return serviceError(status.INTERNAL, 'internal error; the server log says more');
 }

@@ -47,6 +47,8 @@ export class Token {
   readonly #options: TokenOptions;
   #session: Session | undefined;
   #closed = false;
+  /** Why the last try to open it again failed. */
+  #lost: CountersignError | undefined;
   #openedMs: number;
   /** Why no log-in is tried any more. */
   #refused: CountersignError | undefined;
@@ -74,7 +76,12 @@ export class Token {
     if (this.#closed || Math.abs(nowMs - this.#openedMs) < REOPEN_INTERVAL_MS) return false;
     this.#openedMs = nowMs;
     this.#end();
-    this.#session = this.#open();
+    try {
+      this.#session = this.#open();
+    } catch (thrown) {
+      if (thrown instanceof CountersignError) this.#lost = thrown;
+      throw thrown;
+    }
     return true;
   }
 
@@ -248,8 +255,10 @@ export class Token {
 
   #opened(): Session {
     if (this.#refused !== undefined) throw this.#refused;
-    if (this.#session === undefined) throw new CountersignError('unavailable', `${this.name}: it is not open`);
-    return this.#session;
+    if (this.#session !== undefined) return this.#session;
+    throw this.#closed || this.#lost === undefined
+      ? new CountersignError('unavailable', `${this.name}: it is closed`)
+      : this.#lost;
   }
 
   #do<T>(what: string, run: (session: Session) => T): T {

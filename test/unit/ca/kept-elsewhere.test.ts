@@ -17,6 +17,9 @@ import { SoftHsm } from './soft-hsm.ts';
 import { START, TD, withCa, workloadRequest } from './support.ts';
 import { VaultServer } from './vault-server.ts';
 
+/** As the token's session says it, or the next try to open one; in the log it stands in JSON. */
+const GONE = /PKCS#11 token \\?"ca|labelled \\?"ca/;
+
 describe('an authority whose keys are in a PKCS#11 token', () => {
   let hsm: SoftHsm;
   beforeEach(() => {
@@ -53,9 +56,9 @@ describe('an authority whose keys are in a PKCS#11 token', () => {
       const plugIn = hsm.unplug();
       await expect(ca.issueWorkloadSvid(workloadRequest())).rejects.toMatchObject({
         code: 'unavailable',
-        message: expect.stringMatching(/PKCS#11 token "ca"/),
+        message: expect.stringMatching(GONE),
       });
-      await expect(ca.prepare('x509')).rejects.toThrow(/PKCS#11 token "ca"/);
+      await expect(ca.prepare('x509')).rejects.toThrow(GONE);
       expect(ca.listSvids()).toHaveLength(1);
       plugIn();
       for (let tries = 0; ; tries++) {
@@ -66,6 +69,25 @@ describe('an authority whose keys are in a PKCS#11 token', () => {
       }
       expect(ca.listSvids()).toHaveLength(2);
     });
+  });
+
+  it('answers agents with UNAVAILABLE while the token is gone, and they keep what they have', async () => {
+    await using server = await TestServer.start({ ca: { keys: hsm.config } });
+    const client = await server.joined('node-a');
+    const request = () => client.issue([{ entryId: 'frontend', csr: createCsr(generateKey()) }]);
+    const plugIn = hsm.unplug();
+    await expect(request()).rejects.toMatchObject({
+      code: 'unavailable',
+      message: expect.stringMatching(GONE),
+    });
+    expect(server.logged.some((line) => GONE.test(line))).toBe(true);
+    expect(server.logged.some((line) => line.includes(SoftHsm.pin))).toBe(false);
+    expect(client.status().connected).toBe(true);
+    plugIn();
+    for (let tries = 0; !(await request().catch(() => undefined))?.[0]?.ok; tries++) {
+      expect(tries).toBeLessThan(50);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
   });
 
   it('was one with keys on disk: the old key signs until the rotation, the next is made in the token', async () => {

@@ -246,7 +246,7 @@ describe('a token that goes away while the authority runs', () => {
     const keys = open();
     const key = await keys.generate('a', 'ec-p256');
     keys.close();
-    expect(() => key.sign(Buffer.from('x'))).toThrow(/it is not open/);
+    expect(() => key.sign(Buffer.from('x'))).toThrow(/it is closed/);
   });
 });
 
