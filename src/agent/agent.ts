@@ -305,6 +305,7 @@ async function start(
   const parts: views.Parts = {
     config,
     server,
+    svids,
     datapath,
     path,
     channels,

@@ -15,10 +15,13 @@ import type { Enforcement } from './enforcement.ts';
 import type { NodePath } from './path.ts';
 import type { PolicyControl } from './policy-control.ts';
 import type { ServerClient } from './server-client/client.ts';
+import type { WorkloadSvids } from './server-client/svids.ts';
+import { withoutServer } from './survival.ts';
 
 export interface Parts {
   readonly config: AgentConfig;
   readonly server: ServerClient;
+  readonly svids: WorkloadSvids;
   readonly datapath: Datapath;
   readonly path: NodePath;
   readonly channels: StartedPeerChannels;
@@ -41,6 +44,7 @@ export async function status(parts: Parts) {
     node: { name: node.name, spiffeId: node.spiffeId, id: node.id, incarnation: node.incarnation },
     nodes: server.nodes.nodes().length,
     server: server.status(),
+    withoutServer: withoutServer({ status: server.status(), svids: parts.svids, nowMs: parts.clock.nowMs() }),
     endpoints: {
       open: states.filter((e) => e.state === 'open').length,
       notOpen: states.filter((e) => e.state !== 'open').map((e) => `${e.name}: ${e.state}`),
