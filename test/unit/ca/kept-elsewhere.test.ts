@@ -1,9 +1,11 @@
 /** A whole identity server whose keys are in a token, or whose authority another one signed: with an agent, through rotations and restarts. */
 import { execFileSync } from 'node:child_process';
+import { createPublicKey } from 'node:crypto';
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { credentials } from '@grpc/grpc-js';
+import { jwtVerify } from 'jose';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CaAdminClient } from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import { parseCertificate } from '../../../src/pki/certificate.ts';
@@ -14,7 +16,7 @@ import { verifyX509Svid } from '../../../src/pki/verify.ts';
 import { TestServer } from '../identity/harness.ts';
 import { OpensslCas } from './openssl-ca.ts';
 import { SoftHsm } from './soft-hsm.ts';
-import { START, TD, withCa, workloadRequest } from './support.ts';
+import { FRONTEND, NODE_A, START, TD, withCa, workloadRequest } from './support.ts';
 import { VaultServer } from './vault-server.ts';
 
 /** As the token's session says it, or the next try to open one; in the log it stands in JSON. */
@@ -27,7 +29,7 @@ describe('an authority whose keys are in a PKCS#11 token', () => {
   });
   afterEach(() => hsm.remove());
 
-  it('issues, rotates and restarts, and no file of it holds a key', async () => {
+  it('issues X.509- and JWT-SVIDs, rotates and restarts, and no file of it holds a key', async () => {
     await withCa(async ({ open, directory }) => {
       const options = { keys: hsm.config, keyType: 'ec-p384', jwtKeyType: 'rsa-3072' } as const;
       const ca = await open(options);
@@ -41,6 +43,15 @@ describe('an authority whose keys are in a PKCS#11 token', () => {
       }
       const bundle = ca.bundle();
       expect(ca.crls()).toHaveLength(2);
+      const jwt = await ca.issueJwtSvid({ spiffeId: FRONTEND, audience: ['backend'], node: NODE_A, requester: NODE_A });
+      if (!jwt.ok) throw new Error(jwt.error);
+      const [signer] = bundle.jwtAuthorities;
+      const verified = await jwtVerify(
+        jwt.value.token,
+        createPublicKey({ key: signer!.publicKey, format: 'der', type: 'spki' }),
+        { algorithms: ['RS256'], audience: 'backend', currentDate: new Date(START) },
+      );
+      expect(verified.payload.sub).toBe(FRONTEND);
       ca.close();
       const again = await open(options);
       expect(again.bundle()).toEqual(bundle);
