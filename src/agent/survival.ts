@@ -10,7 +10,7 @@ interface Ending {
   readonly then: string;
 }
 
-interface Survival extends Ending {
+export interface Survival extends Ending {
   /** Which of the three below ends first. */
   readonly first: 'jwtSvids' | 'workloadSvids' | 'nodeSvid';
   readonly nodeSvid: Ending;

@@ -16,7 +16,7 @@ import type { NodePath } from './path.ts';
 import type { PolicyControl } from './policy-control.ts';
 import type { ServerClient } from './server-client/client.ts';
 import type { WorkloadSvids } from './server-client/svids.ts';
-import { withoutServer } from './survival.ts';
+import { type Survival, withoutServer } from './survival.ts';
 
 export interface Parts {
   readonly config: AgentConfig;
@@ -38,13 +38,15 @@ export async function status(parts: Parts) {
   const node = server.node.info;
   const states = endpoints.view();
   const waiting = datapath.hold.waiting();
+  const held = { status: server.status(), svids: parts.svids, nowMs: parts.clock.nowMs() };
+  const survival: Survival = withoutServer(held);
   return {
     // Identities known, and every endpoint that can be attached is.
     ready: server.identities.rows().length > 0 || config.endpoints.length === 0,
     node: { name: node.name, spiffeId: node.spiffeId, id: node.id, incarnation: node.incarnation },
     nodes: server.nodes.nodes().length,
     server: server.status(),
-    withoutServer: withoutServer({ status: server.status(), svids: parts.svids, nowMs: parts.clock.nowMs() }),
+    withoutServer: survival,
     endpoints: {
       open: states.filter((e) => e.state === 'open').length,
       notOpen: states.filter((e) => e.state !== 'open').map((e) => `${e.name}: ${e.state}`),
