@@ -21,6 +21,8 @@ export interface ServiceContext {
   readonly audit: WorkloadAudit;
   readonly pushes: Pushes;
   readonly jwtRate: RateLimit;
+  /** Of a stream, for what is likely to pass, ms. */
+  readonly waitMs: number;
   callerNamed(name: string): Caller | undefined;
 }
 

@@ -20,6 +20,8 @@ export interface Refusal {
   readonly message: string;
   /** undefined: no fault of the caller's, nothing for the audit log. */
   readonly reason: ReasonCode | undefined;
+  /** It is likely to pass in a moment: a stream waits for that. */
+  readonly passing?: true;
 }
 
 /** Numbers of the gRPC statuses that the standard names, and of the two that protect this process. */
@@ -52,11 +54,13 @@ export const REFUSALS = {
     code: STATUS.unavailable,
     message: 'an entry matches this process, but it has no valid SVID now; try again',
     reason: undefined,
+    passing: true,
   },
   noBundle: {
     code: STATUS.unavailable,
     message: 'the agent has no trust bundle yet; try again',
     reason: undefined,
+    passing: true,
   },
   notAttested: {
     code: STATUS.unavailable,

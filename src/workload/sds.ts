@@ -56,6 +56,7 @@ function streamSecrets(context: ServiceContext): handleBidiStreamingCall<Discove
     const pushed = pushState<{ resources: Any[]; spiffeIds: string[] }, DiscoveryResponse>(
       call as unknown as StateCall<DiscoveryResponse>,
       {
+        waitMs: context.waitMs,
         encode: ({ resources }) => Buffer.from(DiscoveryResponse.encode(response(resources, '', '')).finish()),
         message({ resources }) {
           nonce = randomBytes(8).toString('hex');

@@ -68,6 +68,7 @@ function stream<R>(
     if (caller === undefined) return void call.emit('error', { code, details });
     let answered = false;
     const pushed = pushState<R, R>(call as unknown as StateCall<R>, {
+      waitMs: context.waitMs,
       encode,
       message: (response) => response,
       async state() {

@@ -31,6 +31,8 @@ export interface StateStreamOptions<S, M> {
   /** Once. undefined: the caller went away. */
   ended(refusal: Refusal | undefined): void;
   failed(thrown: unknown): void;
+  /** How long a refusal that is passing is waited out, ms. */
+  readonly waitMs: number;
 }
 
 export function pushState<S, M>(call: StateCall<M>, options: StateStreamOptions<S, M>): StateStream {
@@ -39,10 +41,12 @@ export function pushState<S, M>(call: StateCall<M>, options: StateStreamOptions<
   let dirty = false;
   let busy = false;
   let over = false;
+  let giveUp: NodeJS.Timeout | undefined;
 
   const finish = (refusal: Refusal | undefined) => {
     if (over) return;
     over = true;
+    clearTimeout(giveUp);
     if (refusal !== undefined) call.emit('error', { code: refusal.code, details: refusal.message });
     options.ended(refusal);
   };
@@ -53,9 +57,13 @@ export function pushState<S, M>(call: StateCall<M>, options: StateStreamOptions<
       const state = await options.state();
       if (over) break;
       if (!state.ok) {
-        finish(state.error);
-        break;
+        const { error } = state;
+        if (error.passing !== true) finish(error);
+        else giveUp ??= setTimeout(() => finish(error), options.waitMs);
+        continue;
       }
+      clearTimeout(giveUp);
+      giveUp = undefined;
       const digest = createHash('sha256').update(options.encode(state.value)).digest('hex');
       if (digest === sent) continue;
       sent = digest;

@@ -24,6 +24,8 @@ import { spiffeWorkloadApi } from './spiffe-service.ts';
 export interface WorkloadApiLimits extends CallerLimits, CallLimits {
   /** JWT-SVIDs asked for a second, twice as many in a burst. */
   readonly jwtRatePerUid: number;
+  /** A stream whose entry has no SVID at the moment is told so after this time only. */
+  readonly issueWaitMs: number;
 }
 
 const DEFAULT_LIMITS: WorkloadApiLimits = {
@@ -34,6 +36,7 @@ const DEFAULT_LIMITS: WorkloadApiLimits = {
   introspectionsPerUid: 64,
   callRatePerUid: 1_000,
   jwtRatePerUid: 200,
+  issueWaitMs: 5_000,
 };
 
 export interface WorkloadApiOptions {
@@ -83,6 +86,7 @@ export async function startWorkloadApi(options: WorkloadApiOptions): Promise<Wor
     rareLog,
     audit,
     pushes,
+    waitMs: limits.issueWaitMs,
     jwtRate: createRateLimit(limits.jwtRatePerUid, clock),
     callerNamed: (name: string) => listener.callerNamed(name),
   };

@@ -63,6 +63,7 @@ describe('a cgroup path that only looks like one', () => {
     ['a user’s own slice', `/user.slice/user-1000.slice/user@1000.service/docker/${ID}`],
     ['below a unit that was delegated', `/system.slice/web.service/docker/${ID}`],
     ['below a directory of another name', `/x/docker/${ID}`],
+    ['below one as long as such a path', `/${'x'.repeat(71)}/docker/${ID}`],
     ['a pod below a unit', `/system.slice/web.service/kubepods/pod${UID}/${ID}`],
     ['an id that is too short', `/docker/${ID.slice(1)}`],
     ['an id that is too long', `/docker/${ID}0`],

@@ -145,7 +145,7 @@ export async function openStage(limits?: Partial<WorkloadApiLimits>, attestation
     audit: { emit: (event) => events.push(event) },
     clock: { nowMs: () => time.ms, bootNs: () => time.ns },
     log: createLogger('test', 'silent'),
-    ...(limits === undefined ? {} : { limits }),
+    limits: { issueWaitMs: 20, ...limits },
     ...(attestation === undefined ? {} : { attestation }),
   });
   return {

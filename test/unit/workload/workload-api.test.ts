@@ -18,6 +18,7 @@ import { startWorkloadApi } from '../../../src/workload/workload-api.ts';
 import {
   bundle,
   element,
+  entry,
   isRoot,
   NOW_MS,
   openStage,
@@ -140,6 +141,24 @@ describe('the Workload API', () => {
     await fetchX509Svid(stage.socketPath);
   });
 
+  it('holds a stream while an SVID is on its way, at the start and when the one it had is taken back', async () => {
+    await stage.clear();
+    stage = await openStage({ issueWaitMs: 60_000 });
+    stage.feed.entries = [entry('web', OWN)];
+    const { next, told } = watch();
+    await until(() => stage.feed.asked === 1);
+    stage.feed.svids.set('web', svid('web', 1));
+    stage.feed.changed();
+    expect(((await next()) as FetchedSvid[])[0]?.chain[0]).toEqual(element('web 1'));
+    stage.feed.svids.delete('web');
+    stage.feed.changed();
+    await until(() => stage.feed.asked === 3);
+    stage.feed.svids.set('web', svid('web', 2));
+    stage.feed.changed();
+    expect(((await next()) as FetchedSvid[])[0]?.chain[0]).toEqual(element('web 2'));
+    expect(told).toEqual([]);
+  });
+
   it.each([
     ['missing', []],
     ['of another value', ['True']],
@@ -185,10 +204,14 @@ describe('the Workload API', () => {
 
   it('forgets closed clients: no stream, connection or descriptor is left', async () => {
     stage.feed.add('web', OWN);
-    const pidfds = () =>
-      execFileSync('ls', ['-l', `/proc/${process.pid}/fd`])
-        .toString()
-        .match(/pidfd/g)?.length ?? 0;
+    const isPidfd = (fd: string) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`).includes('pidfd');
+      } catch {
+        return false; // closed meanwhile
+      }
+    };
+    const pidfds = () => readdirSync('/proc/self/fd').filter(isPidfd).length;
     await fetchX509Svid(stage.socketPath);
     await until(() => stage.api.load.connections === 0);
     const before = pidfds();
