@@ -37,8 +37,8 @@ import type { Slots } from './slots.ts';
 const DAY_SECONDS = 86_400;
 const DEFAULT_AUTHORITY_TTL_SECONDS = 365 * DAY_SECONDS;
 const DEFAULT_JWT_KEY_TTL_SECONDS = 7 * DAY_SECONDS;
-/** Revocations that come together are put on one CRL. */
-const CRL_DELAY_MS = 20;
+/** Revocations that come together are put on one CRL, after they have reached the agents: reading the ledger takes a while. */
+const CRL_DELAY_MS = 100;
 /** Clocks jump: what is due is looked for at least this often. */
 const MAX_UPKEEP_MS = 60_000;
 const MIN_UPKEEP_MS = 50;

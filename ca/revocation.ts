@@ -12,6 +12,16 @@ const MAX_REASON_LENGTH = 256;
 /** A certificate that was being issued while its name was revoked is in the ledger by then. */
 const SETTLING_MS = 2000;
 
+/** Live certificates that a revocation may name. A workload's is bound to its node; a node's own names it, and has no node. */
+const FIND = `
+  SELECT serial, authority, spiffe_id, node, not_before_ms, not_after_ms FROM svid
+  WHERE not_after_ms >= ?1 AND (
+    serial IN (SELECT value FROM json_each(?2)) OR authority IN (SELECT value FROM json_each(?3))
+    OR spiffe_id IN (SELECT value FROM json_each(?4)) OR node IN (SELECT value FROM json_each(?5))
+    OR (profile = 'node' AND spiffe_id IN (SELECT value FROM json_each(?5))))`;
+const INSERT = `
+  INSERT OR IGNORE INTO revoked_svid (serial, authority, revoked_ms, not_after_ms, reason_code) VALUES (?, ?, ?, ?, ?)`;
+
 export type RevocationTarget = Revocation['what'];
 
 /** Times are Unix ms. */
@@ -79,14 +89,13 @@ export class RevocationRegistry {
     if (fresh.length === 0) return undefined;
     let again = false;
     transaction(this.#database, () => {
+      this.#find(fresh, nowMs);
+      const settle = this.#database.prepare('UPDATE revocation SET settled = 1 WHERE sequence = ?');
       for (const row of fresh) {
-        this.#find(row, nowMs);
         const age = nowMs - (row.revoked_ms as number);
         // a clock that was set back: nothing that was asked for before is still under way
-        const settled = age < 0 || age >= SETTLING_MS;
-        if (settled) {
-          this.#database.prepare('UPDATE revocation SET settled = 1 WHERE sequence = ?').run(row.sequence as number);
-        } else again = true;
+        if (age < 0 || age >= SETTLING_MS) settle.run(row.sequence as number);
+        else again = true;
       }
     });
     return again ? SETTLING_MS : undefined;
@@ -111,33 +120,33 @@ export class RevocationRegistry {
     this.#database.prepare('DELETE FROM revoked_svid WHERE authority = ? AND not_after_ms < ?').run(authority, ms);
   }
 
-  #find(row: Record<string, unknown>, nowMs: number): void {
-    const revocation = revocationOf(row);
-    const [where, value] = this.#condition(revocation.what);
-    this.#database
-      .prepare(
-        `INSERT OR IGNORE INTO revoked_svid (serial, authority, revoked_ms, not_after_ms, reason_code)
-          SELECT serial, authority, ?1, not_after_ms, ?2 FROM svid
-          WHERE not_after_ms >= ?3 AND not_before_ms <= ?4 AND ${where}`,
-      )
-      .run(
-        row.revoked_ms as number,
-        reasonCodeOf(revocation),
-        nowMs,
-        'serial' in revocation.what || 'authority' in revocation.what
-          ? Number.MAX_SAFE_INTEGER
-          : revocation.issuedUntil * 1000,
-        value,
-      );
-  }
-
-  /** In SQL, ?5 being the value. */
-  #condition(what: RevocationTarget): [where: string, value: string] {
-    if ('serial' in what) return ['serial = ?5', what.serial];
-    if ('authority' in what) return ['authority = ?5', what.authority];
-    if ('spiffeId' in what) return ['spiffe_id = ?5', what.spiffeId];
-    // a workload's certificate is bound to the node, the node's own names it
-    return ["(node = ?5 OR (profile = 'node' AND spiffe_id = ?5))", nodeSpiffeId(this.#trustDomain, what.node)];
+  /** Reads the ledger once, however many revocations there are. */
+  #find(fresh: readonly Record<string, unknown>[], nowMs: number): void {
+    const named = (kind: string) =>
+      new Map(fresh.flatMap((row) => (row.kind === kind ? [[row.what as string, row]] : [])));
+    const [serials, authorities, spiffeIds] = [named('serial'), named('authority'), named('spiffe-id')];
+    const nodes = new Map(
+      [...named('node')].map(([name, row]) => [nodeSpiffeId(this.#trustDomain, name as NodeName) as string, row]),
+    );
+    const list = (map: ReadonlyMap<string, unknown>) => JSON.stringify([...map.keys()]);
+    const candidates = this.#database
+      .prepare(FIND)
+      .iterate(nowMs, list(serials), list(authorities), list(spiffeIds), list(nodes));
+    const found = [...candidates].flatMap((svid) => {
+      const inTime = (row: Record<string, unknown> | undefined) =>
+        row !== undefined && (svid.not_before_ms as number) <= (row.issued_until as number) * 1000 ? row : undefined;
+      const row =
+        serials.get(svid.serial as string) ??
+        authorities.get(svid.authority as string) ??
+        inTime(spiffeIds.get(svid.spiffe_id as string)) ??
+        inTime(nodes.get((svid.node ?? svid.spiffe_id) as string));
+      return row === undefined ? [] : [{ svid, row }];
+    });
+    const insert = this.#database.prepare(INSERT);
+    for (const { svid, row } of found) {
+      const { serial, authority, not_after_ms: endMs } = svid as Record<string, string | number>;
+      insert.run(serial!, authority!, row.revoked_ms as number, endMs!, reasonCodeOf(revocationOf(row)));
+    }
   }
 
   #remember(revocation: Revocation): void {
