@@ -1,6 +1,6 @@
 /** The closed list of keys and signature algorithms: P-256, P-384 and RSA of 2048 bits or more, with SHA-256, SHA-384 or SHA-512. */
 import { verify as cryptoVerify, type KeyObject } from 'node:crypto';
-import { type DerReader, der, derOid, derUnsignedInteger, sequence, TAG } from './der.ts';
+import { DerError, type DerReader, der, derOid, derUnsignedInteger, sequence, TAG } from './der.ts';
 import { OID, oidNames } from './oids.ts';
 
 export type KeyKind = 'p256' | 'p384' | 'rsa';
@@ -37,7 +37,7 @@ export const SIGNATURE_IDENTIFIERS = Object.fromEntries(
 export function readSignatureAlgorithm(reader: DerReader): SignatureAlgorithm | undefined {
   const identifier = reader.enter(TAG.sequence);
   const name = oidNames.get(identifier.oid());
-  const parameters = identifier.atEnd ? undefined : identifier.skip();
+  const parameters = readParameters(identifier);
   identifier.end();
   switch (name) {
     case 'ecdsaSha256':
@@ -54,21 +54,31 @@ export function readSignatureAlgorithm(reader: DerReader): SignatureAlgorithm | 
   }
 }
 
+/** The tag of an AlgorithmIdentifier's parameters; undefined if there are none. NULL has no content (X.690, section 8.8.2). */
+function readParameters(identifier: DerReader): number | undefined {
+  if (identifier.atEnd) return undefined;
+  if (identifier.peek() !== TAG.null) return identifier.skip();
+  if (identifier.content(TAG.null).length > 0) throw new DerError('a NULL with content');
+  return TAG.null;
+}
+
 /** Reads a SubjectPublicKeyInfo; undefined is a well-formed one whose key is not on the list. */
 export function readKeyKind(reader: DerReader): KeyKind | undefined {
   const info = reader.enter(TAG.sequence);
   const identifier = info.enter(TAG.sequence);
   const algorithm = oidNames.get(identifier.oid());
   let curve: string | undefined;
+  let parameters: number | undefined;
   if (algorithm === 'ecPublicKey' && identifier.peek() === TAG.oid) curve = oidNames.get(identifier.oid());
-  else if (!identifier.atEnd) identifier.skip();
+  else parameters = readParameters(identifier);
   identifier.end();
   const key = info.bitStringBytes();
   info.end();
   // RFC 5480, section 2.2: uncompressed only; a compressed point has no place in certificates we take
   if (curve === 'p256') return key.length === 65 && key[0] === 4 ? 'p256' : undefined;
   if (curve === 'p384') return key.length === 97 && key[0] === 4 ? 'p384' : undefined;
-  if (algorithm !== 'rsaEncryption') return undefined;
+  // RFC 4055, section 1.2: NULL; absent is accepted, as of signatures
+  if (algorithm !== 'rsaEncryption' || (parameters !== undefined && parameters !== TAG.null)) return undefined;
   return isStrongRsaKey(info, key) ? 'rsa' : undefined;
 }
 
