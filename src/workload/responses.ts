@@ -65,7 +65,7 @@ export const REFUSALS = {
   notAttested: {
     code: STATUS.unavailable,
     message: 'this process could not be attested in full now, see the log of the agent; try again',
-    reason: undefined,
+    reason: 'WORKLOAD_NOT_ATTESTED',
   },
   audience: {
     code: STATUS.invalidArgument,

@@ -96,6 +96,7 @@ export const reasonCodes = {
   // workload attestation
   WORKLOAD_NO_IDENTITY: 'no registration entry matches the caller',
   WORKLOAD_HEADER_MISSING: 'the metadata workload.spiffe.io: true is missing',
+  WORKLOAD_NOT_ATTESTED: 'a workload attestor failed on whose word an entry hangs',
   // tunnel
   TUNNEL_OFFER_REJECTED: 'the tunnel offer does not verify',
   TUNNEL_FAILED: 'the tunnel could not be set up',

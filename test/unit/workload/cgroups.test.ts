@@ -165,6 +165,7 @@ for (const [kind, mount] of hierarchies) {
       expect(await toldIn(directory)).toMatchObject({ refused: 'unavailable' });
       docker.answer = () => [200, containerJson(newId())];
       expect(await toldIn(directory)).toMatchObject({ refused: 'unavailable' });
+      expect(stage.events.at(-1)).toMatchObject({ kind: 'workload.refused', reason: 'WORKLOAD_NOT_ATTESTED' });
       docker.answer = () => [404, { message: 'No such container' }];
       expect(name(await toldIn(directory))).toEqual(['plain']);
     });

@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { parseCgroups, parseMounts } from '../../../src/workload/attestors/cgroup.ts';
 import { containersIn } from '../../../src/workload/attestors/container-path.ts';
@@ -141,5 +142,51 @@ describe('what the kernel writes of control groups', () => {
       '/with space',
       undefined,
     ]);
+  });
+});
+
+describe('whatever a path is', () => {
+  const part = fc.oneof(
+    fc.constantFrom(
+      'docker',
+      'kubepods',
+      'burstable',
+      `pod${UID}`,
+      ID,
+      INNER,
+      'system.slice',
+      `docker-${ID}.scope`,
+      '..',
+      '',
+    ),
+    fc.string(),
+  );
+
+  it('it is read without an error, and what is found begins where the path does', () => {
+    fc.assert(
+      fc.property(fc.array(part, { maxLength: 12 }), (parts) => {
+        const path = `/${parts.join('/')}`;
+        for (const container of containersIn(path)) {
+          expect(path.startsWith(container.path)).toBe(true);
+          expect(container.path.endsWith(container.id) || container.path.endsWith(`${container.id}.scope`)).toBe(true);
+          expect(container.path).not.toContain('..');
+        }
+        const unit = unitIn(path);
+        if (unit !== undefined) expect(path.startsWith(unit.path)).toBe(true);
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+
+  it('what the kernel writes of it is read without an error', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'binary' }), fc.array(part), (text, parts) => {
+        parseCgroups(text);
+        parseMounts(text);
+        const path = `/${parts.join('/')}`;
+        const read = parseCgroups(`0::${path}\n`);
+        if (!path.includes('\n')) expect(read).toEqual([{ controllers: '', path }]);
+      }),
+    );
   });
 });

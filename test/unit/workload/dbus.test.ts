@@ -45,23 +45,32 @@ if (DAEMON !== undefined) {
 describe('what is no bus', () => {
   const OK = 'OK 0123456789abcdef0123456789abcdef\r\n';
   it.each([
-    ['refuses', Buffer.from('REJECTED EXTERNAL\r\n')],
-    ['says nothing and closes', Buffer.alloc(0)],
-    ['never ends a line', Buffer.alloc(200 * 1024, 'x')],
-    ['announces a message beyond all bounds', Buffer.concat([Buffer.from(OK), header(0xffffffff, 0xffffffff)])],
+    ['refuses', /does not accept/, Buffer.from('REJECTED EXTERNAL\r\n')],
+    ['says nothing and closes', /closed the connection/, Buffer.alloc(0)],
+    ['never ends a line', /sends too much/, Buffer.alloc(200 * 1024, 'x')],
+    [
+      'announces a message beyond all bounds',
+      /too large/,
+      Buffer.concat([Buffer.from(OK), header(0xffffffff, 0xffffffff)]),
+    ],
     [
       'ends a message early',
+      /ends too early|out of range/,
       Buffer.concat([Buffer.from(OK), header(0, 8), Buffer.from([5, 1, 0x75, 0, 1, 0, 0, 0xff])]),
     ],
-    ['writes big-endian', Buffer.concat([Buffer.from(OK), Buffer.from('B'), header(0, 0).subarray(1)])],
-  ])('is given up when it %s', async (_name, bytes) => {
+    [
+      'writes big-endian',
+      /not a little-endian/,
+      Buffer.concat([Buffer.from(OK), Buffer.from('B'), header(0, 0).subarray(1)]),
+    ],
+  ])('is given up when it %s', async (_name, problem, bytes) => {
     const socketPath = join(mkdtempSync(join(tmpdir(), 'cs-dbus-')), 'bus');
     const server = createServer((socket) => {
       socket.on('error', () => {}).resume();
       socket.end(bytes);
     });
     await new Promise<void>((resolve) => server.listen(socketPath, resolve));
-    await expect(connectBus(socketPath, AbortSignal.timeout(5_000))).rejects.toThrow(/D-Bus|out of range/);
+    await expect(connectBus(socketPath, AbortSignal.timeout(5_000))).rejects.toThrow(problem);
     await new Promise((resolve) => server.close(resolve));
   });
 
