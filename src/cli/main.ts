@@ -8,6 +8,7 @@ import { addBundleCommands } from './commands/bundle.ts';
 import { addCaCommands } from './commands/ca.ts';
 import { addDatapathCommands } from './commands/datapath.ts';
 import { addEnforcementCommands } from './commands/enforcement.ts';
+import { addMigrateCommands } from './commands/migrate.ts';
 import { addServerCommands } from './commands/server.ts';
 import { fail } from './context.ts';
 
@@ -32,6 +33,7 @@ addBundleCommands(program);
 addAuditCommands(program);
 addDatapathCommands(program);
 addEnforcementCommands(program);
+addMigrateCommands(program);
 
 function overrideExit(command: Command): void {
   command.exitOverride();

@@ -8,6 +8,7 @@ import { addBundleCommands } from '../../src/cli/commands/bundle.ts';
 import { addCaCommands } from '../../src/cli/commands/ca.ts';
 import { addDatapathCommands } from '../../src/cli/commands/datapath.ts';
 import { addEnforcementCommands } from '../../src/cli/commands/enforcement.ts';
+import { addMigrateCommands } from '../../src/cli/commands/migrate.ts';
 import { addServerCommands } from '../../src/cli/commands/server.ts';
 
 const root = join(import.meta.dirname, '../..');
@@ -21,6 +22,7 @@ addBundleCommands(program);
 addAuditCommands(program);
 addDatapathCommands(program);
 addEnforcementCommands(program);
+addMigrateCommands(program);
 
 interface Leaf {
   readonly name: string;
