@@ -208,14 +208,14 @@ test('an answer is good for one challenge, one request and one node', async () =
   const payload = encodePayload([der]);
   let answered = Buffer.alloc(0);
   const right = (challenge: Buffer, csr: Buffer) => answerChallenge(challenge, { node, csr }, key)!;
-  expect(
-    await attestRaw(payload, (challenge, csr) => {
-      answered = Buffer.from(right(challenge, csr));
-      return answered;
-    }),
-  ).toBe('admitted');
-  // what was heard on the way, again
-  expect(await attestRaw(payload, () => answered)).toBe('ATTEST_PROOF_INVALID');
+  const first = createCsr(generateKey());
+  const answering = (challenge: Buffer, csr: Buffer) => {
+    answered = Buffer.from(right(challenge, csr));
+    return answered;
+  };
+  expect(await attestRaw(payload, answering, first)).toBe('admitted');
+  // what was heard on the way, word for word
+  expect(await attestRaw(payload, () => answered, first)).toBe('ATTEST_PROOF_INVALID');
   // another's request under the node's answer
   const mine = createCsr(generateKey());
   expect(await attestRaw(payload, (challenge) => right(challenge, createCsr(generateKey())), mine)).toBe(
