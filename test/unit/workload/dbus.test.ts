@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -64,24 +64,34 @@ describe('what is no bus', () => {
       Buffer.concat([Buffer.from(OK), Buffer.from('B'), header(0, 0).subarray(1)]),
     ],
   ])('is given up when it %s', async (_name, problem, bytes) => {
-    const socketPath = join(mkdtempSync(join(tmpdir(), 'cs-dbus-')), 'bus');
-    const server = createServer((socket) => {
-      socket.on('error', () => {}).resume();
-      socket.end(bytes);
-    });
-    await new Promise<void>((resolve) => server.listen(socketPath, resolve));
-    await expect(connectBus(socketPath, AbortSignal.timeout(5_000))).rejects.toThrow(problem);
-    await new Promise((resolve) => server.close(resolve));
+    await withServer(
+      (socket) => socket.end(bytes),
+      (socketPath) => expect(connectBus(socketPath, AbortSignal.timeout(5_000))).rejects.toThrow(problem),
+    );
   });
 
   it('is not waited for beyond the deadline', async () => {
-    const socketPath = join(mkdtempSync(join(tmpdir(), 'cs-dbus-')), 'bus');
-    const server = createServer((socket) => socket.on('error', () => {}).resume());
-    await new Promise<void>((resolve) => server.listen(socketPath, resolve));
-    await expect(connectBus(socketPath, AbortSignal.timeout(20))).rejects.toThrow('no answer in time');
-    await new Promise((resolve) => server.close(resolve));
+    await withServer(
+      () => {},
+      (socketPath) => expect(connectBus(socketPath, AbortSignal.timeout(20))).rejects.toThrow('no answer in time'),
+    );
   });
 });
+
+async function withServer(serve: (socket: Socket) => void, act: (socketPath: string) => Promise<void>): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), 'cs-dbus-'));
+  const server = createServer((socket) => {
+    socket.on('error', () => {}).resume();
+    serve(socket);
+  });
+  await new Promise<void>((resolve) => server.listen(join(directory, 'bus'), resolve));
+  try {
+    await act(join(directory, 'bus'));
+  } finally {
+    await new Promise((resolve) => server.close(resolve));
+    rmSync(directory, { recursive: true });
+  }
+}
 
 function header(bodyLength: number, fieldsLength: number): Buffer {
   const bytes = Buffer.alloc(16);
