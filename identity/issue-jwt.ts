@@ -6,16 +6,11 @@ import { status } from '@grpc/grpc-js';
 import type { IssueJwtRequest, IssueJwtResponse } from '../proto/gen/countersign/server/v1/server.ts';
 import { err, ok, type Result } from '../src/base/errors.ts';
 import type { ReasonCode } from '../src/base/registry/reason-codes.ts';
+import { AUDIENCE_LIMITS } from '../src/pki/jwt.ts';
 import { notBeforeOf } from './attest.ts';
 import type { IssueOptions } from './issue.ts';
 import { Refusal } from './refusal.ts';
 import type { NodeRecord } from './store.ts';
-
-/** JWT-SVID, section 6.2 recommends one: whoever receives a token can show it to the others it names. */
-const MAX_AUDIENCES = 16;
-/** A SPIFFE ID of the greatest length is one. */
-const MAX_AUDIENCE_LENGTH = 2048;
-const MAX_AUDIENCES_LENGTH = 4096;
 
 export interface IssueJwtOptions extends IssueOptions {
   /** `iss`: of the OpenID Connect discovery document that publishes the keys, if there is one. */
@@ -72,11 +67,11 @@ export async function issueJwt(
 function checkAudience(audience: readonly string[]): Result<string[], string> {
   const distinct = [...new Set(audience)];
   if (distinct.length === 0) return err('name at least one audience');
-  if (distinct.length > MAX_AUDIENCES) return err(`name at most ${MAX_AUDIENCES} audiences`);
-  if (distinct.some((one) => one.length === 0 || one.length > MAX_AUDIENCE_LENGTH))
-    return err(`an audience has 1 to ${MAX_AUDIENCE_LENGTH} characters`);
-  if (distinct.join('').length > MAX_AUDIENCES_LENGTH)
-    return err(`audiences have at most ${MAX_AUDIENCES_LENGTH} characters together`);
+  if (distinct.length > AUDIENCE_LIMITS.count) return err(`name at most ${AUDIENCE_LIMITS.count} audiences`);
+  if (distinct.some((one) => one.length === 0 || one.length > AUDIENCE_LIMITS.length))
+    return err(`an audience has 1 to ${AUDIENCE_LIMITS.length} characters`);
+  if (distinct.join('').length > AUDIENCE_LIMITS.together)
+    return err(`audiences have at most ${AUDIENCE_LIMITS.together} characters together`);
   if (distinct.some((one) => /\p{Cc}|\p{Cs}/u.test(one))) return err('an audience holds no control characters');
   return ok(distinct);
 }

@@ -43,6 +43,11 @@ export const MAX_JWT_BYTES = 16_384;
 /** RFC 7515, section 4.1.4 leaves it open; SPIFFE bundles are published by others. */
 export const MAX_KEY_ID_LENGTH = 256;
 const MAX_AUDIENCES = 64;
+/**
+ * Of a token that is issued here. JWT-SVID, section 6.2 recommends one audience: whoever receives a token can show it to the others it names. A
+ * SPIFFE ID of the greatest length is one.
+ */
+export const AUDIENCE_LIMITS = { count: 16, length: 2_048, together: 4_096 } as const;
 /** Whoever walks through the claims does it by recursion. */
 const MAX_CLAIM_DEPTH = 16;
 

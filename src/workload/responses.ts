@@ -69,7 +69,7 @@ export const REFUSALS = {
   },
   audience: {
     code: STATUS.invalidArgument,
-    message: 'audience must be specified: at least one, at most 32, each of 1 to 1,024 characters',
+    message: 'audience must be specified: 1 to 16, each of 1 to 2,048 characters, together at most 4,096',
     reason: undefined,
   },
   spiffeId: {

@@ -14,7 +14,7 @@ import { asError, err, ok, type Result } from '../base/errors.ts';
 import { reasonCodes } from '../base/registry/reason-codes.ts';
 import type { RegistrationEntry } from '../model/entry.ts';
 import { parseSpiffeId } from '../model/spiffe-id.ts';
-import { validateJwtSvid } from '../pki/jwt.ts';
+import { AUDIENCE_LIMITS, validateJwtSvid } from '../pki/jwt.ts';
 import type { Caller } from './callers.ts';
 import { identify, type ServiceContext, sayAttested, unary } from './context.ts';
 import type { IdentitySnapshot } from './feed.ts';
@@ -29,9 +29,6 @@ import {
   uniqueHints,
 } from './responses.ts';
 import { pushState, type StateCall } from './state-stream.ts';
-
-const MAX_AUDIENCES = 32;
-const MAX_AUDIENCE_LENGTH = 1_024;
 
 export function spiffeWorkloadApi(context: ServiceContext): SpiffeWorkloadAPIServer {
   const { clock } = context;
@@ -96,8 +93,10 @@ async function fetchJwtSvid(
   caller: Caller,
   { audience, spiffeId }: JWTSVIDRequest,
 ): Promise<Result<JWTSVIDResponse, Refusal>> {
-  const wellFormed = audience.every((name) => name !== '' && name.length <= MAX_AUDIENCE_LENGTH);
-  if (audience.length === 0 || audience.length > MAX_AUDIENCES || !wellFormed) return err(REFUSALS.audience);
+  const { count, length, together } = AUDIENCE_LIMITS;
+  const wellFormed = audience.every((name) => name !== '' && name.length <= length);
+  if (audience.length === 0 || audience.length > count || !wellFormed) return err(REFUSALS.audience);
+  if (audience.join('').length > together) return err(REFUSALS.audience);
   if (spiffeId !== '' && !parseSpiffeId(spiffeId).ok) return err(REFUSALS.spiffeId);
   const identified = await identify(context, caller);
   if (!identified.ok) return identified;
@@ -139,7 +138,7 @@ async function validate(
   caller: Caller,
   { audience, svid }: ValidateJWTSVIDRequest,
 ): Promise<Result<ValidateJWTSVIDResponse, Refusal>> {
-  if (audience === '' || audience.length > MAX_AUDIENCE_LENGTH) return err(REFUSALS.audience);
+  if (audience === '' || audience.length > AUDIENCE_LIMITS.length) return err(REFUSALS.audience);
   if (svid === '') return err(REFUSALS.svid);
   const identified = await identify(context, caller);
   if (!identified.ok) return identified;

@@ -8,12 +8,10 @@ import type { Logger } from '../../base/log.ts';
 import { type ReasonCode, reasonCodes } from '../../base/registry/reason-codes.ts';
 import type { RegistrationEntry } from '../../model/entry.ts';
 import type { TrustBundle } from '../../model/identity.ts';
-import { validateJwtSvid } from '../../pki/jwt.ts';
+import { AUDIENCE_LIMITS, validateJwtSvid } from '../../pki/jwt.ts';
 import type { IssuedJwtSvid } from '../../workload/feed.ts';
 import { ServerError } from './transport.ts';
 
-const MAX_AUDIENCES = 32;
-const MAX_AUDIENCE_LENGTH = 2_048;
 const MAX_CACHED = 4_096;
 const MAX_CACHED_PER_ENTRY = 64;
 const MAX_PENDING = 256;
@@ -60,8 +58,9 @@ export class JwtSvids {
 
   async issue(entry: RegistrationEntry, audience: readonly string[]): Promise<Result<IssuedJwtSvid, ReasonCode>> {
     const wanted = [...new Set(audience)].sort();
-    const length = wanted.reduce((sum, name) => sum + name.length, 0);
-    if (wanted.length === 0 || wanted.includes('') || wanted.length > MAX_AUDIENCES || length > MAX_AUDIENCE_LENGTH) {
+    const { count, length, together } = AUDIENCE_LIMITS;
+    const isTooLong = wanted.some((name) => name.length > length) || wanted.join('').length > together;
+    if (wanted.length === 0 || wanted.includes('') || wanted.length > count || isTooLong) {
       return err('JWT_AUDIENCE');
     }
     const key = JSON.stringify([entry.id, ...wanted]);

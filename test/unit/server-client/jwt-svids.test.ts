@@ -190,8 +190,9 @@ describe('limits', () => {
   test.each<[string, string[]]>([
     ['no audience', []],
     ['an empty one', ['api', '']],
-    ['too many', Array.from({ length: 33 }, (_, i) => `a${i}`)],
-    ['too long', ['a'.repeat(2049)]],
+    ['too many', Array.from({ length: 17 }, (_, i) => `a${i}`)],
+    ['one that is too long', ['a'.repeat(2049)]],
+    ['more than fits together', ['a', 'b', 'c'].map((letter) => letter.repeat(2000))],
   ])('%s: refused here', async (_, audience) => {
     expect(await issue(audience)).toEqual({ ok: false, error: 'JWT_AUDIENCE' });
     expect(asked).toEqual([]);
