@@ -68,6 +68,7 @@ export class Sealer {
   /** One salt serves what one process seals: deriving a key is slow on purpose. */
   readonly #salt = randomBytes(SALT_BYTES);
   readonly #derived = new Map<string, Promise<Buffer>>();
+  #closed = false;
 
   private constructor(source: 'passphrase' | 'key file', secret: Buffer) {
     this.#source = source;
@@ -131,11 +132,13 @@ export class Sealer {
   }
 
   close(): void {
+    this.#closed = true;
     this.#secret.fill(0);
     this.#derived.clear();
   }
 
-  #key(kdf: Kdf, salt: Buffer): Promise<Buffer> {
+  async #key(kdf: Kdf, salt: Buffer): Promise<Buffer> {
+    if (this.#closed) throw new CountersignError('unavailable', 'the certificate authority is closed');
     const name = `${kdf} ${salt.toString('hex')}`;
     const known = this.#derived.get(name) ?? derived(kdf, this.#secret, salt);
     this.#derived.set(name, known);

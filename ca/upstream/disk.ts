@@ -111,7 +111,14 @@ export class DiskUpstream implements UpstreamAuthority {
 
   #key(path: string): SoftwareKey {
     try {
-      return new SoftwareKey('upstream', privateKeyFromPem(readPrivateFile(path).toString('latin1')));
+      const text = readPrivateFile(path).toString('latin1');
+      if (/^-----BEGIN (EC|RSA|ENCRYPTED) PRIVATE KEY-----/m.test(text)) {
+        throw new CountersignError(
+          'bad-input',
+          `not plain PKCS#8; write it anew with: openssl pkcs8 -topk8 -nocrypt -in ${path} -out FILE`,
+        );
+      }
+      return new SoftwareKey('upstream', privateKeyFromPem(text));
     } catch (thrown) {
       throw this.#named('keyFile', path, thrown);
     }

@@ -1,5 +1,6 @@
 /** Vault's HTTP API, as much of it as signing an intermediate takes. Nothing secret gets into a message. */
 import { request } from 'node:https';
+import { getCACertificates } from 'node:tls';
 import { z } from 'zod';
 import { asError, CountersignError } from '../../src/base/errors.ts';
 
@@ -9,7 +10,7 @@ const MAX_ERROR_CHARACTERS = 300;
 export interface VaultEndpoint {
   /** https://host:port, without a path. */
   readonly address: string;
-  /** PEM. undefined: the system's roots. */
+  /** PEM. undefined: the operating system's authorities. */
   readonly ca: string | undefined;
   readonly namespace: string | undefined;
   /** For one whole request, ms. */
@@ -78,7 +79,8 @@ function send(
         signal,
         minVersion: 'TLSv1.2',
         rejectUnauthorized: true,
-        ...(ca === undefined ? {} : { ca }),
+        // Node's own list of authorities is not the operating system's
+        ca: ca ?? getCACertificates('system'),
         headers: {
           'Content-Type': 'application/json',
           'Content-Length': Buffer.byteLength(text),

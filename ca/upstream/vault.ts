@@ -20,7 +20,7 @@ type VaultAuth =
 
 export interface VaultUpstreamConfig {
   readonly address: string;
-  /** PEM: who vouches for Vault's TLS certificate. undefined: the system's roots. */
+  /** PEM: who vouches for Vault's TLS certificate. undefined: the operating system's authorities. */
   readonly caFile?: string | undefined;
   readonly namespace?: string | undefined;
   /** Where the PKI engine is mounted. */

@@ -197,6 +197,14 @@ describe.each(['passphrase', 'key file'])('keys encrypted with a %s', (kind) => 
     await expect(openFormerKeys(elsewhere, directory).load('a')).rejects.toThrow(/in ca\.keys\.former/);
   });
 
+  it('are not sealed with anything once it is closed', async () => {
+    const keys = open(config());
+    await keys.generate('a', 'ec-p256');
+    keys.close();
+    await expect(keys.generate('b', 'ec-p256')).rejects.toThrow(/is closed/);
+    expect(readdirSync(directory)).toEqual(['a.key']);
+  });
+
   it('are refused with another secret, without a word of either', async () => {
     await open(config()).generate('a', 'ec-p256');
     secret('passphrase', 'another passphrase altogether');

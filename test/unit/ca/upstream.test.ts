@@ -176,7 +176,7 @@ describe('an upstream authority in files', () => {
           join(home, 'root.key'),
           generateKey().export({ type: 'pkcs8', format: 'pem', cipher: 'aes-256-cbc', passphrase: 'x' }),
         ),
-      /no PEM block "PRIVATE KEY"/,
+      /root\.key: not plain PKCS#8; write it anew with: openssl pkcs8 -topk8 -nocrypt/,
     ],
     [
       'another key',
@@ -468,6 +468,13 @@ describe('Vault as the upstream authority', () => {
         config = { ...config, caFile: cas.make('other').certFile };
       },
       /its TLS certificate is not trusted \(.*\); name its CA by ca\.upstream\.caFile/,
+    ],
+    [
+      'a TLS certificate that only its own CA vouches for',
+      () => {
+        config = { ...config, caFile: undefined };
+      },
+      /its TLS certificate is not trusted/,
     ],
     ['nobody there', () => vault.close(), /cannot be reached \(ECONNREFUSED\); correct ca\.upstream\.address/],
     [
