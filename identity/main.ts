@@ -6,6 +6,7 @@ import { createLogger } from '../src/base/log.ts';
 import { type Restored, restoreBackup } from './backup/restore.ts';
 import { serverConfigSchema } from './config.ts';
 import { entriesFileSchema } from './entry-spec.ts';
+import { refuseShared } from './etcd/restore.ts';
 import { runInTurn } from './etcd/run.ts';
 import { startServer } from './server.ts';
 
@@ -37,5 +38,11 @@ export async function runServer(configPath: string, signal: AbortSignal): Promis
 
 /** For a server that does not run. @throws CountersignError: nothing was changed then */
 export async function restoreServer(configPath: string, file: string, force: boolean): Promise<Restored> {
-  return restoreBackup(loadConfigFile(configPath, serverConfigSchema), file, force, clock.nowMs());
+  const config = loadConfigFile(configPath, serverConfigSchema);
+  const { datastore } = config;
+  const emptyEtcd = datastore.type === 'etcd' ? await refuseShared(datastore, force) : async () => {};
+  const restored = await restoreBackup(config, file, force, clock.nowMs());
+  // only now: a backup that does not check leaves what is there
+  await emptyEtcd();
+  return restored;
 }
