@@ -101,7 +101,7 @@ export interface CaChange {
 export interface CertificateAuthority {
   readonly trustDomain: TrustDomain;
   bundle(): CaBundle;
-  /** DER, one for each X.509 signing key (RFC 5280, section 5). */
+  /** DER, one for each X.509 signing key (RFC 5280, section 5). What is revoked is on them a moment later, or after `upkeep`. */
   crls(): Buffer[];
   authorities(): AuthorityInfo[];
   /** Makes the next authority and publishes it; the one that is prepared already if there is one. */

@@ -22,8 +22,8 @@ export interface CrlsOptions {
 
 export class Crls {
   readonly #options: CrlsOptions;
-  /** By key id: digest of the entries that the last CRL holds. */
-  readonly #built = new Map<string, string>();
+  /** By key id: of the last CRL, the digest of its entries, and since when they may have ended. */
+  readonly #built = new Map<string, { readonly digest: string; readonly sinceMs: number }>();
 
   constructor(options: CrlsOptions) {
     this.#options = options;
@@ -51,7 +51,7 @@ export class Crls {
   /** The last one of a key that is about to be deleted: it holds until all that the key signed has ended. */
   signLast(slot: Slot, untilMs: number): void {
     this.#options.revocations.settle(this.#options.clock.nowMs());
-    this.#sign(slot, this.#entriesOf(slot), untilMs);
+    this.#sign(slot, untilMs);
   }
 
   /** When the first of them has to be renewed. Unix ms. */
@@ -61,17 +61,22 @@ export class Crls {
   }
 
   #refresh(slot: Slot): boolean {
-    const entries = this.#entriesOf(slot);
-    const nowMs = this.#options.clock.nowMs();
+    const { revocations, clock } = this.#options;
+    const nowMs = clock.nowMs();
     const { crl } = slot;
+    const built = this.#built.get(slot.keyId);
     // one from the future is of a clock that was set back since: nobody takes it now
     const timely = crl !== undefined && nowMs < renewalMs(slot)! && nowMs >= crl.thisUpdateMs;
-    if (timely && this.#built.get(slot.keyId) === digestOf(entries)) return false;
-    return this.#sign(slot, entries, nowMs + CRL_TTL_MS);
+    const same = () => built?.digest === digestOf(revocations.entriesOf(slot.id, built!.sinceMs));
+    if (timely && built !== undefined && same()) return false;
+    return this.#sign(slot, nowMs + CRL_TTL_MS);
   }
 
-  #sign(slot: Slot, entries: readonly CrlEntry[], nextUpdateMs: number): boolean {
+  #sign(slot: Slot, nextUpdateMs: number): boolean {
     const { slots, revocations, clock } = this.#options;
+    // RFC 5280, section 3.3: a certificate is on one CRL that was issued after its end before it is on none
+    const sinceMs = slot.crl?.thisUpdateMs ?? 0;
+    const entries = revocations.entriesOf(slot.id, sinceMs);
     const key = this.#options.keyOf(slot);
     if (key === undefined) return false;
     const certificate = parseCertificate((slot.chain[0] ?? slot.roots[0])!);
@@ -89,14 +94,9 @@ export class Crls {
       entries,
     };
     slots.setCrl(slot.keyId, { der: signCrl(key, fields), number, thisUpdateMs, nextUpdateMs });
-    this.#built.set(slot.keyId, digestOf(entries));
-    if (slot.crl !== undefined) revocations.forgetEnded(slot.id, slot.crl.thisUpdateMs);
+    this.#built.set(slot.keyId, { digest: digestOf(entries), sinceMs });
+    revocations.forgetEnded(slot.id, sinceMs);
     return true;
-  }
-
-  /** RFC 5280, section 3.3: a certificate is on one CRL that was issued after its end before it is on none. */
-  #entriesOf(slot: Slot): CrlEntry[] {
-    return this.#options.revocations.entriesOf(slot.id, slot.crl?.thisUpdateMs ?? 0);
   }
 }
 

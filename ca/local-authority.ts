@@ -39,6 +39,9 @@ const DEFAULT_AUTHORITY_TTL_SECONDS = 365 * DAY_SECONDS;
 const DEFAULT_JWT_KEY_TTL_SECONDS = 7 * DAY_SECONDS;
 /** Revocations that come together are put on one CRL, after they have reached the agents: reading the ledger takes a while. */
 const CRL_DELAY_MS = 100;
+/** A long list goes to every agent whole: it is sent less often. */
+const CRL_BYTES_PER_MS = 100;
+const MAX_CRL_DELAY_MS = 30_000;
 /** Clocks jump: what is due is looked for at least this often. */
 const MAX_UPKEEP_MS = 60_000;
 const MIN_UPKEEP_MS = 50;
@@ -73,8 +76,6 @@ export class LocalAuthority implements CertificateAuthority {
   #queue: Promise<unknown> = Promise.resolve();
   #cancelUpkeep = () => {};
   #cancelCrls: (() => void) | undefined;
-  /** Something was, and no CRL says so yet. */
-  #revoked = false;
   #closed = false;
 
   static async open(options: CertificateAuthorityOptions, parts: AuthorityParts): Promise<LocalAuthority> {
@@ -133,7 +134,6 @@ export class LocalAuthority implements CertificateAuthority {
   }
 
   crls(): Buffer[] {
-    if (this.#revoked) this.#refreshCrls();
     return this.#crls.current();
   }
 
@@ -220,10 +220,10 @@ export class LocalAuthority implements CertificateAuthority {
 
   revoke(what: Exclude<RevocationTarget, { readonly authority: string }>, reason: string): Revocation {
     const revocation = this.#revoke(what, reason);
-    this.#revoked = true;
+    const bytes = this.#crls.current().reduce((sum, crl) => sum + crl.length, 0);
     this.#cancelCrls?.();
     this.#cancelCrls = undefined;
-    this.#refreshCrlsIn(CRL_DELAY_MS);
+    this.#refreshCrlsIn(Math.min(CRL_DELAY_MS + bytes / CRL_BYTES_PER_MS, MAX_CRL_DELAY_MS));
     return revocation;
   }
 
@@ -319,7 +319,6 @@ export class LocalAuthority implements CertificateAuthority {
     this.#cancelCrls = undefined;
     try {
       const { changed, againMs } = this.#crls.refresh();
-      this.#revoked = false;
       if (changed) this.#tell({ crls: true });
       if (againMs !== undefined) this.#refreshCrlsIn(againMs);
     } catch (thrown) {

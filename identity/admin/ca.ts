@@ -57,7 +57,11 @@ export function caAdmin(options: CaAdminOptions): AdminService {
       acted(actor, 'revoke-authority', kind, authority);
       return reply(request, authority);
     }),
-    getCrls: handler('viewer', () => ({ crls: ca.crls() })),
+    getCrls: handler('viewer', async () => {
+      // with what was revoked just now
+      await ca.upkeep();
+      return { crls: ca.crls() };
+    }),
   };
   return { definition: CaAdminService, implementation };
 }

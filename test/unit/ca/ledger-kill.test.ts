@@ -75,7 +75,7 @@ async function inDirectory(use: (directory: string) => Promise<void>): Promise<v
 
 describe('kill -9', () => {
   it('in a loop while certificates are issued: every one that left is in the ledger, exactly once', {
-    timeout: 120_000 * SLOW,
+    timeout: 300_000 * SLOW,
   }, async () => {
     const rounds = async (directory: string, count: number) => {
       const said: string[] = [];
@@ -96,7 +96,7 @@ describe('kill -9', () => {
   });
 
   it('while signing keys rotate: each certificate verifies when it is issued and after the restart, and no key is left over', {
-    timeout: 60_000 * SLOW,
+    timeout: 180_000 * SLOW,
   }, async () => {
     await inDirectory(async (directory) => {
       let beginsMs = START;

@@ -1,10 +1,12 @@
-import { readdirSync } from 'node:fs';
+import { mkdtempSync, readdirSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { AuthorityKind, CaChange, CertificateAuthority } from '../../../ca/api.ts';
+import { openUpstream } from '../../../ca/upstream/upstream.ts';
 import { parseCertificate } from '../../../src/pki/certificate.ts';
 import { validateJwtSvid } from '../../../src/pki/jwt.ts';
 import { verifyX509Svid } from '../../../src/pki/verify.ts';
+import { OpensslCas } from './openssl-ca.ts';
 import { bundleOf, FRONTEND, NODE_A, TD, type TestClock, withCa, workloadRequest } from './support.ts';
 
 const MINUTE = 60_000;
@@ -301,6 +303,58 @@ describe('rotation', () => {
       ca.close();
       await expect(ca.prepare('x509')).rejects.toThrow(/closed/);
       await expect(ca.issueJwtSvid(JWT_REQUEST)).rejects.toThrow(/closed/);
+    });
+  });
+});
+
+describe('below an upstream authority', () => {
+  it('rotation changes the intermediate and not the root; a revoked one leaves a last CRL until what it signed has ended', async () => {
+    await withCa(async ({ open, clock, directory }) => {
+      clock.move(Date.now() - clock.nowMs());
+      const { certFile, keyFile } = new OpensslCas(mkdtempSync(join(directory, 'upstream-'))).make('root');
+      const upstream = openUpstream({ type: 'disk', certFile, keyFile }, TD, clock);
+      const ca = await open({ upstream, ...LIVES });
+      const [root] = ca.bundle().authorities;
+      const old = await issued(ca);
+      expect(old.chain).toHaveLength(2);
+      await ca.prepare('x509');
+      await ca.activate('x509');
+      const fresh = await issued(ca);
+      expect(fresh.chain[1]).not.toEqual(old.chain[1]);
+      expect(ca.bundle().authorities).toEqual([root]);
+      for (const { chain } of [old, fresh]) expect(verifyX509Svid(chain, bundleOf(ca), clock.nowMs()).ok).toBe(true);
+      const id = idOf(ca, 'x509', 'old');
+      await ca.revokeAuthority('x509', id, 'keyCompromise');
+      expect(states(ca, 'x509')).toEqual(['revoked', 'active']);
+      expect(readdirSync(join(directory, 'keys')).filter((name) => name.startsWith('x509'))).toHaveLength(1);
+      expect(
+        ca.isRevoked({ spiffeId: FRONTEND, serial: '', node: NODE_A, notBeforeMs: clock.nowMs(), authorities: [id] }),
+      ).toBe(true);
+      // the serial number as the list has it: what the root still leads to is told revoked by it
+      const listed = () => ca.crls().filter((crl) => crl.includes(Buffer.from(old.serial, 'hex')));
+      expect(ca.crls()).toHaveLength(2);
+      expect(listed()).toHaveLength(1);
+      await later(ca, clock, HOUR + 2 * MINUTE);
+      expect(states(ca, 'x509')).toEqual(['active']);
+      expect(ca.crls()).toHaveLength(1);
+    });
+  });
+
+  it('that cannot sign, the active one goes on, nothing is left behind, and what was due is done when it can', async () => {
+    await withCa(async ({ open, clock, directory }) => {
+      clock.move(Date.now() - clock.nowMs());
+      const { certFile, keyFile } = new OpensslCas(mkdtempSync(join(directory, 'upstream-'))).make('root');
+      const upstream = openUpstream({ type: 'disk', certFile, keyFile }, TD, clock);
+      const ca = await open({ upstream, ...LIVES });
+      renameSync(keyFile, `${keyFile}.away`);
+      clock.move(13 * HOUR);
+      await expect(ca.upkeep()).rejects.toThrow(/root\.key/);
+      expect(states(ca, 'x509')).toEqual(['active']);
+      expect(readdirSync(join(directory, 'keys')).filter((name) => name.startsWith('x509'))).toHaveLength(1);
+      expect(verifyX509Svid((await issued(ca)).chain, bundleOf(ca), clock.nowMs()).ok).toBe(true);
+      renameSync(`${keyFile}.away`, keyFile);
+      await ca.upkeep();
+      expect(states(ca, 'x509')).toEqual(['active', 'prepared']);
     });
   });
 });

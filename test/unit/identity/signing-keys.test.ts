@@ -260,7 +260,7 @@ test('each act needs its role: viewers list, only administrators change', async 
   const audit = collector();
   const { implementation } = caAdmin({
     actorOf: () => ({ name: 'spiffe://example.org/ops', role: 'registrar' }),
-    ca: { authorities: () => [], crls: () => [] } as never,
+    ca: { authorities: () => [], crls: () => [], upkeep: async () => {} } as never,
     signingKeys: {} as never,
     hub: {} as never,
     log: quiet,
