@@ -118,7 +118,7 @@ async function start(
     accept: service.accept,
   });
   const renew = async () => {
-    await signer.renew();
+    await signer.renew(registry.rows().values());
     audit.certify(certify);
     feed.publish({ signer: true });
   };

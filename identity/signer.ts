@@ -1,5 +1,6 @@
 /** The server's own SVID, and with its key the signatures of the identity table. It renews itself at half its life. */
 import { type KeyObject, sign } from 'node:crypto';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { CertificateAuthority } from '../ca/api.ts';
 import { IdentityRow, type SignedIdentity } from '../proto/gen/countersign/server/v1/server.ts';
 import { CountersignError } from '../src/base/errors.ts';
@@ -12,6 +13,9 @@ import type { TableRow } from './feed.ts';
 
 /** What a signature of a row is over, before the row's bytes: it can be taken for nothing else that this key signs. */
 const ROW_CONTEXT = Buffer.from('countersign identity row v1\n');
+
+/** About 5 ms. */
+const ROWS_PER_TURN = 100;
 
 export interface ServerSvid {
   readonly chain: readonly Buffer[];
@@ -44,9 +48,17 @@ export class Signer {
     return signersOf(chain.flatMap((parsed) => (parsed.ok ? [parsed.value] : []))).includes(id);
   }
 
-  async renew(): Promise<void> {
-    this.#svid = await issueServerSvid(this.#ca);
-    this.#signed = new WeakMap();
+  /** @param rows signed before the new SVID is in use, a few at a time: with tens of thousands of them nobody waits meanwhile. */
+  async renew(rows: Iterable<TableRow> = []): Promise<void> {
+    const svid = await issueServerSvid(this.#ca);
+    const signed = new WeakMap<TableRow, SignedIdentity>();
+    let done = 0;
+    for (const row of [...rows]) {
+      signed.set(row, this.#signWith(svid, row));
+      if (++done % ROWS_PER_TURN === 0) await nextTurn();
+    }
+    this.#svid = svid;
+    this.#signed = signed;
   }
 
   /** The certify callback of the server's audit log. */
@@ -58,6 +70,12 @@ export class Signer {
   sign(row: TableRow): SignedIdentity {
     const known = this.#signed.get(row);
     if (known !== undefined) return known;
+    const signed = this.#signWith(this.#svid, row);
+    this.#signed.set(row, signed);
+    return signed;
+  }
+
+  #signWith({ privateKey }: ServerSvid, row: TableRow): SignedIdentity {
     const bytes = Buffer.from(
       IdentityRow.encode({
         securityIdentity: row.identity,
@@ -68,10 +86,7 @@ export class Signer {
         ports: [...row.ports],
       }).finish(),
     );
-    const signature = sign('sha256', Buffer.concat([ROW_CONTEXT, bytes]), this.#svid.privateKey);
-    const signed = { row: bytes, signature };
-    this.#signed.set(row, signed);
-    return signed;
+    return { row: bytes, signature: sign('sha256', Buffer.concat([ROW_CONTEXT, bytes]), privateKey) };
   }
 }
 
