@@ -208,7 +208,8 @@ function listSvids({ ca }: CoreAdminOptions) {
       node,
       issuedAt: time(row.issuedMs),
       notAfter: time(row.notAfterMs),
-      revoked: ca.isRevoked({ spiffeId: row.spiffeId, serial: row.serial, node, notBeforeMs: row.notBeforeMs }),
+      authority: row.authority,
+      revoked: ca.isRevoked({ ...row, node, authorities: [row.authority] }),
     };
   });
 }

@@ -129,7 +129,16 @@ test('a key that is revoked is out of every bundle, what it signed is revoked on
   await act('prepareAuthority', 'x509');
   await act('activateAuthority', 'x509');
   // its own certificate goes with the key: there is nobody to wait for
+  type Listed = { svids: { profile: string; authority: string; revoked: boolean }[] };
+  const ofOld = async () =>
+    ((await server.list('listSvids')) as Listed).svids.filter(({ authority }) => authority === old);
+  expect((await ofOld()).map(({ profile, revoked }) => `${profile} ${revoked}`)).toEqual([
+    'workload false',
+    'node false',
+    'server false',
+  ]);
   const revoked = await act('revokeAuthority', 'x509', old, 200);
+  expect((await ofOld()).every((svid) => svid.revoked)).toBe(true);
   expect(revoked).toMatchObject({ state: 'revoked' });
   await until('the bundle without it', () => client.ownBundle().bundle.authorities.length === 1);
   const { bundle } = client.ownBundle();
