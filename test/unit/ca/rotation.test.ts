@@ -112,7 +112,9 @@ describe.each(KINDS)('the %s authority', (kind) => {
       const old = idOf(ca, kind, 'active');
       await ca.prepare(kind);
       await ca.activate(kind);
+      const { sequence } = ca.bundle();
       await ca.taint(kind, old);
+      expect(ca.bundle().sequence > sequence).toBe(true);
       const { taintedKeyIds, authorities, jwtAuthorities } = ca.bundle();
       expect(authorities.length + jwtAuthorities.length).toBe(3);
       if (kind === 'x509') expect(taintedKeyIds.map((each) => each.toString('hex'))).toEqual([old]);
