@@ -116,7 +116,7 @@ class Client implements ServerClient {
       failed: (thrown) => {
         this.#options.log.warn({ problem: this.#noted(thrown).message }, 'the node SVID could not be renewed yet');
       },
-      identities: this.#synced.identities,
+      cluster: this.#synced,
       clock: options.clock,
     });
     this.identities = this.#synced.identities;

@@ -2,7 +2,7 @@
 import type { RenewRequest, RenewResponse } from '../../../proto/gen/countersign/server/v1/server.ts';
 import type { Clock } from '../../base/clock.ts';
 import { systemTimers } from '../../base/timers.ts';
-import type { IdentityTable, TrustBundle } from '../../model/identity.ts';
+import type { IdentityTable, NodeTable, TrustBundle } from '../../model/identity.ts';
 import { createCsr } from '../../pki/csr.ts';
 import { generateKey } from '../../pki/keys.ts';
 import { verifyX509Svid } from '../../pki/verify.ts';
@@ -14,17 +14,23 @@ import { type Connection, ServerError } from './transport.ts';
 const CALL_MS = 10_000;
 const SOONEST_MS = 100;
 const RETRY_MS = 5_000;
-/** Of one SVID: what a server needs for it at most, so that all of a cluster that renew at once come at a pace it can keep. */
+/** What a server needs at most for one SVID, and for a node that comes back with a new one: so that all of a cluster come at a pace it can keep. */
 const PER_SVID_MS = 1;
+const PER_NODE_MS = 5;
 const MAX_SPREAD_MS = 300_000;
+
+export interface Cluster {
+  readonly identities: Pick<IdentityTable, 'rows'>;
+  readonly nodes: Pick<NodeTable, 'nodes'>;
+}
 
 /**
  * How long this node waits before it renews what all nodes renew at once, as a signing key was tainted or taken back: at random, within
  * the time that it takes to sign all SVIDs of the cluster. Nothing to speak of in a small one.
  */
-export function renewalSpreadMs(identities: Pick<IdentityTable, 'rows'>): number {
-  const svids = identities.rows().reduce((sum, { nodes }) => sum + nodes.length, 0);
-  return Math.random() * Math.min(svids * PER_SVID_MS, MAX_SPREAD_MS);
+export function renewalSpreadMs({ identities, nodes }: Cluster, random = Math.random): number {
+  const svids = identities.rows().reduce((sum, row) => sum + row.nodes.length, 0);
+  return random() * Math.min(svids * PER_SVID_MS + nodes.nodes().length * PER_NODE_MS, MAX_SPREAD_MS);
 }
 
 /**
@@ -58,7 +64,7 @@ export async function renewNodeSvid(
 export interface NodeRenewalOptions {
   renew(): Promise<void>;
   failed(thrown: unknown): void;
-  readonly identities: Pick<IdentityTable, 'rows'>;
+  readonly cluster: Cluster;
   readonly clock: Clock;
 }
 
@@ -79,7 +85,7 @@ export class NodeRenewal {
     const isGood = verified.ok && !verified.value.authorities.some((id) => tainted.has(id));
     const life = svid.notAfterMs - notBeforeMs;
     const dueMs = notBeforeMs + life * (0.45 + Math.random() * 0.1);
-    this.#schedule(isGood ? dueMs - nowMs : renewalSpreadMs(this.#options.identities));
+    this.#schedule(isGood ? dueMs - nowMs : renewalSpreadMs(this.#options.cluster));
   }
 
   close(): void {

@@ -34,6 +34,7 @@ export interface WorkloadSvidsOptions {
     ServerClient,
     | 'node'
     | 'identities'
+    | 'nodes'
     | 'ownBundle'
     | 'federatedBundles'
     | 'crls'
@@ -247,7 +248,7 @@ export class WorkloadSvids implements SvidSource, IdentityFeed {
 
   /** The same for all of this node's, so that they are asked for together. */
   #spreadMs(): number {
-    return renewalSpreadMs(this.#options.client.identities);
+    return renewalSpreadMs(this.#options.client);
   }
 
   /** Asks for an SVID after `waitMs`; what is due together is asked together. */
