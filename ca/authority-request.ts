@@ -3,7 +3,7 @@ import type { TrustDomain } from '../src/model/ids.ts';
 import { contextConstructed, der, derBitString, derUnsignedInteger, sequence, TAG } from '../src/pki/der.ts';
 import { OID_DER } from '../src/pki/oids.ts';
 import { authorityExtensionRequest, authorityName } from './build.ts';
-import type { SigningKey } from './keys/key-manager.ts';
+import type { Signable, SigningKey } from './keys/key-manager.ts';
 import { SIGNING } from './keys/key-type.ts';
 
 const VERSION_0 = derUnsignedInteger(Buffer.of(0));
@@ -18,5 +18,5 @@ export function authorityRequest(key: SigningKey, trustDomain: TrustDomain): Buf
     key.publicKey,
     der(contextConstructed(0), extensions),
   );
-  return sequence(info, SIGNING[key.type].identifier, derBitString(key.sign(info)));
+  return sequence(info, SIGNING[key.type].identifier, derBitString(key.sign(info as Signable)));
 }

@@ -11,7 +11,7 @@ import {
   TAG,
 } from '../src/pki/der.ts';
 import { OID_DER } from '../src/pki/oids.ts';
-import type { SigningKey } from './keys/key-manager.ts';
+import type { Signable, SigningKey } from './keys/key-manager.ts';
 import { SIGNING } from './keys/key-type.ts';
 
 const TAG_ENUMERATED = 0x0a;
@@ -75,7 +75,7 @@ export function signCrl(key: SigningKey, fields: CrlFields): Buffer {
       ),
     ),
   );
-  return sequence(tbs, algorithm, derBitString(key.sign(tbs)));
+  return sequence(tbs, algorithm, derBitString(key.sign(tbs as Signable)));
 }
 
 function entry({ serial, revokedMs, reasonCode }: CrlEntry): Buffer {

@@ -7,14 +7,14 @@ import { pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
 import { parseTbsCertificate, type TbsFields } from '../src/pki/certificate.ts';
 import { KEY_USAGE } from '../src/pki/extensions.ts';
 import { OID } from '../src/pki/oids.ts';
-import type { SigningKey } from './keys/key-manager.ts';
+import type { Signable, SigningKey } from './keys/key-manager.ts';
 import { SIGNING } from './keys/key-type.ts';
 import { type ExtensionList, listExtensions } from './lint-extensions.ts';
 import type { CertificatePlan } from './profile.ts';
 import type { Signer } from './signer.ts';
 
 interface Permit {
-  readonly tbs: Buffer;
+  readonly tbs: Signable;
   readonly key: SigningKey;
 }
 
@@ -62,7 +62,7 @@ export function lintTbs(
     ...(isAuthority(plan) ? authorityRules(fields, plan, signer) : leafRules(fields, plan)),
   ];
   const broken = rules.filter(([holds]) => !holds).map(([, rule]) => rule);
-  return broken.length === 0 ? ok(make({ tbs: bytes, key: signer.key })) : err(broken);
+  return broken.length === 0 ? ok(make({ tbs: bytes as Signable, key: signer.key })) : err(broken);
 }
 
 type Rule = readonly [holds: boolean, rule: string];

@@ -3,6 +3,14 @@ import type { KeyObject } from 'node:crypto';
 import { CountersignError } from '../../src/base/errors.ts';
 import type { KeyType } from './key-type.ts';
 
+declare const signable: unique symbol;
+
+/**
+ * Bytes that may be signed. Each kind is made in one file, which answers for what it says: lint.ts lets certificates pass, crl.ts writes revocation lists,
+ * authority-request.ts requests; a challenge says nothing.
+ */
+export type Signable = Buffer & { readonly [signable]: 'certificate' | 'crl' | 'request' | 'challenge' };
+
 /** A private key that can be used and not looked at. Signing is synchronous: what a CA does at once it does in one turn. */
 export interface SigningKey {
   readonly id: string;
@@ -13,7 +21,7 @@ export interface SigningKey {
    * Signature as X.509 has it: ECDSA-Sig-Value (RFC 3279, section 2.2.3) or RSASSA-PKCS1-v1_5, with the hash of the key's type.
    * @throws CountersignError unavailable: the token that holds it is gone.
    */
-  sign(data: Buffer): Buffer;
+  sign(data: Signable): Buffer;
   /** Signature as JWS has it (RFC 7518, sections 3.3 and 3.4): ES256 and ES384 as r‖s, RS256. Throws as sign does. */
   signJws(data: Buffer): Buffer;
 }

@@ -2,7 +2,7 @@
 import { createPublicKey, hash, randomBytes, verify } from 'node:crypto';
 import { CountersignError } from '../../src/base/errors.ts';
 import { ecdsaSignatureDer } from '../../src/pki/algorithms.ts';
-import { checkKeyId, type KeyManager, type SigningKey } from './key-manager.ts';
+import { checkKeyId, type KeyManager, type Signable, type SigningKey } from './key-manager.ts';
 import { type KeyType, keyTypeOfSpki, SIGNING } from './key-type.ts';
 import { keyPairTemplates, publicKeyOf, refuseExtractable } from './pkcs11-objects.ts';
 import { type KeyHandle, Token, type TokenOptions } from './pkcs11-token.ts';
@@ -101,7 +101,7 @@ class TokenKey implements SigningKey {
     this.#handle = handle;
   }
 
-  sign(data: Buffer): Buffer {
+  sign(data: Signable): Buffer {
     const signature = this.signJws(data);
     return this.type.startsWith('rsa') ? signature : ecdsaSignatureDer(signature);
   }
@@ -130,7 +130,7 @@ class TokenKey implements SigningKey {
   prove(): void {
     const challenge = randomBytes(32);
     const key = createPublicKey({ key: this.publicKey, format: 'der', type: 'spki' });
-    if (verify(SIGNING[this.type].hash, challenge, key, this.sign(challenge))) return;
+    if (verify(SIGNING[this.type].hash, challenge, key, this.sign(challenge as Signable))) return;
     throw new CountersignError(
       'bad-input',
       `${this.#token.name}: the private and the public key labelled "${this.#label}" do not belong together; remove both from the token`,

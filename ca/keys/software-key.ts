@@ -1,7 +1,7 @@
 /** A signing key that this process holds itself. */
 import { type KeyObject, sign } from 'node:crypto';
 import { publicKeyDer } from '../../src/pki/keys.ts';
-import type { SigningKey } from './key-manager.ts';
+import type { Signable, SigningKey } from './key-manager.ts';
 import { type KeyType, keyTypeOf, SIGNING } from './key-type.ts';
 
 export class SoftwareKey implements SigningKey {
@@ -21,7 +21,7 @@ export class SoftwareKey implements SigningKey {
   }
 
   /** An asynchronous signature is no faster for P-256, and costs a thread. */
-  sign(data: Buffer): Buffer {
+  sign(data: Signable): Buffer {
     return sign(this.#hash, data, this.#key);
   }
 

@@ -2,6 +2,7 @@ import { createPublicKey, verify } from 'node:crypto';
 import { describe, expect, expectTypeOf, it } from 'vitest';
 import { makeAuthority } from '../../../ca/authority.ts';
 import { buildTbs } from '../../../ca/build.ts';
+import type { SigningKey } from '../../../ca/keys/key-manager.ts';
 import { MemoryKeys } from '../../../ca/keys/memory.ts';
 import { SoftwareKey } from '../../../ca/keys/software-key.ts';
 import { Linted, lintTbs } from '../../../ca/lint.ts';
@@ -340,5 +341,6 @@ describe('the permit to sign', () => {
     // @ts-expect-error the constructor is private
     expect(() => new Linted(Buffer.alloc(1)).take()).toBeDefined();
     expectTypeOf<Buffer>().not.toExtend<Parameters<typeof signCertificate>[0]>();
+    expectTypeOf<Buffer>().not.toExtend<Parameters<SigningKey['sign']>[0]>();
   });
 });

@@ -10,7 +10,7 @@ import { type KeysConfig, openKeys } from '../../../ca/keys/open.ts';
 import type { TrustDomain } from '../../../src/model/ids.ts';
 import { verifySignature } from '../../../src/pki/algorithms.ts';
 import { generateKey, privateKeyPem } from '../../../src/pki/keys.ts';
-import { expectSigns } from './signs.ts';
+import { challenge, expectSigns } from './signs.ts';
 import { SoftHsm } from './soft-hsm.ts';
 import { START, TD } from './support.ts';
 
@@ -203,11 +203,11 @@ describe('a token that goes away while the authority runs', () => {
     const other = await keys.generate('b', 'ec-p256');
     const plugIn = hsm.unplug();
 
-    expect(() => key.sign(Buffer.from('x'))).toThrow(/PKCS#11 token "ca": could not sign \(CKR_[A-Z_]+\)/);
+    expect(() => key.sign(challenge('x'))).toThrow(/PKCS#11 token "ca": could not sign \(CKR_[A-Z_]+\)/);
     expect(() => key.signJws(Buffer.from('x'))).toThrow(/PKCS#11 token "ca"/);
-    await expect(keys.load('a').then((found) => found?.sign(Buffer.from('x')))).resolves.toBeUndefined();
+    await expect(keys.load('a').then((found) => found?.sign(challenge('x')))).resolves.toBeUndefined();
     await untilReopened(() =>
-      expect(() => key.sign(Buffer.from('x'))).toThrow(/no token is labelled "ca"; there is none/),
+      expect(() => key.sign(challenge('x'))).toThrow(/no token is labelled "ca"; there is none/),
     );
 
     plugIn();
@@ -224,29 +224,29 @@ describe('a token that goes away while the authority runs', () => {
     hsm.initToken('ca');
     hsm.tool('--keypairgen', '--key-type', 'EC:prime256v1', '--label', 'countersign example.org a', '--usage-sign');
     await untilReopened(() =>
-      expect(() => key.sign(Buffer.from('x'))).toThrow(/the key a is not in it any more; restore the token/),
+      expect(() => key.sign(challenge('x'))).toThrow(/the key a is not in it any more; restore the token/),
     );
-    expect(() => key.sign(Buffer.from('x'))).toThrow();
+    expect(() => key.sign(challenge('x'))).toThrow();
   });
 
   it('and whose PIN is wrong then is not tried again, so that it does not lock', async () => {
     const key = await open().generate('a', 'ec-p256');
     const plugIn = hsm.unplug();
-    expect(() => key.sign(Buffer.from('x'))).toThrow();
+    expect(() => key.sign(challenge('x'))).toThrow();
     plugIn();
     writeFileSync(hsm.pinFile, '11112222\n');
-    await untilReopened(() => expect(() => key.sign(Buffer.from('x'))).toThrow(/refuses the PIN/));
+    await untilReopened(() => expect(() => key.sign(challenge('x'))).toThrow(/refuses the PIN/));
     // it is not even read again
     rmSync(hsm.pinFile);
     await new Promise((resolve) => setTimeout(resolve, 1100));
-    expect(() => key.sign(Buffer.from('x'))).toThrow(/refuses the PIN.*not tried twice/);
+    expect(() => key.sign(challenge('x'))).toThrow(/refuses the PIN.*not tried twice/);
   });
 
   it('signs nothing once the authority has closed it', async () => {
     const keys = open();
     const key = await keys.generate('a', 'ec-p256');
     keys.close();
-    expect(() => key.sign(Buffer.from('x'))).toThrow(/it is closed/);
+    expect(() => key.sign(challenge('x'))).toThrow(/it is closed/);
   });
 });
 

@@ -1,12 +1,14 @@
 /** What every signing key must do, whoever holds it. */
 import { createPublicKey, verify } from 'node:crypto';
 import { expect } from 'vitest';
-import type { SigningKey } from '../../../ca/keys/key-manager.ts';
+import type { Signable, SigningKey } from '../../../ca/keys/key-manager.ts';
 import { SIGNING } from '../../../ca/keys/key-type.ts';
+
+export const challenge = (text: string): Signable => Buffer.from(text) as Signable;
 
 /** In both forms, as OpenSSL reads them. */
 export function expectSigns(key: SigningKey): void {
-  const data = Buffer.from('to be signed');
+  const data = challenge('to be signed');
   const publicKey = createPublicKey({ key: key.publicKey, format: 'der', type: 'spki' });
   const { hash } = SIGNING[key.type];
   expect(verify(hash, data, publicKey, key.sign(data))).toBe(true);
