@@ -154,7 +154,7 @@ async function start(
   await doors.serve(
     [
       coreAdmin({ ...admin, ca, store, registry, nodes, feed, hub, signingKeys, clock, status, roles, backup }),
-      caAdmin({ ...admin, ca, signingKeys, hub }),
+      caAdmin({ ...admin, ca, signingKeys }),
       bundleAdmin({ ...admin, trustDomain, ownBundle, foreign: federation.foreign }),
     ],
     closers,

@@ -8,7 +8,6 @@ import {
 } from '../../proto/gen/countersign/admin/v1/admin.ts';
 import { CountersignError } from '../../src/base/errors.ts';
 import type { SigningKeys } from '../signing-keys.ts';
-import type { SyncHub } from '../sync.ts';
 import { type Actor, type AdminContext, type AdminService, handlers, json } from './service.ts';
 
 const MAX_WAIT_MS = 60_000;
@@ -16,7 +15,6 @@ const MAX_WAIT_MS = 60_000;
 export interface CaAdminOptions extends AdminContext {
   readonly ca: CertificateAuthority;
   readonly signingKeys: SigningKeys;
-  readonly hub: SyncHub;
 }
 
 export function caAdmin(options: CaAdminOptions): AdminService {

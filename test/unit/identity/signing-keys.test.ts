@@ -271,7 +271,6 @@ test('each act needs its role: viewers list, only administrators change', async 
     actorOf: () => ({ name: 'spiffe://example.org/ops', role: 'registrar' }),
     ca: { authorities: () => [], crls: () => [], upkeep: async () => {} } as never,
     signingKeys: {} as never,
-    hub: {} as never,
     log: quiet,
     audit,
   });
