@@ -18,8 +18,8 @@ export interface CertificateWish {
   /** Lines of an openssl extension section. */
   readonly extensions: string;
   readonly subject?: string;
-  /** Already behind the clock. */
-  readonly expired?: boolean;
+  /** From now; half a minute ago if not given. */
+  readonly beginsInSeconds?: number;
 }
 
 const AUTHORITY =
@@ -73,7 +73,7 @@ export class OpensslCas {
   }
 
   /** PEM. By `openssl ca`, as that alone lets one say when a certificate begins and ends. */
-  sign(ca: OpensslCa, { csr, seconds, extensions, subject, expired }: CertificateWish): string {
+  sign(ca: OpensslCa, { csr, seconds, extensions, subject, beginsInSeconds = -30 }: CertificateWish): string {
     const work = mkdtempSync(this.#path('sign-'));
     const at = (name: string, content = '') => {
       writeFileSync(join(work, name), content);
@@ -84,7 +84,7 @@ export class OpensslCas {
       `[ca]\ndefault_ca=own\n[own]\ndatabase=${at('database')}\nnew_certs_dir=${work}\nrand_serial=yes\nunique_subject=no\ndefault_md=sha256\npolicy=any\n[any]\nO=optional\nCN=optional\nserialNumber=optional\n[wanted]\n${extensions}`,
     );
     const endMs = Date.now() + seconds * 1000;
-    const beginMs = expired ? endMs - 86_400_000 : Date.now() - 30_000;
+    const beginMs = Date.now() + beginsInSeconds * 1000;
     return openssl(
       ...['ca', '-batch', '-notext', '-config', settings, '-in', at('request', csr), '-extensions', 'wanted'],
       ...['-startdate', dateOf(beginMs), '-enddate', dateOf(endMs), '-keyfile', ca.keyFile],

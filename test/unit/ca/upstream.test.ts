@@ -384,6 +384,11 @@ describe('Vault as the upstream authority', () => {
       (body) => vault.signed(body, { seconds: 3 * 86_400 }),
       /it ends when it was asked to, .* or earlier; it ends at/,
     ],
+    [
+      'a life that begins in an hour',
+      (body) => vault.signed(body, { beginsInSeconds: 3600 }),
+      /it is valid by now; it begins at/,
+    ],
     ['a life of a minute', (body) => vault.signed(body, { seconds: 60 }), /it lives for 5 minutes or more/],
     [
       'another trust domain',

@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
-import { INTERMEDIATE, type OpensslCa, type OpensslCas } from './openssl-ca.ts';
+import { type CertificateWish, INTERMEDIATE, type OpensslCa, type OpensslCas } from './openssl-ca.ts';
 
 export interface VaultRequest {
   readonly path: string;
@@ -58,9 +58,13 @@ export class VaultServer {
   }
 
   /** What `sign-intermediate` gives for a request: parameters are taken from its body, of the CSR only the key. */
-  signed(body: Record<string, unknown>, changes: { seconds?: number; extensions?: string; csr?: string } = {}): Answer {
+  signed(
+    body: Record<string, unknown>,
+    changes: Partial<Pick<CertificateWish, 'seconds' | 'extensions' | 'csr' | 'beginsInSeconds'>> = {},
+  ): Answer {
     const uriSans = body.uri_sans === undefined ? '' : `subjectAltName=URI:${body.uri_sans}\n`;
     const certificate = this.#cas.sign(this.#issuer, {
+      ...changes,
       csr: changes.csr ?? String(body.csr),
       seconds: changes.seconds ?? Number.parseInt(String(body.ttl), 10),
       extensions: changes.extensions ?? INTERMEDIATE + uriSans,
