@@ -28,9 +28,22 @@ export function toServiceError(thrown: unknown, log: Logger): ServiceError {
     return serviceError(grpcStatusOf(error.code), error.message);
   }
   log.error({ err: error }, 'a call failed');
+  if (isDiskFault(error)) {
+    return serviceError(
+      status.UNAVAILABLE,
+      `the server's disk cannot be written: ${error.message}; nothing was changed`,
+    );
+  }
   return serviceError(status.INTERNAL, 'internal error; the server log says more');
 }
 
 export function serviceError(code: number, details: string): ServiceError {
   return Object.assign(new Error(details), { code, details, metadata: new Metadata() });
+}
+
+/** Of SQLite (https://www.sqlite.org/rescode.html: IOERR, FULL, READONLY) and of the file system. */
+function isDiskFault(error: Error): boolean {
+  const { code, errcode } = error as { readonly code?: unknown; readonly errcode?: unknown };
+  if (code === 'ERR_SQLITE_ERROR' && typeof errcode === 'number') return [8, 10, 13].includes(errcode & 0xff);
+  return code === 'ENOSPC' || code === 'EDQUOT' || code === 'EROFS' || code === 'EIO';
 }

@@ -54,7 +54,8 @@ export class Store {
       this.#db.exec('COMMIT');
       return result;
     } catch (thrown) {
-      this.#db.exec('ROLLBACK');
+      // a full disk may have ended it already
+      if (this.#db.isTransaction) this.#db.exec('ROLLBACK');
       throw thrown;
     }
   }

@@ -2,6 +2,7 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { constants, DatabaseSync } from 'node:sqlite';
+import { CountersignError } from '../../src/base/errors.ts';
 import type { EtcdStore } from './client.ts';
 import { type Changes, DATABASES, type DatabaseName, HEAD, logKey, type SnapshotInfo } from './layout.ts';
 import { readEntry } from './leader-log.ts';
@@ -39,6 +40,7 @@ export class Replica {
   async catchUp(): Promise<void> {
     const head = Number((await this.#etcd.get(HEAD)) ?? 0);
     if (this.#snapshot === undefined && !(await this.#load())) return;
+    let failed: number | undefined;
     while (this.#sequence < head) {
       const found = await this.#etcd.range(logKey(this.#sequence + 1), logKey(head + 1), BATCH);
       let isWhole = found.length > 0;
@@ -49,8 +51,14 @@ export class Replica {
         if (!isWhole) break;
         this.#sequence += 1;
       }
-      // a snapshot took its place, or this copy went another way
-      if (!isWhole && !(await this.#load())) return;
+      if (isWhole) continue;
+      if (failed === this.#sequence) {
+        const message = `the change ${failed + 1} in etcd does not fit what is before it; restore a backup`;
+        throw new CountersignError('internal', message);
+      }
+      // a snapshot took its place, or this copy went another way: once more from the snapshot
+      failed = this.#sequence;
+      if (!(await this.#load())) return;
     }
   }
 
