@@ -21,7 +21,7 @@ import { isPublished, type Made, type Slot, type Slots } from './slots.ts';
 import type { UpstreamAuthority } from './upstream/upstream.ts';
 
 export type AuthorityKind = 'x509' | 'jwt';
-const KINDS: readonly AuthorityKind[] = ['x509', 'jwt'];
+export const KINDS: readonly AuthorityKind[] = ['x509', 'jwt'];
 
 /** How long an authority stays after the last of what it signed has ended: clocks differ. */
 const KEEP_MS = 60_000;
@@ -207,18 +207,23 @@ export class Authorities {
     }
   }
 
-  /** Does what is due by the clock. */
+  /** Does what is due by the clock: each as far as it can, whatever becomes of the others. @throws the first that failed */
   async upkeep(): Promise<void> {
+    const failures: unknown[] = [];
+    const attempt = (work: () => Promise<void>) => work().catch((thrown: unknown) => failures.push(thrown));
     for (const slot of this.#slots.list()) {
-      if (this.#removalMs(slot) <= this.#options.clock.nowMs()) await this.#remove(slot);
+      if (this.#removalMs(slot) <= this.#options.clock.nowMs()) await attempt(() => this.#remove(slot));
     }
-    for (const kind of KINDS) {
-      const active = this.#slots.active(kind);
-      const nowMs = this.#options.clock.nowMs();
-      if (active === undefined || nowMs > active.notAfterMs || nowMs >= preparationMs(active)) await this.prepare(kind);
-      // making a key may have taken a while
-      if (this.#options.clock.nowMs() >= this.#activationMs(kind)) this.activate(kind);
-    }
+    for (const kind of KINDS) await attempt(() => this.#rotate(kind));
+    if (failures.length > 0) throw failures[0];
+  }
+
+  async #rotate(kind: AuthorityKind): Promise<void> {
+    const active = this.#slots.active(kind);
+    const nowMs = this.#options.clock.nowMs();
+    if (active === undefined || nowMs > active.notAfterMs || nowMs >= preparationMs(active)) await this.prepare(kind);
+    // making a key may have taken a while
+    if (this.#options.clock.nowMs() >= this.#activationMs(kind)) this.activate(kind);
   }
 
   /** Unix ms. */

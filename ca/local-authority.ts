@@ -14,7 +14,7 @@ import type {
   ServerSvidRequest,
   WorkloadSvidRequest,
 } from './api.ts';
-import { Authorities, type AuthorityKind } from './authorities.ts';
+import { Authorities, type AuthorityKind, KINDS } from './authorities.ts';
 import { Crls } from './crls.ts';
 import { Issuance, type IssueOutcome } from './issuance.ts';
 import { DEFAULT_JWT_TTL, JwtIssuance, type JwtSvidRequest } from './jwt.ts';
@@ -32,7 +32,7 @@ import {
 } from './profile.ts';
 import type { RevocationRegistry, RevocationTarget } from './revocation.ts';
 import type { Issuer } from './signer.ts';
-import type { Slots } from './slots.ts';
+import type { Slot, Slots } from './slots.ts';
 
 const DAY_SECONDS = 86_400;
 const DEFAULT_AUTHORITY_TTL_SECONDS = 365 * DAY_SECONDS;
@@ -45,7 +45,7 @@ const MAX_CRL_DELAY_MS = 30_000;
 /** Clocks jump: what is due is looked for at least this often. */
 const MAX_UPKEEP_MS = 60_000;
 const MIN_UPKEEP_MS = 50;
-const RETRY_MS = 5000;
+const RETRY_MS = 30_000;
 
 /** What `openCertificateAuthority` opened. */
 export interface AuthorityParts {
@@ -101,7 +101,15 @@ export class LocalAuthority implements CertificateAuthority {
       },
     });
     checkPlaceAndTime(options, parts.slots);
-    await authorities.upkeep();
+    const failure = await authorities.upkeep().then(
+      () => undefined,
+      (thrown: unknown) => asError(thrown),
+    );
+    if (failure !== undefined) {
+      // a server that has what it needs to issue does not wait for what is due next
+      if (KINDS.some((kind) => !isUsable(parts.slots.active(kind), options.clock.nowMs()))) throw failure;
+      options.onError?.(failure);
+    }
     self = new LocalAuthority(options, parts, authorities, early);
     await authorities.resumeRevocations((slot, untilMs) => self!.#crls.signLast(slot, untilMs));
     self.#crls.refresh();
@@ -326,6 +334,10 @@ export class LocalAuthority implements CertificateAuthority {
       this.#refreshCrlsIn(RETRY_MS);
     }
   }
+}
+
+function isUsable(slot: Slot | undefined, nowMs: number): boolean {
+  return slot !== undefined && nowMs < slot.notAfterMs;
 }
 
 /** @throws CountersignError for authorities of another trust domain, or before the clock's time. */

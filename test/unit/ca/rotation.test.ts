@@ -352,11 +352,19 @@ describe('below an upstream authority', () => {
       clock.move(13 * HOUR);
       await expect(ca.upkeep()).rejects.toThrow(/root\.key/);
       expect(states(ca, 'x509')).toEqual(['active']);
+      // it needs no upstream
+      expect(states(ca, 'jwt')).toEqual(['active', 'prepared']);
       expect(readdirSync(join(directory, 'keys')).filter((name) => name.startsWith('x509'))).toHaveLength(1);
       expect(verifyX509Svid((await issued(ca)).chain, bundleOf(ca), clock.nowMs()).ok).toBe(true);
+      // a start does not wait for it either
+      ca.close();
+      const errors: string[] = [];
+      const again = await open({ upstream, ...LIVES, onError: ({ message }) => errors.push(message) });
+      expect(errors.join()).toMatch(/root\.key/);
+      expect((await issued(again)).chain).toHaveLength(2);
       renameSync(`${keyFile}.away`, keyFile);
-      await ca.upkeep();
-      expect(states(ca, 'x509')).toEqual(['active', 'prepared']);
+      await again.upkeep();
+      expect(states(again, 'x509')).toEqual(['active', 'prepared']);
     });
   });
 });
