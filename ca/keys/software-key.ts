@@ -1,8 +1,12 @@
 /** A signing key that this process holds itself. */
 import { type KeyObject, sign } from 'node:crypto';
+import { ecdsaSignatureRaw } from '../../src/pki/algorithms.ts';
 import { publicKeyDer } from '../../src/pki/keys.ts';
 import type { Signable, SigningKey } from './key-manager.ts';
 import { type KeyType, keyTypeOf, SIGNING } from './key-type.ts';
+
+/** Octets of r and of s (RFC 7518, section 3.4). */
+const JWS_HALF: Readonly<Partial<Record<KeyType, number>>> = { 'ec-p256': 32, 'ec-p384': 48 };
 
 export class SoftwareKey implements SigningKey {
   readonly id: string;
@@ -26,6 +30,8 @@ export class SoftwareKey implements SigningKey {
   }
 
   signJws(data: Buffer): Buffer {
-    return sign(this.#hash, data, { key: this.#key, dsaEncoding: 'ieee-p1363' });
+    const signature = sign(this.#hash, data, this.#key);
+    const half = JWS_HALF[this.type];
+    return half === undefined ? signature : ecdsaSignatureRaw(signature, half);
   }
 }

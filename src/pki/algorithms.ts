@@ -1,6 +1,6 @@
 /** The closed list of keys and signature algorithms: P-256, P-384 and RSA of 2048 bits or more, with SHA-256, SHA-384 or SHA-512. */
 import { verify as cryptoVerify, type KeyObject } from 'node:crypto';
-import { DerError, type DerReader, der, derOid, derUnsignedInteger, sequence, TAG } from './der.ts';
+import { DerError, DerReader, der, derOid, derUnsignedInteger, sequence, TAG } from './der.ts';
 import { OID, oidNames } from './oids.ts';
 
 export type KeyKind = 'p256' | 'p384' | 'rsa';
@@ -119,4 +119,20 @@ export function verifySignature(
 export function ecdsaSignatureDer(rs: Buffer): Buffer {
   const half = rs.length / 2;
   return sequence(derUnsignedInteger(rs.subarray(0, half)), derUnsignedInteger(rs.subarray(half)));
+}
+
+/**
+ * The reverse, for what RFC 7518, section 3.4 has: r‖s, each of `half` octets. Of a signature that was made here. To let node:crypto
+ * write it (`dsaEncoding: 'ieee-p1363'`) costs more than twice the signature.
+ * @throws DerError for what is no signature
+ */
+export function ecdsaSignatureRaw(signature: Buffer, half: number): Buffer {
+  const reader = new DerReader(signature, 0, signature.length, 0).enter(TAG.sequence);
+  const raw = Buffer.alloc(2 * half);
+  for (const end of [half, 2 * half]) {
+    const number = reader.unsignedInteger();
+    const magnitude = number[0] === 0 ? number.subarray(1) : number;
+    magnitude.copy(raw, end - magnitude.length);
+  }
+  return raw;
 }
