@@ -28,6 +28,8 @@ export interface CallerListener {
   callerNamed(name: string): Caller | undefined;
   /** A call began on this caller's connection; what is returned tells that it ended, and may be called again. */
   callBegan(caller: Caller): () => void;
+  /** He has an identity: while a call of his is open, this connection gives way to none. */
+  identified(caller: Caller): void;
   /** Open connections. */
   readonly connections: number;
   close(): Promise<void>;
@@ -37,6 +39,7 @@ interface Connection {
   readonly caller: Caller;
   readonly socket: Socket;
   calls: number;
+  identified: boolean;
   /** Set while there is no call. */
   idleTimer: NodeJS.Timeout | undefined;
 }
@@ -44,8 +47,8 @@ interface Connection {
 /** One user's connections. */
 interface Holder {
   readonly all: Set<Connection>;
-  /** Those without a call, the longest idle first. */
-  readonly idle: Set<Connection>;
+  /** Those without a call, or of somebody who is not known to have an identity; the first has been so for longest. */
+  readonly yielding: Set<Connection>;
 }
 
 /** sun_path of sockaddr_un, with its closing zero. */
@@ -53,8 +56,8 @@ const MAX_SOCKET_PATH = 107;
 
 /**
  * Listens with mode 0666: who may ask is decided by who asks, not by who can open the file. At a limit, a connection on
- * which nothing is being asked gives way to a new one, of the same user or else of the user who has most: connections that
- * say nothing keep nobody out.
+ * which nothing is being asked, or only by somebody without an identity, gives way to a new one: of the same user, or else of
+ * the user who has most of them. Connections that say nothing keep nobody out, of however many users they are.
  * @throws CountersignError already-exists if another process serves there, bad-input if the path cannot be a socket.
  */
 export async function listenForCallers(
@@ -77,7 +80,7 @@ export async function listenForCallers(
   let count = 0;
 
   const becomeIdle = (connection: Connection) => {
-    holders.get(connection.caller.uid)?.idle.add(connection);
+    holders.get(connection.caller.uid)?.yielding.add(connection);
     connection.idleTimer = setTimeout(() => connection.socket.destroy(), limits.idleMs);
   };
   const forget = (connection: Connection) => {
@@ -85,13 +88,13 @@ export async function listenForCallers(
     clearTimeout(connection.idleTimer);
     connections.delete(name);
     const holder = holders.get(uid);
-    holder?.idle.delete(connection);
+    holder?.yielding.delete(connection);
     holder?.all.delete(connection);
     if (holder?.all.size === 0) holders.delete(uid);
   };
-  /** Closes one idle connection. False: each of them is in use. */
+  /** False: each of them is in use by somebody with an identity. */
   const evictFrom = (holder: Holder): boolean => {
-    const [longest] = holder.idle;
+    const [longest] = holder.yielding;
     if (longest === undefined) return false;
     forget(longest);
     longest.socket.destroy();
@@ -101,8 +104,7 @@ export async function listenForCallers(
     const own = holders.get(uid);
     if (own !== undefined && own.all.size >= limits.connectionsPerUid) return evictFrom(own);
     if (connections.size < limits.connections) return true;
-    const holdsMost = [...holders.values()].reduce((most, holder) => (holder.all.size > most.all.size ? holder : most));
-    return evictFrom(holdsMost);
+    return evictFrom([...holders.values()].reduce((a, b) => (b.yielding.size > a.yielding.size ? b : a)));
   };
 
   const server = createServer({ pauseOnConnect: true }, (socket) => {
@@ -120,8 +122,8 @@ export async function listenForCallers(
       release();
       return void socket.destroy();
     }
-    const connection: Connection = { caller, socket, calls: 0, idleTimer: undefined };
-    const holder = holders.get(caller.uid) ?? { all: new Set(), idle: new Set() };
+    const connection: Connection = { caller, socket, calls: 0, identified: false, idleTimer: undefined };
+    const holder = holders.get(caller.uid) ?? { all: new Set(), yielding: new Set() };
     holders.set(caller.uid, holder);
     connections.set(caller.name, connection);
     holder.all.add(connection);
@@ -143,7 +145,7 @@ export async function listenForCallers(
       if (connection === undefined) return () => {};
       if (connection.calls++ === 0) {
         clearTimeout(connection.idleTimer);
-        holders.get(caller.uid)?.idle.delete(connection);
+        if (connection.identified) holders.get(caller.uid)?.yielding.delete(connection);
       }
       let over = false;
       return () => {
@@ -151,6 +153,12 @@ export async function listenForCallers(
         over = true;
         if (--connection.calls === 0 && connections.has(caller.name)) becomeIdle(connection);
       };
+    },
+    identified({ name, uid }) {
+      const connection = connections.get(name);
+      if (connection === undefined || connection.identified) return;
+      connection.identified = true;
+      if (connection.calls > 0) holders.get(uid)?.yielding.delete(connection);
     },
     get connections() {
       return connections.size;

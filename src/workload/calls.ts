@@ -13,6 +13,8 @@ export interface CallLimits {
   readonly callsPerUid: number;
   /** Open calls of reflection and health. */
   readonly introspectionsPerUid: number;
+  /** A call whose request is not there after this time is ended. */
+  readonly requestMs: number;
   /** New calls, and messages in open ones, a second; twice as many in a burst. */
   readonly callRatePerUid: number;
 }
@@ -68,10 +70,15 @@ export function guardCalls(
     const refusal = refusalOf(caller, tally, limit);
     const end = caller === undefined || refusal !== undefined ? () => {} : begin(caller, tally);
     let messages = 0;
+    let late: NodeJS.Timeout | undefined;
+    const over = () => {
+      clearTimeout(late);
+      end();
+    };
     const refuse = (reason: Refusal) => {
       if (caller !== undefined) audit.refused(caller, path.slice(path.lastIndexOf('/') + 1), reason);
       call.sendStatus({ code: reason.code, details: reason.message });
-      end();
+      over();
     };
     return new ServerInterceptingCall(call, {
       start: (next) =>
@@ -80,19 +87,21 @@ export function guardCalls(
             const header = metadata.get('workload.spiffe.io');
             const missing = path.startsWith(WORKLOAD_API) && (header.length !== 1 || header[0] !== 'true');
             const reason = refusal ?? (missing ? REFUSALS.header : undefined);
-            if (reason === undefined) pass(metadata);
-            else refuse(reason);
+            if (reason !== undefined) return refuse(reason);
+            late = setTimeout(() => refuse(REFUSALS.noRequest), limits.requestMs);
+            pass(metadata);
           },
           // the first is part of the call; each further one in a stream counts as a call
           onReceiveMessage(message, pass) {
+            clearTimeout(late);
             if (messages++ === 0 || rate.take(caller!.uid, 1)) pass(message);
             else refuse(REFUSALS.tooOften);
           },
-          onCancel: end,
+          onCancel: over,
         }),
       sendStatus(status, next) {
         next(status);
-        end();
+        over();
       },
     });
   };

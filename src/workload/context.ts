@@ -24,6 +24,8 @@ export interface ServiceContext {
   /** Of a stream, for what is likely to pass, ms. */
   readonly waitMs: number;
   callerNamed(name: string): Caller | undefined;
+  /** The caller has an identity. */
+  identified(caller: Caller): void;
 }
 
 export interface Identified {
@@ -37,7 +39,9 @@ export async function identify(context: ServiceContext, caller: Caller): Promise
   const snapshot = context.feed.snapshot();
   if (snapshot === undefined) return err(REFUSALS.starting);
   const entries = await context.attestor.entriesOf(caller, snapshot.entries);
-  return entries.ok ? ok({ snapshot, entries: entries.value }) : err(REFUSALS.notAttested);
+  if (!entries.ok) return err(REFUSALS.notAttested);
+  if (entries.value.length > 0) context.identified(caller);
+  return ok({ snapshot, entries: entries.value });
 }
 
 type UnaryCall<Q> = { readonly request: Q; getPeer(): string };

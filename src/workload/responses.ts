@@ -27,6 +27,7 @@ export interface Refusal {
 /** Numbers of the gRPC statuses that the standard names, and of the two that protect this process. */
 export const STATUS = {
   invalidArgument: 3,
+  deadlineExceeded: 4,
   permissionDenied: 7,
   resourceExhausted: 8,
   unimplemented: 12,
@@ -100,6 +101,11 @@ export const REFUSALS = {
   tooManyCalls: {
     code: STATUS.resourceExhausted,
     message: 'too many open calls of this user; close some',
+    reason: undefined,
+  },
+  noRequest: {
+    code: STATUS.deadlineExceeded,
+    message: 'the call was opened and nothing was asked in it',
     reason: undefined,
   },
   tooOften: {

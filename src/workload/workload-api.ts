@@ -11,7 +11,7 @@ import type { Logger } from '../base/log.ts';
 import type { AuditSink } from '../model/audit-event.ts';
 import { type AttestationOptions, createAttestor } from './attest.ts';
 import { createWorkloadAudit } from './audit.ts';
-import { type CallerLimits, listenForCallers } from './callers.ts';
+import { type Caller, type CallerLimits, listenForCallers } from './callers.ts';
 import { type CallLimits, createRateLimit, guardCalls } from './calls.ts';
 import type { IdentityFeed } from './feed.ts';
 import { addIntrospection } from './introspection.ts';
@@ -35,6 +35,7 @@ const DEFAULT_LIMITS: WorkloadApiLimits = {
   callsPerUid: 2_048,
   introspectionsPerUid: 64,
   callRatePerUid: 1_000,
+  requestMs: 10_000,
   jwtRatePerUid: 200,
   issueWaitMs: 5_000,
 };
@@ -89,6 +90,7 @@ export async function startWorkloadApi(options: WorkloadApiOptions): Promise<Wor
     waitMs: limits.issueWaitMs,
     jwtRate: createRateLimit(limits.jwtRatePerUid, clock),
     callerNamed: (name: string) => listener.callerNamed(name),
+    identified: (caller: Caller) => listener.identified(caller),
   };
   server.addService(SpiffeWorkloadAPIService, spiffeWorkloadApi(context));
   server.addService(SecretDiscoveryServiceService, secretDiscovery(context));

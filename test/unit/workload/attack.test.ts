@@ -1,11 +1,12 @@
 import { spawn } from 'node:child_process';
 import { realpathSync } from 'node:fs';
+import { connect as connectHttp2 } from 'node:http2';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterEach, describe, expect, it } from 'vitest';
 import { fetchX509Svid } from '../../../src/workload/client.ts';
-import { isRoot, openStage, ownUid, type Stage, until } from './stage.ts';
+import { isRoot, openStage, ownUid, type Stage, svid, until } from './stage.ts';
 
 const OWN = `unix:uid:${ownUid}`;
 const PERMISSION_DENIED = 7;
@@ -47,6 +48,38 @@ describe('somebody who wants an identity that is not his', () => {
       expect(await stage.workload(54_321).next()).toEqual({ ids: ['spiffe://example.org/somebody'] });
     }
     for (const socket of silent) socket.destroy();
+  });
+
+  it('cannot keep others out by calls in which he asks nothing, or for what needs no identity', async () => {
+    stage = await openStage({ connections: 6, connectionsPerUid: 4 });
+    const open = (path: string) => {
+      const session = connectHttp2('http://localhost', { createConnection: () => connect(stage.socketPath) });
+      session.on('error', () => {});
+      const call = session.request({
+        ':method': 'POST',
+        ':path': path,
+        'content-type': 'application/grpc',
+        te: 'trailers',
+        'workload.spiffe.io': 'true',
+      });
+      call.on('error', () => {});
+      return call;
+    };
+    open('/SpiffeWorkloadAPI/FetchX509SVID');
+    open('/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets');
+    open('/grpc.reflection.v1.ServerReflection/ServerReflectionInfo');
+    open('/grpc.health.v1.Health/Watch').write(Buffer.alloc(5));
+    await until(() => stage.api.load.calls === 4);
+    stage.feed.add('web', OWN);
+    await fetchX509Svid(stage.socketPath);
+    expect(stage.api.load.connections).toBeLessThanOrEqual(4);
+    // in use by somebody with an identity, they give way to nobody
+    const watches = Array.from({ length: 4 }, () => stage.workload(ownUid));
+    for (const workload of watches) await workload.next();
+    await expect(fetchX509Svid(stage.socketPath)).rejects.toMatchObject({ code: 'unavailable' });
+    stage.feed.svids.set('web', svid('web', 2));
+    stage.feed.changed();
+    for (const workload of watches) await workload.next();
   });
 
   it.skipIf(!isRoot)('gets no unix:path by a mount namespace in which his program bears that name', async () => {

@@ -91,6 +91,16 @@ describe('a caller who opens too much', () => {
     await updates[1]!.next();
   });
 
+  it('loses calls in which he asks nothing', async () => {
+    stage = await openStage({ callsPerUid: 1, requestMs: 100 });
+    stage.feed.add('web', OWN);
+    const call = rawStream({}, false);
+    await until(() => stage.api.load.calls === 1);
+    await until(() => stage.api.load.calls === 0);
+    await fetchX509Svid(stage.socketPath);
+    call.destroy();
+  });
+
   it('is refused while he asks in a loop, and is served again', async () => {
     stage = await openStage({ callRatePerUid: 5 });
     const ask = () =>
@@ -168,8 +178,8 @@ describe('a connection', () => {
   });
 });
 
-/** FetchX509SVID by hand on a connection of its own, whose answers nobody reads. */
-function rawStream(settings: Settings): ClientHttp2Session {
+/** FetchX509SVID by hand on a connection of its own, whose answers nobody reads. @param asks false: the request is not sent */
+function rawStream(settings: Settings, asks = true): ClientHttp2Session {
   const session = connectHttp2('http://localhost', { createConnection: () => connect(stage.socketPath), settings });
   session.on('error', () => {});
   const call = session.request({
@@ -180,6 +190,6 @@ function rawStream(settings: Settings): ClientHttp2Session {
     'workload.spiffe.io': 'true',
   });
   call.on('error', () => {});
-  call.end(Buffer.alloc(5));
+  if (asks) call.end(Buffer.alloc(5));
   return session;
 }
