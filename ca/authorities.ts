@@ -6,56 +6,32 @@
 import { hash, randomBytes } from 'node:crypto';
 import type { Clock } from '../src/base/clock.ts';
 import { CountersignError } from '../src/base/errors.ts';
-import type { JwtAuthority } from '../src/model/identity.ts';
 import type { TrustDomain } from '../src/model/ids.ts';
-import { parseCertificate } from '../src/pki/certificate.ts';
-import { type MadeAuthority, makeAuthority } from './authority.ts';
+import { makeAuthority } from './authority.ts';
 import type { Issuing } from './issuance.ts';
 import type { JwtIssuing } from './jwt.ts';
 import type { KeyManager, SigningKey } from './keys/key-manager.ts';
 import type { KeyType } from './keys/key-type.ts';
 import type { Ledger } from './ledger.ts';
+import {
+  type AuthorityInfo,
+  type AuthorityKind,
+  activationMs,
+  bundleOf,
+  type CaBundle,
+  certificateOf,
+  infoOf,
+  KINDS,
+  madeOf,
+  preparationMs,
+} from './lives.ts';
 import { BACKDATE_SECONDS } from './profile.ts';
 import { signerOf } from './signer.ts';
 import { isPublished, type Made, type Slot, type Slots } from './slots.ts';
 import type { UpstreamAuthority } from './upstream/upstream.ts';
 
-export type AuthorityKind = 'x509' | 'jwt';
-export const KINDS: readonly AuthorityKind[] = ['x509', 'jwt'];
-
 /** How long an authority stays after the last of what it signed has ended: clocks differ. */
 const KEEP_MS = 60_000;
-/** SPIFFE Trust Domain and Bundle, section 4.1.2: five minutes if nothing is said. */
-const MAX_REFRESH_HINT_SECONDS = 300;
-
-/** A signing key and where it is in its life. Times are Unix ms. */
-export interface AuthorityInfo {
-  readonly kind: AuthorityKind;
-  /** x509: subject key identifier, lower-case hex; jwt: the kid. */
-  readonly id: string;
-  /** prepared: in the bundle, signs nothing yet. active: signs. old: in the bundle until nothing that it signed lives. revoked: its key is gone. */
-  readonly state: 'prepared' | 'active' | 'old' | 'revoked';
-  readonly notBeforeMs: number;
-  readonly notAfterMs: number;
-  /** What it signed is to be renewed. */
-  readonly tainted: boolean;
-  readonly keyType: KeyType;
-  /** It was signed by an upstream authority: the bundle holds that one's root. */
-  readonly upstream: boolean;
-}
-
-/** What vouches for the trust domain now. It holds an authority before that signs anything, and until nothing that it signed lives. */
-export interface CaBundle {
-  /** DER. */
-  readonly authorities: Buffer[];
-  readonly jwtAuthorities: JwtAuthority[];
-  /** Grows with every change, and never goes back. */
-  readonly sequence: bigint;
-  readonly refreshHintSeconds: number;
-  /** Subject key identifiers: what these signed is to be renewed now. */
-  readonly taintedKeyIds: Buffer[];
-}
-
 export type AuthorityAct = 'prepared' | 'activated' | 'tainted' | 'revoked' | 'removed';
 
 export interface AuthoritiesOptions {
@@ -115,7 +91,9 @@ export class Authorities {
   }
 
   bundle(): CaBundle {
-    this.#bundle ??= this.#readBundle();
+    const { authorityTtlSeconds, jwtKeyTtlSeconds } = this.#options;
+    const life = Math.min(authorityTtlSeconds, jwtKeyTtlSeconds);
+    this.#bundle ??= bundleOf(this.#slots.list(), this.#slots.sequence, life);
     return this.#bundle;
   }
 
@@ -223,7 +201,8 @@ export class Authorities {
     const nowMs = this.#options.clock.nowMs();
     if (active === undefined || nowMs > active.notAfterMs || nowMs >= preparationMs(active)) await this.prepare(kind);
     // making a key may have taken a while
-    if (this.#options.clock.nowMs() >= this.#activationMs(kind)) this.activate(kind);
+    if (this.#options.clock.nowMs() >= activationMs(this.#slots.active(kind), this.#prepared(kind)))
+      this.activate(kind);
   }
 
   /** Unix ms. */
@@ -231,23 +210,10 @@ export class Authorities {
     return Math.min(
       ...this.#slots.list().map((slot) => {
         if (slot.state !== 'active') return this.#removalMs(slot);
-        return this.#prepared(slot.kind) === undefined ? preparationMs(slot) : this.#activationMs(slot.kind);
+        const prepared = this.#prepared(slot.kind);
+        return prepared === undefined ? preparationMs(slot) : activationMs(slot, prepared);
       }),
     );
-  }
-
-  /**
-   * A sixth before the end. If it was prepared late (the server was down), verifiers get a twelfth of a life, or half of what is left, to
-   * learn of it; with nothing left there is nothing to wait for.
-   */
-  #activationMs(kind: AuthorityKind): number {
-    const prepared = this.#prepared(kind);
-    if (prepared === undefined) return Number.POSITIVE_INFINITY;
-    const active = this.#slots.active(kind);
-    if (active === undefined) return prepared.notBeforeMs;
-    const life = active.notAfterMs - active.notBeforeMs;
-    const known = Math.min(prepared.notBeforeMs + life / 12, (prepared.notBeforeMs + active.notAfterMs) / 2);
-    return Math.max(active.notAfterMs - life / 6, known);
   }
 
   #prepared(kind: AuthorityKind): Slot | undefined {
@@ -345,23 +311,6 @@ export class Authorities {
     }
   }
 
-  #readBundle(): CaBundle {
-    const published = this.#slots.list().filter(isPublished);
-    const x509 = published.filter(({ kind }) => kind === 'x509');
-    const roots = new Map(x509.flatMap((slot) => slot.roots.map((der) => [der.toString('base64'), der] as const)));
-    const life = Math.min(this.#options.authorityTtlSeconds, this.#options.jwtKeyTtlSeconds);
-    return {
-      authorities: [...roots.values()],
-      jwtAuthorities: published
-        .filter(({ kind }) => kind === 'jwt')
-        .map(({ id, publicKey, notAfterMs, tainted }) => ({ keyId: id, publicKey, expiresAtMs: notAfterMs, tainted })),
-      sequence: this.#slots.sequence,
-      // an authority is in the bundle for a third of its life before it signs: asked ten times in between
-      refreshHintSeconds: Math.max(1, Math.min(MAX_REFRESH_HINT_SECONDS, Math.floor(life / 30))),
-      taintedKeyIds: x509.filter(({ tainted }) => tainted).map(({ id }) => Buffer.from(id, 'hex')),
-    };
-  }
-
   #removalMs(slot: Slot): number {
     // it came to its end before its turn: the server was down
     if (slot.state === 'prepared') return slot.notAfterMs;
@@ -376,35 +325,6 @@ export class Authorities {
     this.#ends.set(keyId, end);
     return end;
   }
-}
-
-/** What a slot holds of an authority with a certificate. */
-export function madeOf({ certificate, chain, roots }: MadeAuthority): Made {
-  return {
-    id: certificate.subjectKeyId!.toString('hex'),
-    publicKey: certificate.spki,
-    chain,
-    roots,
-    notBeforeMs: certificate.notBeforeMs,
-    // none of its certificates outlives the chain above it
-    notAfterMs: Math.min(certificate.notAfterMs, ...chain.map((der) => certificateOf(der).notAfterMs)),
-  };
-}
-
-function certificateOf(der: Buffer) {
-  const parsed = parseCertificate(der);
-  if (!parsed.ok) throw new CountersignError('internal', `a certificate of an authority: ${parsed.error}`);
-  return parsed.value;
-}
-
-function preparationMs({ notBeforeMs, notAfterMs }: Slot): number {
-  return notBeforeMs + (notAfterMs - notBeforeMs) / 2;
-}
-
-function infoOf(slot: Slot): AuthorityInfo | undefined {
-  const { kind, id, state, notBeforeMs, notAfterMs, tainted, keyType, chain } = slot;
-  if (state === 'making' || state === 'leaving') return undefined;
-  return { kind, id, state, notBeforeMs, notAfterMs, tainted, keyType, upstream: chain.length > 0 };
 }
 
 function none(kind: AuthorityKind): never {

@@ -14,12 +14,13 @@ import type {
   ServerSvidRequest,
   WorkloadSvidRequest,
 } from './api.ts';
-import { Authorities, type AuthorityKind, KINDS } from './authorities.ts';
+import { Authorities } from './authorities.ts';
 import { Crls } from './crls.ts';
 import { Issuance, type IssueOutcome } from './issuance.ts';
 import { DEFAULT_JWT_TTL, JwtIssuance, type JwtSvidRequest } from './jwt.ts';
 import type { KeyManager } from './keys/key-manager.ts';
 import type { Ledger, LedgerRow } from './ledger.ts';
+import { type AuthorityKind, KINDS } from './lives.ts';
 import {
   BACKDATE_SECONDS,
   DEFAULT_TTL_LIMITS,

@@ -11,9 +11,9 @@ import { pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
 import { type Certificate, parseCertificate } from '../src/pki/certificate.ts';
 import { privateKeyFromPem, publicKeyDer } from '../src/pki/keys.ts';
 import { decodePem } from '../src/pki/pem.ts';
-import { madeOf } from './authorities.ts';
 import type { KeyManager } from './keys/key-manager.ts';
 import { keyTypeOfSpki } from './keys/key-type.ts';
+import { madeOf } from './lives.ts';
 import type { Slots } from './slots.ts';
 
 /** @param keys files: a token takes no key from outside. @throws CountersignError for one that is open to others, half there, does not fit together or is of another trust domain. */

@@ -159,6 +159,8 @@ describe('the CRL', () => {
       const ca = await open();
       const underway = workload(ca);
       ca.revoke({ spiffeId: FRONTEND }, '');
+      // a list is signed before it is in the ledger
+      await ca.upkeep();
       const before = await underway;
       clock.move(1000);
       const after = await workload(ca);
