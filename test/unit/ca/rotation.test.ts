@@ -261,30 +261,37 @@ describe('rotation', () => {
     });
   });
 
-  it('makes keys of the kinds that the settings name from then on', async () => {
-    await withCa(async ({ open }) => {
-      (await open()).close();
-      const ca = await open({ keyType: 'ec-p384', jwtKeyType: 'rsa-3072' });
-      for (const kind of KINDS) {
-        await ca.prepare(kind);
-        await ca.activate(kind);
-      }
-      expect(
-        ca
-          .authorities()
-          .map(({ kind, state, keyType }) => `${kind} ${state} ${keyType}`)
-          .sort(),
-      ).toEqual(['jwt active rsa-3072', 'jwt old ec-p256', 'x509 active ec-p384', 'x509 old ec-p256']);
-      const { chain, notBeforeMs } = await issued(ca);
-      expect(verifyX509Svid(chain, bundleOf(ca), notBeforeMs + 20_000).ok).toBe(true);
-      const jwt = await token(ca);
-      const header = JSON.parse(Buffer.from(jwt.token.split('.')[0]!, 'base64url').toString());
-      expect(header).toEqual({ alg: 'RS256', kid: jwt.keyId, typ: 'JWT' });
-      expect(validateJwtSvid(jwt.token, 'db', [{ trustDomain: TD, ...ca.bundle() }], jwt.issuedAtMs)).toMatchObject({
-        ok: true,
+  it.each([
+    ['ec-p256', 'ES256'],
+    ['ec-p384', 'ES384'],
+    ['rsa-3072', 'RS256'],
+  ] as const)(
+    'makes keys of the kinds that the settings name from then on: %s signs tokens by %s',
+    async (jwtKeyType, alg) => {
+      await withCa(async ({ open }) => {
+        (await open()).close();
+        const ca = await open({ keyType: 'ec-p384', jwtKeyType });
+        for (const kind of KINDS) {
+          await ca.prepare(kind);
+          await ca.activate(kind);
+        }
+        expect(
+          ca
+            .authorities()
+            .map(({ kind, state, keyType }) => `${kind} ${state} ${keyType}`)
+            .sort(),
+        ).toEqual([`jwt active ${jwtKeyType}`, 'jwt old ec-p256', 'x509 active ec-p384', 'x509 old ec-p256']);
+        const { chain, notBeforeMs } = await issued(ca);
+        expect(verifyX509Svid(chain, bundleOf(ca), notBeforeMs + 20_000).ok).toBe(true);
+        const jwt = await token(ca);
+        const header = JSON.parse(Buffer.from(jwt.token.split('.')[0]!, 'base64url').toString());
+        expect(header).toEqual({ alg, kid: jwt.keyId, typ: 'JWT' });
+        expect(validateJwtSvid(jwt.token, 'db', [{ trustDomain: TD, ...ca.bundle() }], jwt.issuedAtMs)).toMatchObject({
+          ok: true,
+        });
       });
-    });
-  });
+    },
+  );
 
   it('waits for a clock that was set back before a new authority', async () => {
     await withCa(async ({ open, clock }) => {
