@@ -1,7 +1,7 @@
 // Real processes in real control groups, as container runtimes and systemd make them. Only root may make any.
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
-import { chownSync, existsSync, mkdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -84,18 +84,22 @@ function missingOf(directory: string): string[] {
   return existsSync(directory) ? [] : [...missingOf(dirname(directory)), directory];
 }
 
+async function firstLine({ stdout }: ChildProcess): Promise<string> {
+  for await (const line of createInterface({ input: stdout! })) return line;
+  throw new Error('nothing was printed');
+}
+
 /** What a process in that control group is told first. */
-async function toldIn(directory: string): Promise<{ ids?: string[]; refused?: string }> {
+async function toldIn(directory: string, socketPath = stage.socketPath): Promise<{ ids?: string[]; refused?: string }> {
   const script = join(import.meta.dirname, 'watch-svids.ts');
   const user = ['--reuid', String(WEB), '--regid', String(WEB), '--clear-groups'];
   const command = 'echo $$ > "$0/cgroup.procs" && exec setpriv "$@"';
-  const child = spawn('sh', ['-c', command, directory, ...user, process.execPath, script, stage.socketPath], {
+  const child = spawn('sh', ['-c', command, directory, ...user, process.execPath, script, socketPath], {
     cwd: '/',
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   children.push(child);
-  for await (const line of createInterface({ input: child.stdout })) return JSON.parse(line);
-  throw new Error('nothing was printed');
+  return JSON.parse(await firstLine(child));
 }
 
 const containerJson = (id: string) => ({
@@ -130,20 +134,36 @@ for (const [kind, mount] of hierarchies) {
       expect(name(await toldIn(group(mount, `docker/${node}/${pod}/${inner}`)))).toEqual(['node']);
     });
 
+    it('is its own to an agent that runs in the container around it, as on a node of kind', async () => {
+      const [node, inner, sibling] = [newId(), newId(), newId()];
+      const pod = `docker/${node}/kubelet/kubepods/burstable/pod72f9f152-440c-66ac-9084-e0fc1d8a910c`;
+      const script = join(import.meta.dirname, 'agent-in-container.ts');
+      const args = [
+        script,
+        group(mount, `${pod}/${sibling}`),
+        `node=container:id:${node}`,
+        `pod=container:id:${inner}`,
+      ];
+      const agent = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+      children.push(agent);
+      const socketPath = (await firstLine(agent)).trim();
+      expect(name(await toldIn(group(mount, `${pod}/${inner}`), socketPath))).toEqual(['pod']);
+      agent.stdin.end();
+      await new Promise((resolve) => agent.once('exit', resolve));
+    });
+
     it('has none in a group of that name that somebody else than root could make', async () => {
       const id = newId();
       stage.feed.add('id', `container:id:${id}`);
       stage.feed.add('label', 'docker:label:com.example.name:web');
-      // as if "docker" had been delegated to a user, who then makes what he likes in it
-      const parent = join(mount, 'docker');
-      const before = existsSync(parent);
-      const directory = group(mount, `docker/${id}`);
-      chownSync(parent, WEB, WEB);
-      try {
-        expect(await toldIn(directory)).toMatchObject({ refused: 'permission-denied' });
-      } finally {
-        if (before) chownSync(parent, 0, 0);
-      }
+      // as if a pod's group had been delegated to a user, who then makes what he likes in it
+      const pod = `kubepods/pod${randomUUID()}`;
+      const directory = group(mount, `${pod}/${id}`);
+      chownSync(join(mount, pod), WEB, WEB);
+      expect(await toldIn(directory)).toMatchObject({ refused: 'permission-denied' });
+      chownSync(join(mount, pod), 0, 0);
+      chmodSync(join(mount, pod), 0o777);
+      expect(await toldIn(directory)).toMatchObject({ refused: 'permission-denied' });
       expect(docker.asked).toEqual([]);
     });
 
@@ -189,8 +209,7 @@ if (hierarchies.length === 2) {
         stdio: ['pipe', 'pipe', 'inherit'],
       });
       children.push(child);
-      const line = await new Promise<string>((resolve) => child.stdout.once('data', (data) => resolve(String(data))));
-      expect(JSON.parse(line)).toMatchObject({ refused: 'unavailable' });
+      expect(JSON.parse(await firstLine(child))).toMatchObject({ refused: 'unavailable' });
     });
   });
 }
