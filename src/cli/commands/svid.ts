@@ -103,6 +103,7 @@ async function watch(command: readonly string[], options: WatchOptions): Promise
     wanted: options,
     audience: options.audience,
     timers: systemTimers,
+    clock: { nowMs: () => Date.now(), bootNs: () => process.hrtime.bigint() },
     onIdentity(identity) {
       last = '';
       writing = writing

@@ -1,4 +1,5 @@
 /** An identity kept up to date for as long as somebody follows it: the X.509-SVID as it is pushed, the JWT-SVID at half its life. */
+import type { Clock } from '../../base/clock.ts';
 import { CountersignError } from '../../base/errors.ts';
 import type { Timers } from '../../base/timers.ts';
 import type { SpiffeId } from '../../model/ids.ts';
@@ -22,6 +23,7 @@ export interface FollowOptions {
   /** Of the JWT-SVID; empty: none is asked for. */
   readonly audience: readonly string[];
   readonly timers: Timers;
+  readonly clock: Clock;
   /** Called with the whole state after each change. */
   onIdentity(identity: Identity): void;
   /** What is held stays as it is, and it is tried again. */
@@ -43,7 +45,7 @@ export function selectSvid(svids: readonly FetchedSvid[], { spiffeId, hint }: Wa
 }
 
 export function followIdentity(options: FollowOptions): { close(): void } {
-  const { socketPath, wanted, audience, timers } = options;
+  const { socketPath, wanted, audience, timers, clock } = options;
   let over = false;
   let svid: FetchedSvid | undefined;
   let jwt: FetchedJwtSvid | undefined;
@@ -64,8 +66,7 @@ export function followIdentity(options: FollowOptions): { close(): void } {
       if (over || svid?.spiffeId !== of) return;
       jwt = fetched;
       jwtFailures = 0;
-      const halfLifeMs = (fetched.expiresAtMs - fetched.issuedAtMs) / 2;
-      cancelJwt = timers.set(Math.max(halfLifeMs, RETRY_FIRST_MS), () => void renewJwt(of));
+      cancelJwt = timers.set(untilRenewal(fetched, clock.nowMs()), () => void renewJwt(of));
       say();
     } catch (thrown) {
       if (over || svid?.spiffeId !== of) return;
@@ -106,6 +107,12 @@ export function followIdentity(options: FollowOptions): { close(): void } {
       cancelJwt();
     },
   };
+}
+
+/** At half its life. The agent may have had it for a while: one that is past that soon has another. */
+function untilRenewal({ issuedAtMs, expiresAtMs }: FetchedJwtSvid, nowMs: number): number {
+  const half = (issuedAtMs + expiresAtMs) / 2;
+  return Math.max(half - nowMs, (expiresAtMs - nowMs) / 4, RETRY_FIRST_MS);
 }
 
 function asProblem(thrown: unknown): CountersignError {

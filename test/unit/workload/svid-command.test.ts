@@ -1,10 +1,23 @@
 import { execFileSync } from 'node:child_process';
 import { createPrivateKey, createPublicKey, X509Certificate } from 'node:crypto';
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { SLOW } from '../../support/slow.ts';
 import { until } from './stage.ts';
 import { SvidStage } from './svid-stage.ts';
+
+// each of them starts several processes
+vi.setConfig({ testTimeout: 60_000 * SLOW, hookTimeout: 60_000 * SLOW });
 
 let stage: SvidStage;
 beforeEach(async () => {
@@ -15,6 +28,7 @@ afterEach(async () => stage[Symbol.asyncDispose]());
 const openssl = (...args: string[]) => execFileSync('openssl', args, { encoding: 'utf8', stdio: 'pipe' });
 const file = (name: string) => join(stage.out, name);
 const modeOf = (path: string) => statSync(path).mode & 0o777;
+const claimsOf = (token: string) => JSON.parse(Buffer.from(token.split('.')[1]!, 'base64url').toString());
 const leafIn = (directory = stage.out) => new X509Certificate(readFileSync(join(directory, 'svid.pem')));
 
 describe('countersign svid fetch', () => {
@@ -43,6 +57,35 @@ describe('countersign svid fetch', () => {
     const none = await stage.cli('fetch', '--spiffe-id', 'spiffe://example.org/other');
     expect(none.status).toBe(1);
     expect(none.stderr).toContain('no SVID spiffe://example.org/other; it has spiffe://example.org/web,');
+  });
+
+  it('gives a JWT-SVID for the audiences asked for, on stdout or as a file that only its owner reads', async () => {
+    const shown = await stage.cli('fetch', '--audience', 'db', 'cache');
+    expect(shown).toMatchObject({ status: 0, stderr: '' });
+    expect(claimsOf(shown.stdout)).toMatchObject({ sub: 'spiffe://example.org/web', aud: ['cache', 'db'] });
+    const written = await stage.cli('fetch', '--audience', 'db', '--write', stage.out);
+    expect(written.stdout).toBe('spiffe://example.org/web\n');
+    expect(modeOf(file('jwt_svid.token'))).toBe(0o600);
+    expect(claimsOf(readFileSync(file('jwt_svid.token'), 'utf8'))).toMatchObject({ aud: ['db'] });
+    await stage.cli('fetch', '--write', stage.out);
+    expect(existsSync(file('jwt_svid.token'))).toBe(false);
+  });
+
+  it('writes the revocation list, by which OpenSSL refuses what was taken back', async () => {
+    await stage.cli('fetch', '--write', stage.out);
+    const old = join(stage.directory, 'old.pem');
+    copyFileSync(file('svid.pem'), old);
+    const refused = () => {
+      try {
+        openssl('verify', '-crl_check', '-CAfile', file('bundle.pem'), '-CRLfile', file('crl.pem'), old);
+        return false;
+      } catch (thrown) {
+        return (thrown as { stderr: string }).stderr.includes('certificate revoked');
+      }
+    };
+    expect(refused()).toBe(false);
+    await stage.takeBack(leafIn().serialNumber);
+    while (!refused()) await stage.cli('fetch', '--write', stage.out);
   });
 
   it('writes a keystore that OpenSSL reads: key and chain under one password, which is made once and kept 0600', async () => {
@@ -99,7 +142,7 @@ describe('countersign svid fetch', () => {
       expect(keyed).toMatch(/Alias name: svid\n.*\nEntry type: PrivateKeyEntry/);
       expect(keyed).toContain('URIName: spiffe://example.org/web');
       expect(list('truststore.p12')).toMatch(/Alias name: bundle-1\n.*\nEntry type: trustedCertEntry/);
-    }, 60_000);
+    });
   }
 
   it('refuses a directory that others may write into, and a password that others may read', async () => {
@@ -145,6 +188,21 @@ describe('countersign svid watch', () => {
     expect(told).not.toContain('PRIVATE KEY');
     expect(told).not.toContain(readFileSync(file('keystore.password'), 'utf8').trim());
     expect(await watch.end('SIGTERM')).toBe(0);
+  });
+
+  it('renews the JWT-SVID at half its life, and not before', async () => {
+    await stage[Symbol.asyncDispose]();
+    stage = await SvidStage.open({ ca: { jwtTtl: '10s' } });
+    const watch = stage.watch('--audience', 'db');
+    const expiries = new Set<string>();
+    while (expiries.size < 2) {
+      const { jwtNotAfter } = await watch.next();
+      if (jwtNotAfter !== undefined) expiries.add(jwtNotAfter);
+    }
+    const [first, second] = [...expiries].map((text) => Date.parse(text));
+    expect(second! - first!).toBeGreaterThan(3_000);
+    expect(second! - first!).toBeLessThan(8_000);
+    expect(claimsOf(readFileSync(file('jwt_svid.token'), 'utf8')).exp * 1000).toBe(second);
   });
 
   it('goes on when the agent went away and came back, and says so once', async () => {

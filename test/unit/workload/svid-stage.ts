@@ -25,7 +25,7 @@ export class SvidStage {
   #api: WorkloadApi | undefined;
   readonly #watches: Watch[] = [];
 
-  static async open(): Promise<SvidStage> {
+  static async open(settings: Record<string, unknown> = {}): Promise<SvidStage> {
     const selectors = [`unix:uid:${process.getuid!()}`];
     const entries = ['web', 'web-admin'].map((name) => ({
       id: name,
@@ -33,7 +33,7 @@ export class SvidStage {
       node: 'node-a',
       selectors,
     }));
-    const server = await TestServer.start({}, entries);
+    const server = await TestServer.start(settings, entries);
     const client = await server.joined('node-a');
     const audit = { emit: () => {} };
     const stage = new SvidStage(server, new WorkloadSvids({ client, clock: server.clock, log: quiet, audit }));
