@@ -1,5 +1,5 @@
 /** An identity server on another machine: who asks, by an SVID of this trust domain, and that it is the identity server who answers. */
-import { existsSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { PinnedCredentials } from '../agent/server-client/transport.ts';
 import { CountersignError } from '../base/errors.ts';
@@ -42,10 +42,16 @@ async function identity(where: string): Promise<Identity> {
   return { svid, bundle: { trustDomain: trustDomainOf(spiffeId), authorities: [...bundle] } };
 }
 
-function fromDirectory(dir: string): Identity {
-  if (!existsSync(dir)) {
-    throw new CountersignError('bad-input', `--svid ${dir}: not there; write one with: countersign svid fetch --write`);
+function fromDirectory(named: string): Identity {
+  if (!existsSync(named)) {
+    throw new CountersignError(
+      'bad-input',
+      `--svid ${named}: not there; write one with: countersign svid fetch --write`,
+    );
   }
+  // `svid fetch` and `svid watch` keep what belongs together behind one link: resolved once, key and certificate fit
+  const current = join(named, 'current');
+  const dir = realpathSync(existsSync(current) ? current : named);
   const certificates = (name: string) => decodePem(readPublicFile(join(dir, name)).toString('utf8'), 'CERTIFICATE');
   const chain = certificates('svid.pem');
   const leaf = parseCertificate(chain[0]!);

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { connect as tlsConnect } from 'node:tls';
 import { promisify } from 'node:util';
@@ -16,8 +16,9 @@ import type { Svid } from '../../../src/model/identity.ts';
 import type { TrustDomain } from '../../../src/model/ids.ts';
 import { nodeSpiffeId, spiffeId } from '../../../src/model/spiffe-id.ts';
 import { createCsr } from '../../../src/pki/csr.ts';
-import { generateKey, privateKeyPem } from '../../../src/pki/keys.ts';
-import { encodePem } from '../../../src/pki/pem.ts';
+import { generateKey } from '../../../src/pki/keys.ts';
+import { replaceFiles } from '../../../src/workload/outputs/directory.ts';
+import { pemFiles } from '../../../src/workload/outputs/files.ts';
 import { TestServer, TRUST_DOMAIN, until } from './harness.ts';
 
 const ID = (name: string) => `spiffe://${TRUST_DOMAIN}/${name}`;
@@ -190,10 +191,8 @@ test('the command line asks over TLS with the files of an SVID', async () => {
   const dir = join(server.dir, 'svid');
   const { chain, privateKey } = await svidOf('registrar');
   mkdirSync(dir);
-  const pem = (certificates: readonly Buffer[]) => certificates.map((der) => encodePem('CERTIFICATE', der)).join('');
-  writeFileSync(join(dir, 'svid.pem'), pem(chain));
-  writeFileSync(join(dir, 'bundle.pem'), pem(server.bundle));
-  writeFileSync(join(dir, 'key.pem'), privateKeyPem(privateKey), { mode: 0o600 });
+  const rest = { spiffeId: spiffeId(ID('registrar')), hint: '', crls: [], federatedBundles: new Map() };
+  replaceFiles(dir, pemFiles({ ...rest, chain, privateKey, bundle: server.bundle }));
   const run = (...args: string[]) => {
     const cli = join(import.meta.dirname, '../../../bin/countersign');
     return promisify(execFile)(cli, [...args, '--server', `127.0.0.1:${port}`, '--svid', dir, '-o', 'json']);
@@ -215,6 +214,6 @@ test('the command line asks over TLS with the files of an SVID', async () => {
   await expect(run('node', 'ban', 'node-b')).rejects.toMatchObject({
     stderr: expect.stringContaining('needs the role admin'),
   });
-  chmodSync(join(dir, 'key.pem'), 0o644);
+  chmodSync(join(dir, 'current', 'key.pem'), 0o644);
   await expect(run('entry', 'list')).rejects.toMatchObject({ stderr: expect.stringContaining('chmod 600') });
 });
