@@ -8,6 +8,7 @@ import { Random } from './random.ts';
 /** Without a single input done: it hangs. */
 const HANG_MS = 20_000;
 const LOOK_MS = 500;
+const SAY_MS = 10_000;
 
 interface Ended {
   readonly accepted: number;
@@ -38,10 +39,14 @@ async function runTarget(name: string, inputs: number, seed: number): Promise<bo
   const worker = new Worker(new URL('./inputs/worker.ts', import.meta.url), { workerData: job });
   let failure: Failure | undefined;
   const ended = await new Promise<Ended | undefined>((resolve) => {
-    let [last, since] = [0, started];
+    let [last, since, said] = [0, started, started];
     const watch = setInterval(() => {
       const now = performance.now();
       const at = Atomics.load(new Int32Array(done), 0);
+      if (now - said > SAY_MS) {
+        said = now;
+        console.log(`fuzz: ${name}: ${at} inputs`);
+      }
       if (at !== last) [last, since] = [at, now];
       else if (now - since > HANG_MS) {
         const target = targets.find((candidate) => candidate.name === name)!;
