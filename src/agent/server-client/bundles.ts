@@ -87,7 +87,7 @@ export class Bundles {
     if (message.certificates.length > MAX_AUTHORITIES) throw new Error('the server sent too large a trust bundle');
     if (message.sequence < known) {
       throw new Error(
-        `the server sent an older trust bundle than this node has seen (sequence ${message.sequence} after ${known})`,
+        `the server sent an older trust bundle than this node has seen (sequence ${message.sequence} after ${known}); if it was restored from a backup, hand its bundle.pem to this node anew (server.bundleFile)`,
       );
     }
     const authorities = message.certificates.map((der) => {

@@ -1,5 +1,9 @@
 /** Signing keys change under load: real server, real agents, real streams. At no moment is something served that does not verify. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
+import { Connection } from '../../../src/agent/server-client/transport.ts';
+import type { RevocationSubject } from '../../../src/model/identity.ts';
 import { validateJwtSvid } from '../../../src/pki/jwt.ts';
 import { TestServer, until } from '../identity/harness.ts';
 import {
@@ -268,15 +272,46 @@ test('an agent that was off during a whole rotation says what it needs, and goes
   await until('its SVIDs', () => allUnder([again], next));
 });
 
-test('a server that shows a bundle older than the one the node has seen is refused, also after a restart', async () => {
+test('a bundle older than the one the node has seen is refused, also after a restart, until another one is handed out', async () => {
   const [a] = await twoAgents();
   const keys = new KeyAdmin(server);
+  const before = server.bundle;
   await keys.prepare('x509');
   await until('the bundle', () => a.client.ownBundle().bundle.authorities.length === 2);
   const { sequence } = a.client.ownBundle().bundle;
   await a.close();
-  const again = await stageAgent(server, 'node-a');
+  const again = await stageAgent(server, 'node-a', { bundle: before });
   expect(again.client.ownBundle().bundle.sequence).toBe(sequence);
+  await again.close();
+  // as after a restore: the server's bundle is of before what this node remembers
+  const path = join(server.dir, 'node-a/node-identity.json');
+  const state = JSON.parse(readFileSync(path, 'utf8')) as { bundleSequence: string };
+  writeFileSync(path, JSON.stringify({ ...state, bundleSequence: String(sequence! + 1n) }));
+  await expect(server.client('node-a', { bundle: before })).rejects.toThrow(/older trust bundle.*server\.bundleFile/);
+  const restored = await stageAgent(server, 'node-a', { bundle: server.bundle });
+  expect(restored.client.ownBundle().bundle.sequence).toBe(sequence);
+});
+
+test('the line to a server stands on what proved the server: it ends with the key that signed it, and with its authority', async () => {
+  const [a] = await twoAgents();
+  const keys = new KeyAdmin(server);
+  const id = await keys.active('x509');
+  const { bundle } = a.client.ownBundle();
+  let revoked = '';
+  const isRevoked = ({ authorities = [] }: RevocationSubject) => authorities.includes(revoked);
+  const options = { addresses: [server.address], bundle, svid: a.client.node.svid(), clock: server.clock };
+  const line = new Connection({ ...options, isRevoked });
+  server.onClose(() => line.close());
+  expect(line.stands(bundle), 'nobody has shown anything yet').toBe(true);
+  await line.unary('issue', { csrs: [] }, 5000);
+  expect(line.stands(bundle)).toBe(true);
+  expect(line.stands({ ...bundle, authorities: [] })).toBe(false);
+  revoked = id;
+  expect(line.stands(bundle)).toBe(false);
+  // and no new one begins
+  const next = new Connection({ ...options, isRevoked });
+  server.onClose(() => next.close());
+  await expect(next.unary('issue', { csrs: [] }, 5000)).rejects.toMatchObject({ reason: 'AUTH_REVOKED' });
 });
 
 test('revocation lists of all signing keys reach the workloads, anew when something is revoked', async () => {
