@@ -26,10 +26,10 @@ const EXPECT_MS = 10_000;
 const STALL_MS = 30_000;
 /** So is one that has not taken a whole change: what it holds up of earlier states is kept for it alone. */
 const CHANGE_MS = 300_000;
-/** What is not urgent waits this long for more of its kind, */
+/** What is not urgent waits this long for more of its kind, or as long as it took to tell everybody the last time. */
 const GATHER_MS = 20;
-/** or as many times as long as the last round of telling everybody took: with 1,000 agents, so that there is time for other work. */
-const GATHER_FACTOR = 8;
+/** Telling everybody goes in steps of so long, with twice as much between them for other work: with 1,000 agents it takes a while. */
+const STEP_MS = 2;
 
 /** Bundles of federated trust domains, as agents get them. */
 export interface FederatedSource {
@@ -83,7 +83,10 @@ export class SyncHub {
   readonly #waiting = new Set<() => void>();
   readonly #expected = new Map<NodeName, number>();
   readonly #unwatch: () => void;
+  /** There while a round of telling everybody is planned or under way. */
   #cancelRound: (() => void) | undefined;
+  /** A round is under way, and there is news that those had no part in who were told first. */
+  #goesOn = false;
   #lastRoundMs = 0;
   #cancelStallCheck: () => void;
 
@@ -236,19 +239,43 @@ export class SyncHub {
   }
 
   #planRound(): void {
-    this.#cancelRound ??= systemTimers.set(Math.max(GATHER_MS, this.#lastRoundMs * GATHER_FACTOR), () =>
-      this.#tellAll(),
-    );
+    this.#goesOn = this.#cancelRound !== undefined;
+    this.#cancelRound ??= systemTimers.set(Math.max(GATHER_MS, this.#lastRoundMs), () => this.#round());
   }
 
+  /** Everybody in turn, with pauses. */
+  #round(): void {
+    this.#goesOn = false;
+    const begunMs = performance.now();
+    const nodes = this.live();
+    let next = 0;
+    const step = () => {
+      const stepMs = performance.now();
+      while (next < nodes.length && performance.now() - stepMs < STEP_MS) this.#tell(nodes[next++]!);
+      if (next < nodes.length) {
+        this.#cancelRound = systemTimers.set(STEP_MS * 2, step);
+        return;
+      }
+      this.#cancelRound = undefined;
+      this.#lastRoundMs = performance.now() - begunMs;
+      this.#forgetTold();
+      if (this.#goesOn) this.#planRound();
+    };
+    step();
+  }
+
+  /** At once, whatever else there is to do. */
   #tellAll(): void {
     this.#cancelRound?.();
     this.#cancelRound = undefined;
-    const begunMs = performance.now();
     for (const node of this.live()) this.#tell(node);
-    this.#lastRoundMs = performance.now() - begunMs;
-    const slowest = Math.min(...[...this.#sessions.values()].map((session) => session.sent));
-    this.#content.forget(Number.isFinite(slowest) ? slowest : this.#options.feed.version);
+    this.#forgetTold();
+  }
+
+  #forgetTold(): void {
+    let slowest = this.#options.feed.version;
+    for (const { sent } of this.#sessions.values()) slowest = Math.min(slowest, sent);
+    this.#content.forget(slowest);
   }
 
   /** Everything it has not been sent, unless something is on its way to it: then when that is written. */
