@@ -80,7 +80,7 @@ export class Registry {
     });
     const deletes: string[] = [];
     for (const { id, origin } of this.#index.values()) if (origin === 'file' && !records.has(id)) deletes.push(id);
-    this.#apply([...records.values()], deletes, file, true);
+    this.#apply([...records.values()], deletes, file);
   }
 
   /** Adds or replaces an entry; one that was barred by a revocation is registered anew. @throws CountersignError */
@@ -94,7 +94,7 @@ export class Registry {
       throw new CountersignError('already-exists', `entry ${spec.id} exists; update it, or give another id`);
     }
     if (mode === 'update' && known === undefined) throw noEntry(spec.id);
-    this.#apply([recordOf(spec, 'admin')], [], actor, true);
+    this.#apply([recordOf(spec, 'admin')], [], actor);
     return this.#index.get(spec.id)!;
   }
 
@@ -105,18 +105,7 @@ export class Registry {
     if (entry.origin === 'file') {
       throw new CountersignError('already-exists', `entry ${id} stands in the entries file; remove it there`);
     }
-    this.#apply([], [id], actor, true);
-  }
-
-  /** What another server wrote into a store that both share: told to the agents of this one, written nowhere. */
-  applyRemote(puts: readonly EntryRecord[], deletes: readonly string[], actor: string): void {
-    const { nodeNames } = this.#options;
-    this.#apply(
-      puts.filter((record) => nodeNames.has(record.node)),
-      deletes,
-      actor,
-      false,
-    );
+    this.#apply([], [id], actor);
   }
 
   /** Nothing is issued for the entries that now have this SPIFFE ID until they are registered anew. */
@@ -136,7 +125,7 @@ export class Registry {
   }
 
   /** All of it or, if it throws, nothing. */
-  #apply(asked: readonly EntryRecord[], askedDeletes: readonly string[], actor: string, write: boolean): void {
+  #apply(asked: readonly EntryRecord[], askedDeletes: readonly string[], actor: string): void {
     const { store, feed, audit } = this.#options;
     const index = this.#index;
     const puts = asked.filter((record) => !isSame(index.get(record.id), record));
@@ -144,8 +133,8 @@ export class Registry {
     if (puts.length + deletes.length === 0) return;
     this.#checkOneLabelSet(puts, new Set(deletes));
     const entries = store.transaction(() => {
-      if (write) for (const id of deletes) store.deleteEntry(id);
-      if (write) for (const record of puts) store.putEntry(record);
+      for (const id of deletes) store.deleteEntry(id);
+      for (const record of puts) store.putEntry(record);
       return this.#register(puts);
     });
     // from here on nothing can fail

@@ -8,7 +8,7 @@ import type { CertificateAuthority } from '../ca/api.ts';
 import type { Bundle, SyncRequest, SyncStart } from '../proto/gen/countersign/server/v1/server.ts';
 import type { Clock } from '../src/base/clock.ts';
 import type { Logger } from '../src/base/log.ts';
-import { systemTimers } from '../src/base/timers.ts';
+import { systemTimers, type Timers } from '../src/base/timers.ts';
 import type { AuditSink } from '../src/model/audit-event.ts';
 import type { NodeName, TrustDomain } from '../src/model/ids.ts';
 import type { Feed } from './feed.ts';
@@ -46,6 +46,7 @@ export interface SyncOptions {
   readonly signer: Signer;
   readonly federated?: FederatedSource;
   readonly clock: Clock;
+  readonly timers?: Timers;
   readonly log: Logger;
   readonly audit: AuditSink;
 }
@@ -78,6 +79,7 @@ export interface InForce {
 
 export class SyncHub {
   readonly #options: SyncOptions;
+  readonly #timers: Timers;
   readonly #content: SyncContent;
   readonly #sessions = new Map<NodeName, Session>();
   readonly #waiting = new Set<() => void>();
@@ -92,6 +94,7 @@ export class SyncHub {
 
   constructor(options: SyncOptions) {
     this.#options = options;
+    this.#timers = options.timers ?? systemTimers;
     this.#content = new SyncContent(options);
     this.#unwatch = options.feed.watch((version, change) => {
       this.#content.add(version, change);
@@ -104,7 +107,7 @@ export class SyncHub {
         this.#planRound();
       }
     });
-    this.#cancelStallCheck = systemTimers.set(STALL_MS / 6, () => this.#checkStalls());
+    this.#cancelStallCheck = this.#timers.set(STALL_MS / 6, () => this.#checkStalls());
   }
 
   /** Signs and encodes the whole identity table, so that the first agents find it done. */
@@ -240,7 +243,7 @@ export class SyncHub {
 
   #planRound(): void {
     this.#goesOn = this.#cancelRound !== undefined;
-    this.#cancelRound ??= systemTimers.set(Math.max(GATHER_MS, this.#lastRoundMs), () => this.#round());
+    this.#cancelRound ??= this.#timers.set(Math.max(GATHER_MS, this.#lastRoundMs), () => this.#round());
   }
 
   /** Everybody in turn, with pauses. */
@@ -253,7 +256,7 @@ export class SyncHub {
       const stepMs = performance.now();
       while (next < nodes.length && performance.now() - stepMs < STEP_MS) this.#tell(nodes[next++]!);
       if (next < nodes.length) {
-        this.#cancelRound = systemTimers.set(STEP_MS * 2, step);
+        this.#cancelRound = this.#timers.set(STEP_MS * 2, step);
         return;
       }
       this.#cancelRound = undefined;
@@ -295,7 +298,7 @@ export class SyncHub {
   #send(session: Session, parts: readonly Buffer[]): void {
     session.parts = parts;
     session.next = 0;
-    session.begunMs = performance.now();
+    session.begunMs = this.#bootMs();
     this.#writeNext(session);
   }
 
@@ -309,18 +312,22 @@ export class SyncHub {
       return;
     }
     session.next += 1;
-    session.writtenMs = performance.now();
+    session.writtenMs = this.#bootMs();
     // called when HTTP/2 has sent it, which the reader's window decides
     session.stream.write(part, () => this.#writeNext(session));
   }
 
+  #bootMs(): number {
+    return Number(this.#options.clock.bootNs() / 1_000_000n);
+  }
+
   #checkStalls(): void {
-    const now = performance.now();
+    const now = this.#bootMs();
     for (const { node, writtenMs, begunMs } of [...this.#sessions.values()]) {
       if (writtenMs === undefined || (now - writtenMs < STALL_MS && now - begunMs < CHANGE_MS)) continue;
       this.disconnect(node, new Refusal('PEER_SEND_QUEUE_FULL', status.RESOURCE_EXHAUSTED));
     }
-    this.#cancelStallCheck = systemTimers.set(STALL_MS / 6, () => this.#checkStalls());
+    this.#cancelStallCheck = this.#timers.set(STALL_MS / 6, () => this.#checkStalls());
   }
 
   #change(timeoutMs: number): Promise<void> {

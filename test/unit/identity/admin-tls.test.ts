@@ -19,6 +19,7 @@ import { createCsr } from '../../../src/pki/csr.ts';
 import { generateKey } from '../../../src/pki/keys.ts';
 import { replaceFiles } from '../../../src/workload/outputs/directory.ts';
 import { pemFiles } from '../../../src/workload/outputs/files.ts';
+import { SELECTORS, stageAgent } from '../server-client/rotation-stage.ts';
 import { TestServer, TRUST_DOMAIN, until } from './harness.ts';
 
 const ID = (name: string) => `spiffe://${TRUST_DOMAIN}/${name}`;
@@ -216,4 +217,17 @@ test('the command line asks over TLS with the files of an SVID', async () => {
   });
   chmodSync(join(dir, 'current', 'key.pem'), 0o644);
   await expect(run('entry', 'list')).rejects.toMatchObject({ stderr: expect.stringContaining('chmod 600') });
+});
+
+test('the command line asks over TLS as the workload that it is, by the Workload API', async () => {
+  const id = { spiffeId: ID('operator'), node: 'node-b', selectors: SELECTORS, admin: true };
+  await server.putEntry({ id: 'operator', ...id });
+  const joinToken = await server.token('node-b');
+  const { socketPath, svids } = await stageAgent(server, 'node-b', { joinToken: async () => joinToken });
+  await until('its SVID', () => svids.snapshot().svidOf('operator'));
+  const cli = join(import.meta.dirname, '../../../bin/countersign');
+  const door = ['--server', `127.0.0.1:${port}`, '--svid', `unix:${socketPath}`];
+  const banned = await promisify(execFile)(cli, ['node', 'ban', 'node-a', ...door, '-o', 'json']);
+  expect(JSON.parse(banned.stdout)).toMatchObject({ node: 'node-a', banned: true });
+  expect(server.auditLines()).toContainEqual(expect.objectContaining({ kind: 'node.banned', actor: ID('operator') }));
 });

@@ -1,13 +1,23 @@
+import { EventEmitter } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { afterEach, expect, test } from 'vitest';
+import { openCertificateAuthority } from '../../../ca/api.ts';
 import { EntryIndex } from '../../../identity/entry-index.ts';
-import type { RegisteredEntry } from '../../../identity/feed.ts';
+import { Feed, type RegisteredEntry } from '../../../identity/feed.ts';
+import { Nodes } from '../../../identity/nodes.ts';
+import { Registry } from '../../../identity/registry.ts';
+import { Signer } from '../../../identity/signer.ts';
+import { Store } from '../../../identity/store.ts';
+import { SyncHub } from '../../../identity/sync.ts';
 import { SyncLog } from '../../../identity/sync-log.ts';
 import { SyncRequest, type SyncResponse } from '../../../proto/gen/countersign/server/v1/server.ts';
 import { Connection } from '../../../src/agent/server-client/transport.ts';
+import type { NodeName } from '../../../src/model/ids.ts';
 import { type SvidWatch, watchX509Svids } from '../../../src/workload/client.ts';
 import { SELECTORS, stageAgent } from '../server-client/rotation-stage.ts';
-import { TestServer, TRUST_DOMAIN, until } from './harness.ts';
+import { collector, TestServer, TRUST_DOMAIN, until } from './harness.ts';
 
 let server: TestServer;
 afterEach(() => server?.[Symbol.asyncDispose]());
@@ -260,6 +270,80 @@ test('an agent that does not read holds nobody up, and gets what is so when it r
   // each was here for a while, and is no more
   expect(told).toEqual(new Map([0, 1, 2].map((n) => [`changing-${n}`, undefined])));
   slow.close();
+});
+
+test('an agent that takes nothing for half a minute is sent away', async () => {
+  server = new TestServer();
+  const { clock, log } = server;
+  const ca = await openCertificateAuthority({ directory: join(server.dir, 'ca'), trustDomain: TRUST_DOMAIN, clock });
+  const store = new Store(join(server.dir, 'identity.db'));
+  server.onClose(() => ca.close());
+  server.onClose(() => store.close());
+  const [feed, audit, name] = [new Feed(store), collector(), 'node-a' as NodeName];
+  const nodes = new Nodes({ store, feed, ca, configured: [{ name, prefixes: [] }] });
+  const registry = new Registry({ store, feed, trustDomain: TRUST_DOMAIN, nodeNames: nodes.names, audit });
+  const signer = await Signer.create(ca);
+  const timers = new Set<() => void>();
+  const hub = new SyncHub({
+    ...{ feed, registry, nodes, ca, signer, clock, log, audit },
+    timers: {
+      set(_, fire) {
+        timers.add(fire);
+        return () => timers.delete(fire);
+      },
+    },
+  });
+  server.onClose(() => hub.close());
+  const pass = (ms: number) => {
+    clock.offsetMs += ms;
+    for (const fire of [...timers]) if (timers.delete(fire)) fire();
+  };
+  nodes.admit(nodes.attest(name, 'join_token', [], clock.nowMs()), clock.nowMs() + 1e6);
+  /** What it is sent is taken when the test says so. */
+  let take = () => {};
+  const stream = Object.assign(new EventEmitter(), {
+    write: (_: Buffer, taken: () => void) => {
+      take = taken;
+    },
+    end() {},
+  });
+  const problems: { code: number; details: string }[] = [];
+  stream.on('error', (problem) => problems.push(problem));
+  hub.serve(stream as never, () => nodes.node(name)!);
+  stream.emit('data', SyncRequest.create({ kind: { $case: 'start', value: { peerAddresses: [], session: 0n } } }));
+  pass(29_000);
+  take();
+  // it has all there is: then it may be silent as long as it likes
+  for (let i = 0; i < 20; i++) {
+    take();
+    pass(20_000);
+  }
+  expect(hub.live()).toEqual([name]);
+  feed.publish({ removedNodes: ['node-b' as NodeName] });
+  pass(29_000);
+  expect(problems).toEqual([]);
+  pass(2_000);
+  expect(problems).toMatchObject([{ code: 8, details: expect.stringContaining('PEER_SEND_QUEUE_FULL') }]);
+  expect(hub.live()).toEqual([]);
+});
+
+test('when every security identity has been given, no entry with another label set is taken, and nothing is changed', async () => {
+  server = await TestServer.start();
+  const entry = { id: 'last', spiffeId: 'spiffe://example.org/last', node: 'node-a', selectors: ['unix:uid:1'] };
+  await server.down();
+  const database = new DatabaseSync(join(server.dir, 'data/identity.db'));
+  database.exec("UPDATE counters SET value = 65534 WHERE name = 'identity'");
+  database.close();
+  await server.up();
+  expect(await server.putEntry(entry)).toMatchObject({ securityIdentity: 65_535 });
+  const more = { ...entry, id: 'more', spiffeId: 'spiffe://example.org/more' };
+  await expect(server.putEntry(more)).rejects.toMatchObject({ details: expect.stringContaining('65535') });
+  // as often as one tries
+  await expect(server.putEntry(more)).rejects.toMatchObject({ details: expect.stringContaining('65535') });
+  const { entries } = (await server.list('listEntries')) as { entries: { id: string }[] };
+  expect(entries.map(({ id }) => id)).toEqual(['backend', 'frontend', 'last']);
+  // another entry of the same is no other identity
+  expect(await server.putEntry({ ...entry, id: 'again', node: 'node-b' })).toMatchObject({ securityIdentity: 65_535 });
 });
 
 test('the log of changes says what is so now, not what was in between', () => {
