@@ -142,6 +142,8 @@ class Client implements ServerClient {
   async start(): Promise<void> {
     const { stateDir, bundle, clock, signal } = this.#options;
     const loaded = loadNodeState(stateDir, this.#self, bundle);
+    // What was handed out may be older than what the server said since: also who has to attest anew finds the server by that.
+    if (loaded !== undefined) this.#synced.bundles.own = loaded.bundle;
     if (loaded !== undefined && loaded.svid.notAfterMs > clock.nowMs()) this.#take(loaded, false);
     let loadedIsGood = this.#state !== undefined;
     const startedMs = performance.now();
@@ -280,7 +282,7 @@ class Client implements ServerClient {
   async #attest(): Promise<void> {
     const { addresses, nodeName, peerAddresses, clock } = this.#options;
     const proof = await this.#proof();
-    const bundle: TrustBundle = { trustDomain: this.#options.trustDomain, authorities: this.#options.bundle };
+    const { bundle } = this.#synced;
     const spiffeId = this.#self;
     const life = this.#life.now();
     this.#take(await attest({ addresses, bundle, nodeName, spiffeId, proof, peerAddresses, clock, life }), true);

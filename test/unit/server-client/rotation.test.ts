@@ -272,6 +272,26 @@ test('an agent that was off during a whole rotation says what it needs, and goes
   await until('its SVIDs', () => allUnder([again], next));
 });
 
+test('a node that has to attest anew knows the server by the last bundle it saw, whatever was once handed out', async () => {
+  const [a, b] = await twoAgents();
+  const keys = new KeyAdmin(server);
+  const handedOut = server.bundle;
+  const old = await keys.active('x509');
+  await keys.prepare('x509');
+  await keys.activate('x509');
+  const next = await keys.active('x509');
+  await keys.taint('x509', old);
+  await until('everything under the new key', () => allUnder([a, b], next));
+  await keys.revoke('x509', old);
+  await until('the bundle', () => a.client.ownBundle().bundle.authorities.length === 1);
+  await a.close();
+  // its SVID ends meanwhile, and nothing is left of what was handed out
+  server.clock.offsetMs += 2 * 3_600_000;
+  const token = await server.token('node-a');
+  const again = await stageAgent(server, 'node-a', { bundle: handedOut, joinToken: async () => token });
+  expect(again.client.node.info.incarnation).toBe(2n);
+});
+
 test('a bundle older than the one the node has seen is refused, also after a restart, until another one is handed out', async () => {
   const [a] = await twoAgents();
   const keys = new KeyAdmin(server);
