@@ -1,11 +1,14 @@
 /** Clients that others wrote, each against a running identity server and a running agent. */
 import { execFile } from 'node:child_process';
 import { X509Certificate } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Cluster, UID } from './cluster.ts';
+import type { TrustDomain } from '../../src/model/ids.ts';
+import { encodeSpiffeBundle } from '../../src/pki/spiffe-bundle.ts';
+import { ca } from '../unit/pki/support/forge.ts';
+import { Cluster, PARTNER, TRUST_DOMAIN, UID } from './cluster.ts';
 
 let cluster: Cluster;
 beforeAll(async () => {
@@ -28,10 +31,9 @@ describe('go-spiffe', () => {
   it('takes the X.509-SVID of its user, verifies it, and sees the next one pushed', async () => {
     const web = cluster.go(UID.web, 'x509');
     const first = await web.next();
-    expect(first).toMatchObject({ id: id('web'), verified: id('web'), hint: 'web', authorities: 1, federated: [] });
+    expect(first).toMatchObject({ id: id('web'), verified: id('web'), hint: 'web', authorities: 1 });
     await takeBack(first.serial);
-    let second = await web.next();
-    while (second.serial === first.serial) second = await web.next();
+    const second = await web.until(({ serial }) => serial !== first.serial);
     expect(second).toMatchObject({ id: id('web'), verified: id('web') });
     await web.end();
   });
@@ -57,14 +59,16 @@ describe('go-spiffe', () => {
     const server = cluster.go(UID.db, 'serve', id('web'));
     const { url } = await server.next();
     const calls = cluster.go(UID.web, 'call', url, id('db'), '0');
-    expect(await calls.next()).toEqual({ started: true, why: '' });
+    const serials = [(await calls.next()).serverSerial];
     for (const uid of [UID.db, UID.web, UID.db]) {
       const watch = cluster.go(uid, 'x509');
       const { serial } = await watch.next();
       await takeBack(serial);
-      while ((await watch.next()).serial === serial);
+      await watch.until((said) => said.serial !== serial);
       await watch.end();
+      if (uid === UID.db) serials.push((await calls.next()).serverSerial);
     }
+    expect(new Set(serials).size).toBe(3);
     expect(await calls.end()).toMatchObject({ failed: 0, why: '', serverSerials: 3 });
     await server.end();
   });
@@ -75,22 +79,21 @@ describe('go-spiffe', () => {
     const watch = cluster.go(UID.web, 'x509');
     const before = await watch.next();
     const calls = cluster.go(UID.web, 'call', url, id('db'), '0');
-    expect(await calls.next()).toEqual({ started: true, why: '' });
+    await calls.next();
     await cluster.server('ca', 'prepare', 'x509');
-    const both = await watch.next();
-    expect(both).toMatchObject({ serial: before.serial, authorities: before.authorities + 1 });
+    await watch.until((said) => said.authorities === before.authorities + 1);
     await cluster.server('ca', 'activate', 'x509');
     const { authorities } = (await cluster.server('ca', 'list')) as { authorities: Authority[] };
     const old = authorities.find(({ kind, state }) => kind === 'x509' && state === 'old')!;
     // everything that the old key signed is replaced at once
     await cluster.server('ca', 'taint', 'x509', old.id);
-    let after = await watch.next();
-    while (after.serial === before.serial) after = await watch.next();
-    expect(after.verified).toBe(id('web'));
+    const after = await watch.until(({ serial }) => serial !== before.serial);
+    expect(after).toMatchObject({ verified: id('web'), authorities: before.authorities + 1 });
     await cluster.server('ca', 'revoke', 'x509', old.id);
-    while (after.authorities !== before.authorities) after = await watch.next();
-    expect(after.verified).toBe(id('web'));
-    expect(await calls.end()).toMatchObject({ failed: 0, why: '' });
+    await watch.until(({ authorities }) => authorities === before.authorities);
+    // the server's, too
+    await calls.next();
+    expect(await calls.end()).toMatchObject({ failed: 0, why: '', serverSerials: 2 });
     await watch.end();
     await server.end();
   });
@@ -123,6 +126,27 @@ describe('go-spiffe', () => {
   });
 });
 
+describe('the bundle of another trust domain', () => {
+  it('is pushed to the workload whose entry federates with it, by go-spiffe and by SDS, and to no other', async () => {
+    const workload = cluster.go(UID.db, 'x509');
+    expect(await workload.next()).toMatchObject({ federated: [] });
+    const envoy = cluster.go(UID.db, 'sds', 'ALL');
+    expect((await envoy.next()).secrets.ALL.domains).toEqual({ [TRUST_DOMAIN]: 1 });
+    const authority = ca({ uris: [`spiffe://${PARTNER}`] }).der;
+    const file = join(cluster.stage.dir, 'partner.json');
+    writeFileSync(
+      file,
+      encodeSpiffeBundle({ trustDomain: PARTNER as TrustDomain, authorities: [authority], sequence: 1n }),
+    );
+    await cluster.server('bundle', 'set', PARTNER, '--file', file);
+    await workload.until(({ federated }) => federated.includes(PARTNER));
+    await envoy.until(({ secrets }) => secrets.ALL.domains[PARTNER] === 1);
+    const other = cluster.go(UID.web, 'x509');
+    expect(await other.next()).toMatchObject({ federated: [] });
+    for (const client of [workload, envoy, other]) await client.end();
+  });
+});
+
 describe('Envoy, by the published Secret Discovery Service', () => {
   it('gets the SVID, the bundle of its trust domain and that of all, and the next SVID pushed', async () => {
     const envoy = cluster.go(UID.web, 'sds', 'default', 'ROOTCA', 'ALL');
@@ -131,8 +155,7 @@ describe('Envoy, by the published Secret Discovery Service', () => {
     expect(secrets.ROOTCA).toMatchObject({ authorities: 1 });
     expect(secrets.ALL).toMatchObject({ validator: 'envoy.tls.cert_validator.spiffe', domains: { 'example.org': 1 } });
     await takeBack(secrets.default.serial);
-    let pushed = await envoy.next();
-    while (pushed.secrets.default?.serial === secrets.default.serial) pushed = await envoy.next();
+    const pushed = await envoy.until((said) => said.secrets.default.serial !== secrets.default.serial);
     expect(pushed.secrets.default).toMatchObject({ certificate: id('web') });
     await envoy.end();
   });
@@ -148,8 +171,7 @@ describe('py-spiffe', () => {
     const first = await web.next();
     expect(first).toMatchObject({ id: id('web'), authorities: 1 });
     await takeBack(first.serial);
-    let pushed = await web.next();
-    while (pushed.serial === first.serial) pushed = await web.next();
+    const pushed = await web.until(({ serial }) => serial !== first.serial);
     expect(pushed.id).toBe(id('web'));
     await web.end();
   });

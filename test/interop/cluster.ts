@@ -13,6 +13,8 @@ export const built = join(root, 'build/interop');
 const NODE = 'node-a';
 
 export const TRUST_DOMAIN = 'example.org';
+/** Whose bundle `db` may see, and `web` may not. */
+export const PARTNER = 'partner.example';
 /** Two workloads on the node, and a user that no entry names. */
 export const UID = { web: 20_001, db: 20_002, nobody: 20_009 } as const;
 
@@ -70,6 +72,7 @@ function configure(dir: string, settings: Record<string, unknown>): void {
       selectors: [`unix:uid:${UID[name]}`],
       hint: name,
       labels: { app: name },
+      ...(name === 'db' ? { federatesWith: [PARTNER] } : {}),
     })),
   });
 }
@@ -201,6 +204,15 @@ export class Client {
     const line = await this.#lines.next();
     if (line.done) throw new Error(`the client ended with ${await this.#exited}: ${this.stderr}`);
     return JSON.parse(line.value);
+  }
+
+  /** The first line from here on of which it holds: what is pushed for another reason is passed over. @throws as next */
+  // biome-ignore lint/suspicious/noExplicitAny: as next
+  async until(holds: (said: any) => boolean): Promise<any> {
+    for (;;) {
+      const said = await this.next();
+      if (holds(said)) return said;
+    }
   }
 
   /** Lets it end, and gives its last line. */

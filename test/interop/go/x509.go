@@ -112,7 +112,8 @@ func serve(ctx context.Context, socket string, args []string) error {
 	return nil
 }
 
-// callAgain [url] [server ID] [times] makes one new connection for each call, and says how many of them failed and why.
+// callAgain [url] [server ID] [times] makes one new connection for each call, and says how many of them failed and why. No times:
+// until standard input ends, and meanwhile it says each new certificate that the server shows.
 func callAgain(ctx context.Context, socket string, args []string) error {
 	server, err := spiffeid.FromString(args[1])
 	if err != nil {
@@ -135,14 +136,13 @@ func callAgain(ctx context.Context, socket string, args []string) error {
 		if err != nil {
 			failed, why = failed+1, err.Error()
 		} else {
-			seen[serial]++
+			if seen[serial]++; seen[serial] == 1 && times == 0 {
+				say(map[string]any{"serverSerial": serial})
+			}
 			answer = body
 		}
 		if times == 0 {
 			time.Sleep(5 * time.Millisecond)
-			if i == 0 {
-				say(map[string]any{"started": true, "why": why})
-			}
 		}
 	}
 	calls := failed
