@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { type AuditLog, openAuditLog } from '../audit/log.ts';
 import { type AuthManager, createAuthManager, isAuthFrame } from '../auth/manager.ts';
 import type { Clock } from '../base/clock.ts';
-import { CountersignError } from '../base/errors.ts';
+import { asError, CountersignError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { NET } from '../base/registry/net.ts';
 import { reasonCodes } from '../base/registry/reason-codes.ts';
@@ -133,9 +133,19 @@ async function start(
   });
   if (config.server.joinTokenFile !== undefined) rmSync(config.server.joinTokenFile, { force: true });
   const self = () => ({ info: server.node.info, svid: server.node.svid() });
-  auditLog.certify((bytes) => {
-    const svid = server.node.svid();
-    return { chain: [...svid.chain], signature: sign('sha256', bytes, svid.privateKey) };
+  const certifyLog = () =>
+    auditLog.certify((bytes) => {
+      const svid = server.node.svid();
+      return { chain: [...svid.chain], signature: sign('sha256', bytes, svid.privateKey) };
+    });
+  certifyLog();
+  // By the SVID of now: what signed the one before may leave the bundle that the log is verified with.
+  server.onNodeSvid(() => {
+    try {
+      certifyLog();
+    } catch (thrown) {
+      log.error({ err: asError(thrown) }, 'the key of the audit log could not be certified anew');
+    }
   });
   audit.emit({
     kind: 'agent.started',
