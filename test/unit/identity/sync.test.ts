@@ -93,7 +93,7 @@ test('a node that is away or does not answer is named as missing', async () => {
   const b = await server.joined('node-b');
   a.onChange(() => {});
   await b.close();
-  const reply = await server.revoke({ $case: 'spiffeId', value: 'spiffe://example.org/backend' }, 100);
+  const reply = await server.revoke({ $case: 'spiffeId', value: 'spiffe://example.org/backend' }, 2000);
   expect(reply).toMatchObject({ inForce: ['node-a'], missing: ['node-b'] });
   // it learns of it when it is back
   const again = await server.client('node-b');
