@@ -64,7 +64,7 @@ export async function restoreBackup(
       const isEmpty = !header.parts.some(({ name }) => name.startsWith(`ca/${folder}/`));
       if (isEmpty) rmSync(join(fresh, 'ca', folder), { recursive: true });
     }
-    prepare(fresh, file);
+    prepare(fresh, file, nowMs);
     const movedTo = isThere ? join(dataDir, `before-restore-${stamp(nowMs)}`) : undefined;
     writeFileSync(marker, 'countersign server restore was broken off here; run it again\n', { mode: 0o600 });
     syncDirectory(dataDir);
@@ -91,9 +91,10 @@ export function refuseUnfinishedRestore(dataDir: string): void {
 }
 
 /** Of this program's tables, whole, and with its counters beyond all that was given. */
-function prepare(fresh: string, file: string): void {
+function prepare(fresh: string, file: string, nowMs: number): void {
   try {
     checkWhole(join(fresh, 'ca/ledger.db'));
+    raiseBundle(join(fresh, 'ca/ledger.db'), nowMs);
     const database = openDatabase(join(fresh, 'identity.db'));
     const jump = database.prepare('UPDATE counters SET value = min(value + ?, ?) WHERE name = ?');
     const LAST = { version: Number.MAX_SAFE_INTEGER, node_id: 0xffff_ffff, identity: 65_535 } as const;
@@ -104,6 +105,23 @@ function prepare(fresh: string, file: string): void {
     if (thrown instanceof CountersignError) throw thrown;
     const message = `${file}: a database in it does not check: ${asError(thrown).message}; use another backup`;
     throw new CountersignError('bad-input', message, { cause: thrown });
+  }
+}
+
+/** Agents take no bundle that is older than one they have seen, and keys may have changed since the backup. The numbers grow with the clock. */
+function raiseBundle(ledger: string, nowMs: number): void {
+  const database = new DatabaseSync(ledger);
+  try {
+    const counter = database.prepare("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'counter'").get();
+    // a ledger of before keys changed: its only bundle is the first one
+    if (counter === undefined) return;
+    database
+      .prepare("INSERT INTO counter VALUES ('bundle', ?1) ON CONFLICT (name) DO UPDATE SET value = max(value + 1, ?1)")
+      // several changes of one second go beyond it
+      .run(Math.floor(nowMs / 1000) + 60);
+    database.exec('PRAGMA wal_checkpoint(TRUNCATE)');
+  } finally {
+    database.close();
   }
 }
 

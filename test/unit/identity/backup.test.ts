@@ -5,6 +5,7 @@ import { restoreBackup } from '../../../identity/backup/restore.ts';
 import type { BackupChunk } from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import { createCsr } from '../../../src/pki/csr.ts';
 import { generateKey } from '../../../src/pki/keys.ts';
+import { KeyAdmin } from '../server-client/rotation-stage.ts';
 import { TestServer, until } from './harness.ts';
 
 let server: TestServer;
@@ -100,6 +101,22 @@ describe('a backup of a running server', () => {
 });
 
 describe('a restore', () => {
+  test('of a state from before a signing key changed is taken by agents that saw the change', async () => {
+    const client = await server.joined('node-a');
+    await backup();
+    const keys = new KeyAdmin(server);
+    await keys.prepare('x509');
+    await until('the next key', () => client.ownBundle().bundle.authorities.length === 2);
+    const seen = client.ownBundle().bundle;
+    await client.close();
+    await server.down();
+    await restore(true);
+    await server.up();
+    const again = await server.client('node-a');
+    expect(again.ownBundle().bundle.authorities).toEqual(seen.authorities.slice(0, 1));
+    expect(again.ownBundle().bundle.sequence).toBeGreaterThan(seen.sequence!);
+  });
+
   test('is refused while the server runs, and where there is a state already', async () => {
     await backup();
     await expect(restore(true)).rejects.toMatchObject({
