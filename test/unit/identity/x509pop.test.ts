@@ -1,5 +1,6 @@
-import type { KeyObject } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { createPrivateKey, type KeyObject } from 'node:crypto';
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { serverConfigSchema } from '../../../identity/config.ts';
@@ -13,8 +14,9 @@ import { parseCertificate } from '../../../src/pki/certificate.ts';
 import { createCsr } from '../../../src/pki/csr.ts';
 import { generateKey } from '../../../src/pki/keys.ts';
 import { OID } from '../../../src/pki/oids.ts';
-import { encodePem } from '../../../src/pki/pem.ts';
+import { decodePem, encodePem } from '../../../src/pki/pem.ts';
 import { answerChallenge, encodePayload } from '../../../src/pki/x509pop.ts';
+import { INTERMEDIATE, OpensslCas } from '../ca/openssl-ca.ts';
 import * as forge from '../pki/support/forge.ts';
 import { TestServer, TRUST_DOMAIN } from './harness.ts';
 
@@ -228,6 +230,23 @@ test('an answer is good for one challenge, one request and one node', async () =
   for (const nonsense of [Buffer.alloc(0), Buffer.alloc(32), Buffer.alloc(40), Buffer.alloc(100_000)]) {
     expect(await attestRaw(payload, () => nonsense)).toBe('ATTEST_PROOF_INVALID');
   }
+});
+
+test('a certificate made by openssl lets its node in, as soon as its authority is in the file', async () => {
+  const openssl = new OpensslCas(server.dir);
+  const root = openssl.make('fleet', { key: 'rsa3072' });
+  const issuer = openssl.make('fleet-issuer', { issuer: root, extensions: INTERMEDIATE });
+  const keyFile = openssl.key('node-b', 'p384');
+  const csr = execFileSync('openssl', ['req', '-new', '-key', keyFile, '-subj', '/O=Fleet/CN=node-b']).toString();
+  const extensions = 'keyUsage=critical,digitalSignature\nextendedKeyUsage=clientAuth\nauthorityKeyIdentifier=keyid\n';
+  const leaf = openssl.sign(issuer, { csr, seconds: 3600, extensions, subject: '/O=Fleet/CN=node-b' });
+  const chain = [leaf, issuer.certificate].flatMap((text) => decodePem(text, 'CERTIFICATE'));
+  const key = createPrivateKey(readFileSync(keyFile));
+  await expect(joinWith(chain, key, 'node-b')).rejects.toMatchObject({ reason: 'CERT_UNTRUSTED' });
+  appendFileSync(join(server.dir, 'machines.pem'), root.certificate);
+  const client = await joinWith(chain, key, 'node-b');
+  expect(client.node.info.name).toBe('node-b');
+  await client.close();
 });
 
 test('a payload that is none is refused', async () => {
