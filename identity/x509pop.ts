@@ -22,6 +22,8 @@ import { Refusal } from './refusal.ts';
 
 const MAX_BUNDLE_BYTES = 256 << 10;
 const MAX_NAME_BYTES = 8192;
+/** What `openssl x509 -req` makes without extensions is of version 1. */
+const NEEDED = 'each certificate must be of X.509 version 3; give it at least one extension, such as its key usage';
 
 export interface X509PopConfig {
   /** PEM: the authorities whose certificates let a node in. Read anew when the file changes. */
@@ -47,12 +49,12 @@ export function x509popAttestor({ config, nodes, clock }: X509PopOptions): NodeA
   return {
     type: X509POP,
     async verify(name, { payload, csr }, challenge) {
-      const refused = (reason: ReasonCode) => new Refusal(reason, status.UNAUTHENTICATED);
+      const refused = (reason: ReasonCode, advice?: string) => new Refusal(reason, status.UNAUTHENTICATED, advice);
       // 1. The chain ends in an authority of the configuration, and it is this node's.
       const chain = parsePayload(payload);
       if (chain === undefined) throw refused('ATTEST_PROOF_INVALID');
       const leaf = verifyChain(chain, authorities(), clock.nowMs());
-      if (!leaf.ok) throw refused(leaf.error);
+      if (!leaf.ok) throw refused(leaf.error, leaf.error === 'CERT_MALFORMED' ? NEEDED : undefined);
       if (nameIn(leaf.value, config) !== name) throw refused('ATTEST_PROOF_INVALID');
       // 2. Whoever asks holds the certificate's key, now and for this request.
       const question = createNonce();
