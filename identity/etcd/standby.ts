@@ -2,12 +2,12 @@
  * Waiting for the lead: follows the log into copies of the databases, answers the administrator with who serves, and ends when this
  * server leads. Its port stays closed meanwhile: an agent's next address is tried at once.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type ServiceError, status, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import { BundleAdminService, CaAdminService, ServerAdminService } from '../../proto/gen/countersign/admin/v1/admin.ts';
 import type { Clock } from '../../src/base/clock.ts';
-import { asError } from '../../src/base/errors.ts';
+import { asError, CountersignError } from '../../src/base/errors.ts';
 import type { Logger } from '../../src/base/log.ts';
 import { type AdminService, json } from '../admin/service.ts';
 import { serveAdminSocket } from '../admin/socket.ts';
@@ -19,6 +19,8 @@ import { HEAD, LEADER, type LeaderInfo, leaderSchema, parseJson } from './layout
 import { Leadership } from './leadership.ts';
 import { Replica } from './replica.ts';
 
+/** There since this server saw a state in etcd. */
+const JOINED = 'etcd.joined';
 /** Looked at so often, whatever the watch says. */
 const LOOK_MS = 500;
 
@@ -57,6 +59,8 @@ export async function standBy(options: StandbyOptions): Promise<Term | undefined
         const leader = await etcd.get(LEADER);
         seen.leader = leader === undefined ? undefined : parseJson(leaderSchema, leader);
         seen.problem = undefined;
+        if (replica.snapshot !== undefined) writeFileSync(join(config.dataDir, JOINED), '', { mode: 0o600 });
+        else refuseLostState(config.dataDir);
         if (leader === undefined) {
           const { address, port } = config.listen;
           const { leaseSeconds } = config.datastore;
@@ -84,6 +88,17 @@ export async function standBy(options: StandbyOptions): Promise<Term | undefined
   }
 }
 
+/**
+ * An etcd that lost its data looks like one that never had any. Who began anew there would make a new authority, which no node trusts.
+ * @throws CountersignError
+ */
+function refuseLostState(dataDir: string): void {
+  const marker = join(dataDir, JOINED);
+  if (!existsSync(marker) || existsSync(join(dataDir, 'identity.db'))) return;
+  const message = `etcd holds no state, but it held one: restore a backup with countersign server restore; to begin anew, with a new authority, delete ${marker}`;
+  throw new CountersignError('not-found', message);
+}
+
 /** Nobody else writes from here on: what is there now is all there is. */
 async function take(leadership: Leadership, replica: Replica, log: Logger): Promise<Term> {
   try {
@@ -106,7 +121,7 @@ function standbyServices(
     const { leader, problem } = seen;
     const who =
       problem !== undefined
-        ? `and etcd does not answer it: ${problem}`
+        ? `and cannot follow: ${problem}`
         : leader === undefined
           ? 'and no server leads at this moment; try again'
           : `ask the one that serves: ${leader.server}, ${leader.address}`;

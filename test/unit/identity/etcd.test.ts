@@ -135,7 +135,7 @@ test('while etcd is down nothing is acknowledged and nothing is recorded; afterw
       const { role, problem } = await server.status();
       return role === 'standby' && /etcd at http.*:/.test(String(problem));
     });
-    await expect(server.putEntry(entry('node-c', 3))).rejects.toThrow(/stands by, and etcd does not answer it/);
+    await expect(server.putEntry(entry('node-c', 3))).rejects.toThrow(/stands by, and cannot follow/);
   }
   await several.etcd.up();
   const next = await several.leader();
@@ -193,4 +193,19 @@ test('a server with another passphrase does not lead: it says so and the first g
   expect(second.logged).not.toContain('identity server ready');
   first.up();
   expect(await several.leader(second)).toBe(first);
+}, 60_000);
+
+test('an etcd that lost its data is not taken for a new one: no server makes a new authority', async () => {
+  const first = await several.leader();
+  const second = several.other(first);
+  if (second.isUp) await second.signal('SIGKILL');
+  await first.signal('SIGTERM');
+  await several.etcd.wipe();
+  first.up();
+  const status = await eventually('its word', async () => {
+    const found = await first.status();
+    return found.problem === undefined ? undefined : found;
+  });
+  expect(status).toMatchObject({ role: 'standby' });
+  expect(status.problem).toMatch(/etcd holds no state, but it held one: restore a backup/);
 }, 60_000);

@@ -102,6 +102,13 @@ export class Etcd {
     await eventually('etcd', async () => (await fetch(`${this.endpoint}/health`)).ok);
   }
 
+  /** All that is in it. */
+  async wipe(): Promise<void> {
+    const all = Buffer.of(0).toString('base64');
+    const body = JSON.stringify({ key: all, range_end: all });
+    await fetch(`${this.endpoint}/v3/kv/deleterange`, { method: 'POST', body });
+  }
+
   async down(): Promise<void> {
     if (this.#child === undefined) return;
     this.#child.kill('SIGKILL');
