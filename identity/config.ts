@@ -7,6 +7,7 @@ import type { NodeName, SpiffeId, TrustDomain } from '../src/model/ids.ts';
 import { MAX_NODES_PER_ADDRESS, PrefixIndex } from '../src/model/prefix-index.ts';
 import { parseNodeName, parseSpiffeId, parseTrustDomain, pathOf, trustDomainOf } from '../src/model/spiffe-id.ts';
 import { caKeys, caUpstream, keyType } from './ca-config.ts';
+import { reservedPathOf } from './entry-spec.ts';
 import { datastoreSchema } from './etcd/config.ts';
 import { federationProblems, federationSchema, oidcSchema } from './federation/config.ts';
 
@@ -146,11 +147,13 @@ export const serverConfigSchema = z
       issue(['federation', ...path], message);
     }
     config.admin.roles.forEach(({ spiffeId }, i) => {
+      const path = ['admin', 'roles', i, 'spiffeId'];
+      const reserved = reservedPathOf(pathOf(spiffeId));
       if (trustDomainOf(spiffeId) !== config.trustDomain || pathOf(spiffeId) === '') {
-        issue(
-          ['admin', 'roles', i, 'spiffeId'],
-          `${spiffeId} is no SVID of ${config.trustDomain}; only those may call`,
-        );
+        issue(path, `${spiffeId} is no SVID of ${config.trustDomain}; only those may call`);
+      } else if (reserved !== undefined) {
+        // who may make join tokens could become it, and eviction does not revoke a node's SVID
+        issue(path, `the path ${reserved} is kept for nodes and the server, which have no role; name a workload`);
       }
     });
     const names = new Map<string, number>();

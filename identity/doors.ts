@@ -4,17 +4,20 @@ import type { CertificateAuthority } from '../ca/api.ts';
 import type { Clock } from '../src/base/clock.ts';
 import type { Logger } from '../src/base/log.ts';
 import type { AuditSink } from '../src/model/audit-event.ts';
+import type { NodeName } from '../src/model/ids.ts';
 import { adminTls } from './admin/mtls.ts';
 import type { RoleSource } from './admin/roles.ts';
 import type { AdminContext, AdminService } from './admin/service.ts';
 import { serveAdminSocket, UNIX_PEER } from './admin/socket.ts';
 import type { ServerConfig } from './config.ts';
+import type { Nodes } from './nodes.ts';
 import type { Signer } from './signer.ts';
 
 export interface DoorsOptions {
   readonly config: ServerConfig;
   readonly ca: CertificateAuthority;
   readonly signer: Signer;
+  readonly nodes: Nodes;
   readonly roles: RoleSource;
   readonly interceptors: readonly ServerInterceptor[];
   readonly clock: Clock;
@@ -28,15 +31,16 @@ export interface Doors {
   serve(services: readonly AdminService[], closers: (() => unknown)[]): Promise<void>;
 }
 
-export function adminDoors({ config, ca, signer, roles, interceptors, clock, log, audit }: DoorsOptions): Doors {
+export function adminDoors({ config, ca, signer, nodes, roles, interceptors, clock, log, audit }: DoorsOptions): Doors {
   const { listen } = config.admin;
   const { trustDomain } = config;
   const bundle = () => ({ trustDomain, authorities: ca.bundle().authorities });
   const svid = () => signer.svid;
+  const isEvicted = (name: NodeName) => nodes.node(name)?.evicted === true;
   const tls =
     listen === undefined
       ? undefined
-      : adminTls({ ...listen, ca, roles, bundle, svid, interceptors, clock, log, audit });
+      : adminTls({ ...listen, ca, isEvicted, roles, bundle, svid, interceptors, clock, log, audit });
   return {
     // Whoever may open the socket is the administrator.
     actorOf: (peer) =>

@@ -72,7 +72,7 @@ export const entrySchema = z.strictObject({
     ),
   hint: z.string().max(256).default(''),
   ttlSeconds: z.number().int().min(60).max(86_400).optional(),
-  jwtTtlSeconds: z.number().int().min(30).max(86_400).optional(),
+  jwtTtlSeconds: z.number().int().min(30).max(3600).optional(),
   dnsNames: z.array(dnsName).max(16).default([]),
   /** Trust domains whose bundles its workload gets besides its own. */
   federatesWith: z
@@ -101,6 +101,11 @@ export const entriesFileSchema = z.strictObject({
 /** Paths under which the trust domain's own parts are named: an entry there could be taken for one of them. */
 const reserved = ['/node', '/countersign'];
 
+/** Which of them a path is, or is under. */
+export function reservedPathOf(path: string): string | undefined {
+  return reserved.find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
+}
+
 /** The rules that need to know the trust domain and its nodes. A sentence with its fix, or undefined. */
 export function problemOf(
   spec: EntrySpec,
@@ -112,7 +117,7 @@ export function problemOf(
   }
   const path = pathOf(spec.spiffeId);
   if (path === '') return 'spiffeId: a workload needs a path; add one';
-  const taken = reserved.find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
+  const taken = reservedPathOf(path);
   if (taken !== undefined) return `spiffeId: the path ${taken} is kept for nodes and the server; choose another`;
   if (spec.federatesWith.includes(trustDomain)) {
     return `federatesWith: ${trustDomain} is the trust domain itself, whose bundle every workload gets; leave it out`;

@@ -147,7 +147,7 @@ async function start(
     audit: { size: audit.size, lost: audit.lost },
   });
   const roles = rolesOf({ configured: config.admin.roles, registry });
-  const doors = adminDoors({ config, ca, signer, roles, interceptors, clock, log, audit });
+  const doors = adminDoors({ config, ca, signer, nodes, roles, interceptors, clock, log, audit });
   const admin = { actorOf: doors.actorOf, log, audit };
   const backup = backupHandler(admin, sources);
   const ownBundle = () => ({ trustDomain, ...ca.bundle() });

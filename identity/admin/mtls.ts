@@ -5,6 +5,8 @@
 import { Server, ServerCredentials, type ServerInterceptor } from '@grpc/grpc-js';
 import type { CertificateAuthority } from '../../ca/api.ts';
 import type { ReasonCode } from '../../src/base/registry/reason-codes.ts';
+import type { NodeName } from '../../src/model/ids.ts';
+import { nodeNameOf } from '../../src/model/spiffe-id.ts';
 import { Listener, type ListenerOptions } from '../listener.ts';
 import type { RoleSource } from './roles.ts';
 import type { Actor, AdminService } from './service.ts';
@@ -17,6 +19,8 @@ const LIMITS = { connections: 256, handshakes: 64 };
 
 export interface AdminTlsOptions extends Omit<ListenerOptions, 'accept' | 'limits' | 'field' | 'prefix'> {
   readonly ca: Pick<CertificateAuthority, 'isRevoked'>;
+  /** Whether a node of this name was sent away, and has not attested since. */
+  readonly isEvicted: (name: NodeName) => boolean;
   readonly roles: RoleSource;
   readonly interceptors: readonly ServerInterceptor[];
 }
@@ -29,7 +33,7 @@ export interface AdminTls {
   close(): void;
 }
 
-export function adminTls({ ca, roles, interceptors, ...options }: AdminTlsOptions): AdminTls {
+export function adminTls({ ca, isEvicted, roles, interceptors, ...options }: AdminTlsOptions): AdminTls {
   const server = new Server({
     'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
     'grpc.max_concurrent_streams': MAX_STREAMS,
@@ -60,7 +64,10 @@ export function adminTls({ ca, roles, interceptors, ...options }: AdminTlsOption
       // 2. It is not revoked, nor the node it is bound to, nor what signed it.
       const { serial, nodeBinding: node, notBeforeMs } = leaf;
       if (ca.isRevoked({ spiffeId, serial, node, notBeforeMs, authorities })) return 'AUTH_REVOKED';
-      // 3. Its SPIFFE ID has a role.
+      // 3. The node that it is bound to was not sent away: with it went the word for who runs there.
+      const nodeName = node === undefined ? undefined : nodeNameOf(node);
+      if (nodeName !== undefined && isEvicted(nodeName)) return 'ATTEST_NODE_EVICTED';
+      // 4. Its SPIFFE ID has a role.
       const role = roles.roleOf(spiffeId);
       return role === undefined ? 'ADMIN_ROLE' : { name: spiffeId, role };
     },

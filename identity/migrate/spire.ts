@@ -9,7 +9,7 @@ import { type EntrySpec, entrySchema, problemOf } from '../entry-spec.ts';
 
 /** Kinds of selectors that an agent of ours finds out by itself. */
 const ATTESTED = new Set(['unix', 'systemd', 'docker', 'container']);
-const TTL = { ttlSeconds: [60, 86_400], jwtTtlSeconds: [30, 86_400] } as const;
+const TTL = { ttlSeconds: [60, 86_400], jwtTtlSeconds: [30, 3600] } as const;
 
 const id = z.object({ trust_domain: z.string(), path: z.string() });
 /** Numbers of 64 bits are text in protobuf's JSON. */

@@ -164,6 +164,20 @@ test('a revoked SVID is refused at the next call of an open connection', async (
   expect(await list(client)).toMatchObject({ code: 16, details: expect.stringContaining('AUTH_REVOKED') });
 });
 
+test('an SVID that is bound to a node is refused while that node is evicted', async () => {
+  await server.putEntry({ id: 'away', spiffeId: ID('away'), node: 'node-b', selectors: ['unix:uid:8'], admin: true });
+  const other = await server.joined('node-b');
+  const privateKey = generateKey();
+  const [issued] = await other.issue([{ entryId: 'away', csr: createCsr(privateKey) }]);
+  if (!issued?.ok) throw new Error(issued?.error);
+  const svid = { spiffeId: spiffeId(ID('away')), chain: issued.value, privateKey, notAfterMs: Date.now() + 3_600_000 };
+  const client = clientWith(svid);
+  expect(await list(client)).toBe('ok');
+  await server.nodeAction('evictNode', 'node-b');
+  const refused = { code: 16, details: expect.stringContaining('ATTEST_NODE_EVICTED') };
+  expect(await list(client)).toMatchObject(refused);
+});
+
 test('an SVID that ends is refused at the next call of an open connection', async () => {
   const client = await clientOf('viewer');
   expect(await list(client)).toBe('ok');

@@ -225,7 +225,7 @@ test.each([
   ['a selector without a value', { selectors: ['unix:'] }, 'selectors'],
   ['no selector', { selectors: [] }, 'selectors'],
   ['a TTL past the limit', { ttlSeconds: 86_401 }, 'ttlSeconds'],
-  ['a JWT TTL past the limit', { jwtTtlSeconds: 86_401 }, 'jwtTtlSeconds'],
+  ['a JWT TTL past the limit', { jwtTtlSeconds: 3601 }, 'jwtTtlSeconds'],
   ['a JWT TTL below the limit', { jwtTtlSeconds: 29 }, 'jwtTtlSeconds'],
   ['an upper-case DNS name', { dnsNames: ['A.example.org'] }, 'dnsNames'],
   ['the own trust domain among the federated', { federatesWith: ['example.org'] }, 'federatesWith'],

@@ -170,3 +170,11 @@ test('a second server on the same admin socket does not start and harms nothing'
   await expect(other.up()).rejects.toMatchObject({ code: 'already-exists' });
   await expect(server.list('getStatus')).resolves.toMatchObject({ trustDomain: 'example.org' });
 });
+
+test.each(['/node/node-a', '/node', '/countersign/server'])(
+  '%s has no role: who lets nodes in could become it',
+  (path) => {
+    const roles = [{ spiffeId: `spiffe://example.org${path}`, role: 'admin' }];
+    expect(check({ admin: { roles } })).toThrow(/admin\.roles\[0\]\.spiffeId: the path \/\w+ is kept/);
+  },
+);
