@@ -1,6 +1,6 @@
 /** Clients that others wrote, each against a running identity server and a running agent. */
 import { execFile } from 'node:child_process';
-import { X509Certificate } from 'node:crypto';
+import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -8,11 +8,21 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { TrustDomain } from '../../src/model/ids.ts';
 import { encodeSpiffeBundle } from '../../src/pki/spiffe-bundle.ts';
 import { ca } from '../unit/pki/support/forge.ts';
-import { Cluster, PARTNER, TRUST_DOMAIN, UID } from './cluster.ts';
+import { type Client, Cluster, PARTNER, TRUST_DOMAIN, UID } from './cluster.ts';
 
 let cluster: Cluster;
+/** Clients whose SVID lives for a minute, begun before everything else. */
+let renewed: { go: Client; python: Client; files: Client; directory: string };
 beforeAll(async () => {
   cluster = await Cluster.up((what) => process.stderr.write(`  ${what}\n`));
+  const directory = cluster.directoryOf(UID.brief, 'brief');
+  const { socket } = cluster;
+  renewed = {
+    go: cluster.go(UID.brief, 'x509'),
+    python: cluster.python(UID.brief, 'x509'),
+    files: cluster.watchAs(UID.brief, 'svid', 'watch', '--socket', socket, '--write', directory, '-o', 'json'),
+    directory,
+  };
 }, 600_000);
 afterAll(async () => cluster?.down());
 
@@ -187,7 +197,7 @@ describe('openssl verify', () => {
 
   it('accepts what `countersign svid fetch` wrote, and with the CRL refuses it once it is revoked', async () => {
     const written = async (name: string) => {
-      const directory = join(cluster.stage.dir, name);
+      const directory = cluster.directoryOf(UID.web, name);
       await cluster.fetchFiles(UID.web, directory);
       return (file: string) => join(directory, file);
     };
@@ -211,5 +221,27 @@ describe('openssl verify', () => {
     await expect(verify(before, after, '-crl_check')).rejects.toMatchObject({
       stderr: expect.stringContaining('certificate revoked'),
     });
+  });
+});
+
+describe('an SVID that lives for a minute', () => {
+  it('is another at half its life, without anybody asking, for go-spiffe, py-spiffe and the files of `countersign svid watch`', async () => {
+    const { go, python, files, directory } = renewed;
+    const first = await go.next();
+    expect(await python.next()).toMatchObject({ serial: first.serial });
+    const { notAfter } = await files.next();
+    expect(Date.parse(notAfter)).toBe(Date.parse(first.notAfter));
+    // forced rotations of the tests above come sooner
+    let before = first;
+    const renewal = await go.until((said) => {
+      const laterMs = Date.parse(said.notAfter) - Date.parse(before.notAfter);
+      before = said;
+      return laterMs > 20_000;
+    });
+    await python.until(({ serial }) => serial === renewal.serial);
+    await files.until((said) => Date.parse(said.notAfter) === Date.parse(renewal.notAfter));
+    const written = new X509Certificate(readFileSync(join(directory, 'svid.pem')));
+    expect(written.serialNumber.toLowerCase()).toBe(renewal.serial);
+    expect(written.checkPrivateKey(createPrivateKey(readFileSync(join(directory, 'key.pem'))))).toBe(true);
   });
 });

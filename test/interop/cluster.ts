@@ -1,6 +1,6 @@
 /** An identity server and one node's agent as real processes in network namespaces, and clients that others wrote beside them. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
@@ -15,8 +15,8 @@ const NODE = 'node-a';
 export const TRUST_DOMAIN = 'example.org';
 /** Whose bundle `db` may see, and `web` may not. */
 export const PARTNER = 'partner.example';
-/** Two workloads on the node, and a user that no entry names. */
-export const UID = { web: 20_001, db: 20_002, nobody: 20_009 } as const;
+/** Two workloads on the node, one whose SVIDs live for a minute, and a user that no entry names. */
+export const UID = { web: 20_001, db: 20_002, brief: 20_003, nobody: 20_009 } as const;
 
 const spec = (settings: Record<string, unknown>): StageSpec => ({
   prefix: 'cs-interop',
@@ -65,7 +65,7 @@ function configure(dir: string, settings: Record<string, unknown>): void {
   mkdirSync(join(dir, 'policies'));
   write('entries.yaml', {
     kind: 'RegistrationEntries',
-    entries: (['web', 'db'] as const).map((name) => ({
+    entries: (['web', 'db', 'brief'] as const).map((name) => ({
       id: name,
       spiffeId: `spiffe://${TRUST_DOMAIN}/${name}`,
       node: NODE,
@@ -73,6 +73,7 @@ function configure(dir: string, settings: Record<string, unknown>): void {
       hint: name,
       labels: { app: name },
       ...(name === 'db' ? { federatesWith: [PARTNER] } : {}),
+      ...(name === 'brief' ? { ttlSeconds: 60 } : {}),
     })),
   });
 }
@@ -158,23 +159,36 @@ export class Cluster {
 
   /** `countersign svid fetch --write` as a workload of this user. @throws Error with what it said */
   async fetchFiles(uid: number, directory: string): Promise<void> {
-    mkdirSync(directory, { recursive: true });
     const output = await this.cliAs(uid, 'svid', 'fetch', '--socket', this.socket, '--write', directory);
     if (output.status !== 0) throw new Error(output.stderr);
   }
 
-  cliAs(uid: number, ...args: string[]): Promise<Output> {
-    // the interpreter and the sources may lie where only root reads: capabilities stay, the uid that the kernel reports goes
-    return run('setpriv', [
-      `--reuid=${uid}`,
-      `--regid=${uid}`,
-      '--clear-groups',
-      '--inh-caps=+dac_override',
-      '--ambient-caps=+dac_override',
-      join(root, 'bin/countersign'),
-      ...args,
-    ]);
+  /** A directory for files of this user. */
+  directoryOf(uid: number, name: string): string {
+    const directory = join(this.stage.dir, name);
+    mkdirSync(directory);
+    chownSync(directory, uid, uid);
+    return directory;
   }
+
+  /** The CLI as a workload of this user. */
+  cliAs(uid: number, ...args: string[]): Promise<Output> {
+    const [program, ...rest] = asUser(uid, ...args);
+    return run(program!, rest);
+  }
+
+  /** A CLI command that prints JSON lines. */
+  watchAs(uid: number, ...args: string[]): Client {
+    const [program, ...rest] = asUser(uid, ...args);
+    return this.#start(program!, rest);
+  }
+}
+
+function asUser(uid: number, ...args: string[]): string[] {
+  // the interpreter and the sources may lie where only root reads: a capability stays, the uid that the kernel reports goes
+  const dropped = [`--reuid=${uid}`, `--regid=${uid}`, '--clear-groups'];
+  const kept = ['--inh-caps=+dac_override', '--ambient-caps=+dac_override'];
+  return ['setpriv', ...dropped, ...kept, join(root, 'bin/countersign'), ...args];
 }
 
 /** A running client that prints JSON lines. */
