@@ -50,7 +50,10 @@ export async function startServer(
     return { port: await start(config, datastore, clock, log, closers), close };
   } catch (thrown) {
     await close();
-    throw thrown;
+    // a full disk, one that went: no fault of the settings, and nothing that was left half done
+    if ((thrown as NodeJS.ErrnoException).code !== 'ERR_SQLITE_ERROR') throw thrown;
+    const message = `dataDir: ${config.dataDir}: ${asError(thrown).message}; make room, or see to the disk, and start again`;
+    throw new CountersignError('unavailable', message, { cause: thrown });
   }
 }
 
@@ -118,7 +121,7 @@ async function start(
     accept: service.accept,
   });
   const renew = async () => {
-    await signer.renew(registry.rows().values());
+    await signer.renew(registry.rows().values(), durable);
     audit.certify(certify);
     feed.publish({ signer: true });
   };

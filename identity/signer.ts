@@ -48,9 +48,13 @@ export class Signer {
     return signersOf(chain.flatMap((parsed) => (parsed.ok ? [parsed.value] : []))).includes(id);
   }
 
-  /** @param rows signed before the new SVID is in use, a few at a time: with tens of thousands of them nobody waits meanwhile. */
-  async renew(rows: Iterable<TableRow> = []): Promise<void> {
+  /**
+   * @param recorded resolves when what was issued stands where a successor finds it: no handshake shows it before
+   * @param rows signed before the new SVID is in use, a few at a time: with tens of thousands of them nobody waits meanwhile.
+   */
+  async renew(rows: Iterable<TableRow> = [], recorded: () => Promise<void> = async () => {}): Promise<void> {
     const svid = await issueServerSvid(this.#ca);
+    await recorded();
     const signed = new WeakMap<TableRow, SignedIdentity>();
     let done = 0;
     for (const row of [...rows]) {

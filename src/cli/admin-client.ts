@@ -30,7 +30,7 @@ export function agentClient(socket: string): AgentAdminClient {
 
 /** Another machine's identity server, over TLS. */
 export interface RemoteServer {
-  /** "HOST:PORT". */
+  /** Of gRPC. */
   readonly target: string;
   readonly credentials: ChannelCredentials;
 }
@@ -46,7 +46,7 @@ type ClientOf<T> = new (target: string, credentials: ChannelCredentials, options
 function clientOf<T>(make: ClientOf<T>, { socket, remote }: ServerDoor): T {
   if (remote !== undefined) {
     // the server proves a SPIFFE ID, whatever it is called
-    return new make(`dns:${remote.target}`, remote.credentials, {
+    return new make(remote.target, remote.credentials, {
       ...OPTIONS,
       'grpc.default_authority': 'countersign',
     });
@@ -85,5 +85,10 @@ export function fromGrpc(error: ServiceError): CountersignError {
   const refused = /ECONNREFUSED (\/\S+?)\.?(?:\s|$)/.exec(error.details)?.[1];
   if (refused !== undefined)
     return new CountersignError('unavailable', nobodyListens(refused, 'agent or identity server'), { cause: error });
+  const closed = /EACCES (\/\S+?)\.?(?:\s|$)/.exec(error.details)?.[1];
+  if (closed !== undefined) {
+    const message = `${closed}: only the user that it runs as may ask there; ask as that user or as root`;
+    return new CountersignError('permission-denied', message, { cause: error });
+  }
   return new CountersignError(errorCodeOfGrpcStatus(error.code), error.details || error.message, { cause: error });
 }

@@ -30,7 +30,10 @@ export function onAgent(command: Command): Command {
 export function onServer(command: Command): Command {
   return withOutput(command)
     .option('--socket <path>', "the server's admin socket", SERVER_SOCKET)
-    .option('--server <host:port>', "instead of the socket: the server's admin.listen, over TLS")
+    .option(
+      '--server <host:port>',
+      "instead of the socket: the server's admin.listen, over TLS; several with commas, where servers share a datastore",
+    )
     .option(
       '--svid <where>',
       'with --server, who asks: a directory with svid.pem, key.pem, bundle.pem, or unix:PATH of a Workload API',

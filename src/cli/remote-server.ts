@@ -1,6 +1,7 @@
 /** An identity server on another machine: who asks, by an SVID of this trust domain, and that it is the identity server who answers. */
 import { existsSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
+import { targetOf } from '../agent/server-client/addresses.ts';
 import { PinnedCredentials } from '../agent/server-client/transport.ts';
 import { CountersignError } from '../base/errors.ts';
 import { readPrivateFile, readPublicFile } from '../base/private-file.ts';
@@ -19,18 +20,21 @@ interface Identity {
 }
 
 /**
- * @param server "HOST:PORT"
+ * @param server "HOST:PORT", or several with commas between: the first that takes the connection is asked
  * @param where a directory as `svid fetch --write` makes it, or "unix:PATH" of a Workload API. Left out: the Workload API's
  * usual socket. @throws CountersignError
  */
 export async function remoteServer(server: string | undefined, where: string | undefined): Promise<RemoteServer> {
   if (server === undefined) throw new CountersignError('bad-input', '--svid: only with --server; name the server too');
-  if (!/^([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/.test(server)) {
-    throw new CountersignError('bad-input', `--server ${server}: write it as HOST:PORT or [IPv6]:PORT`);
+  const servers = server.split(',');
+  if (!servers.every((one) => /^([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/.test(one))) {
+    const message = `--server ${server}: write it as HOST:PORT or [IPv6]:PORT, several with commas between`;
+    throw new CountersignError('bad-input', message);
   }
   const { svid, bundle } = await identity(where ?? process.env.SPIFFE_ENDPOINT_SOCKET ?? `unix:${WORKLOAD_SOCKET}`);
   const clock = { nowMs: () => Date.now(), bootNs: () => process.hrtime.bigint() };
-  return { target: server, credentials: new PinnedCredentials({ bundle, svid, clock }) };
+  const target = servers.length === 1 ? `dns:${server}` : targetOf(servers);
+  return { target, credentials: new PinnedCredentials({ bundle, svid, clock }) };
 }
 
 async function identity(where: string): Promise<Identity> {
