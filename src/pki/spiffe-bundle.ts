@@ -152,6 +152,8 @@ function readX509(jwk: Jwk, trustDomain: TrustDomain): Result<Buffer | undefined
   // X509-SVID, section 3: a signing certificate need not have a SPIFFE ID; one that it has is its trust domain's own
   if (certificate.uriSanCount > 0 && certificate.spiffeId !== trustDomainSpiffeId(trustDomain))
     return err('x5c: the certificate is that of another trust domain, or of none');
+  if (importPublicKey(certificate.spki) === undefined)
+    return err('x5c: the public key of the certificate cannot be read');
   const key = importJwk(jwk);
   // RFC 7517, section 4.7: it is the key that the other members are
   if (key !== undefined && !publicKeyDer(key).equals(certificate.spki))

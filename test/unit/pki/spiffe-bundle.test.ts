@@ -159,6 +159,16 @@ describe('a SPIFFE bundle document', () => {
       'keys[0]: x5c: another key than that of the JWK',
     ],
     [
+      'a certificate whose point is not on its curve',
+      (d) => {
+        const bent = Buffer.from((d.keys[0]!.x5c as string[])[0]!, 'base64');
+        const at = bent.indexOf(Buffer.from(d.keys[0]!.x as string, 'base64url'));
+        bent[at] = bent[at]! ^ 1;
+        Object.assign(d.keys[0]!, { x5c: [bent.toString('base64')] });
+      },
+      'keys[0]: x5c: the public key of the certificate cannot be read',
+    ],
+    [
       'a point that is not on its curve',
       (d) => Object.assign(d.keys[2]!, { y: d.keys[2]!.x }),
       'keys[2]: the key cannot be read',
