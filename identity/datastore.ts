@@ -3,6 +3,7 @@ import { chmodSync, existsSync, mkdirSync } from 'node:fs';
 import type { DatabaseSync } from 'node:sqlite';
 import type { ServerInterceptor } from '@grpc/grpc-js';
 import type { KeyBlobs } from '../ca/api.ts';
+import { CountersignError } from '../src/base/errors.ts';
 
 export interface Datastore {
   /** Holds identity.db and ca/. */
@@ -23,9 +24,15 @@ export function localDatastore(directory: string): Datastore {
   return { directory, keyBlobs: undefined, interceptors: [], opened() {}, durable: async () => {} };
 }
 
-/** Others may pass through it to bundle.pem; everything else in it keeps itself private. */
+/** Others may pass through it to bundle.pem; everything else in it keeps itself private. @throws CountersignError bad-input */
 export function makeDataDir(path: string): void {
   if (existsSync(path)) return;
-  mkdirSync(path, { recursive: true, mode: 0o711 });
-  chmodSync(path, 0o711);
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o711 });
+    chmodSync(path, 0o711);
+  } catch (thrown) {
+    const { code } = thrown as NodeJS.ErrnoException;
+    const message = `dataDir: ${path}: cannot be made (${code}); make it, or name one that this user may write`;
+    throw new CountersignError('bad-input', message, { cause: thrown });
+  }
 }

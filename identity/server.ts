@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { openAuditLog } from '../src/audit/log.ts';
 import type { Clock } from '../src/base/clock.ts';
+import { asError, CountersignError } from '../src/base/errors.ts';
 import type { Logger } from '../src/base/log.ts';
 import { backupHandler } from './admin/backup.ts';
 import { bundleAdmin } from './admin/bundles.ts';
