@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -11,6 +11,7 @@ import { LeaderLog } from '../../../identity/etcd/leader-log.ts';
 import { Leadership } from '../../../identity/etcd/leadership.ts';
 import { Replica } from '../../../identity/etcd/replica.ts';
 import { refuseShared } from '../../../identity/etcd/restore.ts';
+import { seed, setAside } from '../../../identity/etcd/seed.ts';
 import { quiet } from './harness.ts';
 import { Etcd, eventually } from './several.ts';
 
@@ -295,6 +296,50 @@ test('a restore is refused while a server leads, and where etcd has a state alre
   expect(await store.get(SNAPSHOT)).toBeDefined();
   await empty();
   expect(await store.range('', '\u00ff', 10)).toEqual([]);
+});
+
+describe('a server that had its state on its own disk', () => {
+  function ownState(key: string): string {
+    const dataDir = join(dir, 'data');
+    mkdirSync(join(dataDir, 'ca/keys'), { recursive: true });
+    for (const [name, schema] of [
+      ['identity.db', IDENTITY],
+      ['ca/ledger.db', LEDGER],
+    ] as const) {
+      const database = new DatabaseSync(join(dataDir, name));
+      database.exec(schema);
+      if (name === 'identity.db') database.exec("INSERT INTO entries VALUES ('own', 'text')");
+      database.close();
+    }
+    writeFileSync(join(dataDir, 'ca/keys/x509-1.key'), key, { mode: 0o600 });
+    return dataDir;
+  }
+
+  test('gives it to an empty etcd, once', async () => {
+    const sealed = 'COUNTERSIGN SEALED KEY 1\nand what follows';
+    const dataDir = ownState(sealed);
+    const leadership = (await Leadership.attempt(store, 2, 'here', 0, quiet))!;
+    const blobs = etcdKeyBlobs(store, leadership.condition);
+    const replica = follow();
+    expect(await seed(dataDir, replica, blobs)).toBe(true);
+    expect(rows(replica.paths.identity, 'entries')).toEqual([{ id: 'own', text: 'text' }]);
+    expect((await blobs.get('x509-1'))?.toString()).toBe(sealed);
+    const place = setAside(dataDir, 0);
+    expect(existsSync(join(place, 'ca/keys/x509-1.key'))).toBe(true);
+    expect(await seed(dataDir, replica, blobs)).toBe(false);
+    await leadership.resign();
+  });
+
+  test('gives it no key that is not encrypted', async () => {
+    const dataDir = ownState('-----BEGIN PRIVATE KEY-----');
+    const leadership = (await Leadership.attempt(store, 2, 'here', 0, quiet))!;
+    const blobs = etcdKeyBlobs(store, leadership.condition);
+    await expect(seed(dataDir, follow(), blobs)).rejects.toThrow(
+      /x509-1\.key is not encrypted, so it is not given to etcd/,
+    );
+    expect(await blobs.list()).toEqual([]);
+    await leadership.resign();
+  });
 });
 
 test('credentials for etcd are read from files that are nobody else’s', () => {
