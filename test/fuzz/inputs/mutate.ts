@@ -58,6 +58,8 @@ interface Element {
   tag: number;
   /** Elements of a constructed one, content of a primitive one. */
   content: Element[] | Buffer;
+  /** Writes the length in so many octets after the first, whether it needs them or not. 0: indefinite. */
+  lengthOctets?: number;
 }
 
 /** Elements as far as the bytes are DER. What is not is left as content. */
@@ -81,8 +83,13 @@ function elements(bytes: Buffer): Element[] | undefined {
   return out;
 }
 
-function write({ tag, content }: Element): Buffer {
-  return Buffer.isBuffer(content) ? der(tag, content) : der(tag, ...content.map(write));
+function write({ tag, content, lengthOctets }: Element): Buffer {
+  const parts = Buffer.isBuffer(content) ? [content] : content.map(write);
+  if (lengthOctets === undefined) return der(tag, ...parts);
+  const length = parts.reduce((sum, part) => sum + part.length, 0);
+  const octets = Buffer.alloc(lengthOctets);
+  for (let i = 0; i < lengthOctets; i++) octets[lengthOctets - 1 - i] = i < 4 ? (length >>> (8 * i)) & 0xff : 0;
+  return Buffer.concat([Buffer.of(tag, 0x80 | lengthOctets), octets, ...parts]);
 }
 
 /** A change of one element, with the lengths of all that hold it made right: gets past the door that random bytes stop at. */
@@ -98,7 +105,7 @@ export function damageElement(random: Random, bytes: Buffer, others: readonly Bu
   }
   const at = random.below(list.length);
   const element = list[at]!;
-  switch (random.below(7)) {
+  switch (random.below(8)) {
     case 0:
       list.splice(at, 1);
       break;
@@ -116,6 +123,9 @@ export function damageElement(random: Random, bytes: Buffer, others: readonly Bu
       break;
     case 5:
       element.content = randomBytes(random, random.pick([0, 1, 8, 20, 32, 128, 255, 2048, 3000]));
+      break;
+    case 6:
+      element.lengthOctets = random.below(6);
       break;
     default:
       element.content = damage(random, Buffer.isBuffer(element.content) ? element.content : write(element), others);
