@@ -269,8 +269,12 @@ export class LocalAuthority implements CertificateAuthority {
   }
 
   #revoke(what: RevocationTarget, reason: string): Revocation {
-    const times = { nowMs: this.#options.clock.nowMs(), latestIssueMs: this.#parts.ledger.latestMs };
-    return this.#parts.revocations.revoke(what, reason, times);
+    const nowMs = this.#options.clock.nowMs();
+    // what an authority signs is backdated to its own beginning and no further: that must be covered, too
+    const begun = this.#parts.slots.list().filter((slot) => slot.kind === 'x509' && slot.notBeforeMs <= nowMs);
+    const asIfIssued = begun.map(({ notBeforeMs }) => notBeforeMs + BACKDATE_SECONDS * 1000);
+    const latestIssueMs = Math.max(this.#parts.ledger.latestMs, ...asIfIssued);
+    return this.#parts.revocations.revoke(what, reason, { nowMs, latestIssueMs });
   }
 
   #validity(request: { readonly ttlSeconds?: number }, limits: TtlLimits | undefined, issuer: Issuer): Validity {

@@ -1,9 +1,19 @@
 import { describe, expect, it } from 'vitest';
 import type { CertificateAuthority } from '../../../ca/api.ts';
+import { makeAuthority } from '../../../ca/authority.ts';
+import { buildTbs } from '../../../ca/build.ts';
+import { MemoryKeys } from '../../../ca/keys/memory.ts';
+import { lintTbs } from '../../../ca/lint.ts';
+import { planIntermediate } from '../../../ca/profile.ts';
+import { randomSerial } from '../../../ca/serial.ts';
+import { signCertificate } from '../../../ca/sign.ts';
+import { signerOf } from '../../../ca/signer.ts';
+import type { UpstreamAuthority } from '../../../ca/upstream/upstream.ts';
 import type { RevocationSubject } from '../../../src/model/identity.ts';
 import type { NodeName } from '../../../src/model/ids.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
-import { FRONTEND, NAME_A, NODE_A, withCa, workloadRequest } from './support.ts';
+import { verifyCsr } from '../../../src/pki/csr.ts';
+import { FRONTEND, NAME_A, NODE_A, TD, withCa, workloadRequest } from './support.ts';
 
 type RevocationTarget = Parameters<CertificateAuthority['revoke']>[0];
 
@@ -29,6 +39,34 @@ describe('a revocation', () => {
       expect(ca.isRevoked(subject)).toBe(true);
     });
   });
+
+  it.each<RevocationTarget>([{ spiffeId: FRONTEND }, { node: NAME_A }])(
+    'takes back what an authority signed that an upstream lets begin now, by %o',
+    async (target) => {
+      await withCa(async ({ open, clock }) => {
+        const key = await new MemoryKeys().generate('root', 'ec-p256');
+        const validity = { notBeforeMs: clock.nowMs(), notAfterMs: clock.nowMs() + 1e9 };
+        const root = await makeAuthority(key, TD, validity);
+        const upstream: UpstreamAuthority = {
+          name: 'test',
+          async mint(csr) {
+            const spki = verifyCsr(csr);
+            if (!spki.ok) throw new Error(spki.error);
+            const plan = planIntermediate(TD, { ...validity, notAfterMs: validity.notAfterMs - 1000 });
+            const signer = signerOf(key, root.certificate);
+            const linted = lintTbs(buildTbs(plan, signer, spki.value, randomSerial()), plan, signer, spki.value);
+            if (!linted.ok) throw new Error(linted.error.join());
+            return { chain: [signCertificate(linted.value)], roots: [...root.roots] };
+          },
+        };
+        const ca = await open({ upstream });
+        const subject = await subjectOf(ca);
+        expect(subject.notBeforeMs).toBe(validity.notBeforeMs);
+        ca.revoke(target, 'stolen');
+        expect(ca.isRevoked(subject)).toBe(true);
+      });
+    },
+  );
 
   it('leaves others alone', async () => {
     await withCa(async ({ open }) => {
