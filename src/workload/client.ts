@@ -175,8 +175,7 @@ function readResponse(response: X509SVIDResponse): FetchedSvid[] {
 function readJwtSvid(response: JWTSVIDResponse): FetchedJwtSvid {
   const [svid] = response.svids;
   if (svid === undefined) throw new Error('it holds no SVID');
-  const payload = Buffer.from(svid.svid.split('.')[1] ?? '', 'base64url').toString('utf8');
-  const claims = JSON.parse(payload) as { iat?: unknown; exp?: unknown };
+  const claims = claimsOf(svid.svid);
   if (typeof claims.exp !== 'number') throw new Error('its token has no end');
   const issuedAt = typeof claims.iat === 'number' ? claims.iat : Date.now() / 1000;
   return {
@@ -198,4 +197,16 @@ function splitCertificates(concatenated: Buffer): Buffer[] {
   if (!certificates.ok) throw new Error(`the certificates are ${certificates.error}`);
   if (certificates.value.length === 0) throw new Error('a list of certificates is empty');
   return certificates.value;
+}
+
+/** An error of JSON.parse would repeat the token. */
+function claimsOf(token: string): { readonly iat?: unknown; readonly exp?: unknown } {
+  let claims: unknown;
+  try {
+    claims = JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString('utf8'));
+  } catch {
+    throw new Error('its token is no JWT');
+  }
+  if (typeof claims !== 'object' || claims === null) throw new Error('its token is no JWT');
+  return claims;
 }
