@@ -17,6 +17,7 @@ import { encodePem } from '../src/pki/pem.ts';
 import { presentedChain } from '../src/pki/presented-chain.ts';
 import { type VerifiedSvid, verifyX509Svid } from '../src/pki/verify.ts';
 import type { ServerSvid } from './signer.ts';
+import { Unproven } from './unproven.ts';
 
 const HANDSHAKE_MS = 5_000;
 /** Who shows no certificate came to attest; that does not take longer. */
@@ -59,7 +60,9 @@ export class Listener {
   readonly #sockets = new Set<Socket>();
   readonly #callers = new Map<string, Caller>();
   #context: { svid: ServerSvid; context: SecureContext } | undefined;
-  #handshakes = 0;
+  /** Those before the end of their TLS handshake, and those who showed no certificate that verifies. */
+  readonly #handshakes = new Unproven();
+  readonly #anonymous = new Unproven();
   #accepted = 0;
 
   constructor(options: ListenerOptions) {
@@ -105,14 +108,18 @@ export class Listener {
   #connected(raw: Socket): void {
     const { limits } = this.#options;
     const remote = raw.remoteAddress ?? '';
-    if (this.#sockets.size >= limits.connections || this.#handshakes >= limits.handshakes) {
+    const isFull =
+      (this.#handshakes.size >= limits.handshakes && !this.#handshakes.makeRoomFor(remote)) ||
+      (this.#sockets.size >= limits.connections &&
+        !this.#anonymous.makeRoomFor(remote) &&
+        !this.#handshakes.makeRoomFor(remote));
+    if (isFull) {
       raw.destroy();
       this.#refused(remote, 'PEER_TOO_MANY_CONNECTIONS');
       return;
     }
     this.#sockets.add(raw);
     raw.once('close', () => this.#sockets.delete(raw));
-    this.#handshakes += 1;
     const socket = new TLSSocket(raw, {
       isServer: true,
       secureContext: this.#secureContext(),
@@ -125,15 +132,16 @@ export class Listener {
     const settle = () => {
       if (!pending) return;
       pending = false;
-      this.#handshakes -= 1;
+      leave();
       cancelDeadline();
     };
     const fail = (reason: ReasonCode) => {
       if (!pending) return;
       settle();
       this.#refused(remote, reason);
-      raw.destroy();
+      this.#end(raw);
     };
+    const leave = this.#handshakes.add(remote, () => fail('PEER_TOO_MANY_CONNECTIONS'));
     // node's own handshake timeout does not end the connection
     const cancelDeadline = this.#timers.set(HANDSHAKE_MS, () => fail('PEER_HANDSHAKE_TIMEOUT'));
     socket.on('error', () => fail('PEER_HANDSHAKE_FAILED'));
@@ -143,7 +151,7 @@ export class Listener {
       if (!proven.ok && !proven.error.startsWith('CERT_')) return fail(proven.error);
       settle();
       if (!proven.ok) this.#refused(remote, proven.error);
-      this.#admit(socket, remote, proven.ok ? proven.value : undefined, proven.ok ? undefined : proven.error);
+      this.#admit(raw, socket, remote, proven.ok ? proven.value : undefined, proven.ok ? undefined : proven.error);
     });
   }
 
@@ -162,15 +170,36 @@ export class Listener {
     return verifyX509Svid(chain, this.#options.bundle(), this.#options.clock.nowMs());
   }
 
-  #admit(socket: TLSSocket, remote: string, svid: VerifiedSvid | undefined, refusal: ReasonCode | undefined): void {
+  /** Its place is free at once, not only when the socket has closed. */
+  #end(raw: Socket): void {
+    this.#sockets.delete(raw);
+    raw.destroy();
+  }
+
+  #admit(
+    raw: Socket,
+    socket: TLSSocket,
+    remote: string,
+    svid: VerifiedSvid | undefined,
+    refusal: ReasonCode | undefined,
+  ): void {
     const { clock, accept, prefix = 'connection' } = this.#options;
     this.#accepted += 1;
     const id = `${prefix}-${this.#accepted}`;
     this.#callers.set(id, { id, remote, svid, ...(refusal === undefined ? {} : { refusal }) });
     const lifeMs = svid === undefined ? ANONYMOUS_MS : svid.validUntilMs - clock.nowMs();
     const cancelEnd = this.#timers.set(lifeMs, () => socket.destroy());
+    const leave =
+      svid === undefined
+        ? this.#anonymous.add(remote, () => {
+            leave();
+            this.#refused(remote, 'PEER_TOO_MANY_CONNECTIONS');
+            this.#end(raw);
+          })
+        : () => {};
     socket.once('close', () => {
       cancelEnd();
+      leave();
       this.#callers.delete(id);
     });
     // gRPC tells handlers the remote address and nothing else of a connection: make it the caller's id

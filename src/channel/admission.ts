@@ -1,7 +1,6 @@
 /** Who may begin a handshake: counted per source before any cryptography is done for it. */
-import { isIP } from 'node:net';
 import type { Clock } from '../base/clock.ts';
-import { addressBytes, parseAddress } from '../model/address.ts';
+import { sourceOf } from '../model/address.ts';
 import type { ChannelLimits } from './limits.ts';
 
 /** A token bucket. */
@@ -112,11 +111,4 @@ export class Admission {
 function refill(pace: Pace, nowNs: bigint, perSecond: number, burst: number): void {
   pace.tokens = Math.min(burst, pace.tokens + (Number(nowNs - pace.refilledNs) / 1e9) * perSecond);
   pace.refilledNs = nowNs;
-}
-
-/** An IPv4 address, or the /64 of an IPv6 address: what one host can be expected to own. */
-function sourceOf(address: string): string {
-  if (isIP(address) !== 6) return address;
-  const parsed = parseAddress(address);
-  return parsed === undefined ? address : addressBytes(parsed).toString('hex', 0, 8);
 }

@@ -27,6 +27,13 @@ export function addressBytes(address: IpAddress): Buffer {
   return out;
 }
 
+/** An IPv4 address, or the /64 of an IPv6 address: what one host can be expected to own. */
+export function sourceOf(address: string): string {
+  if (isIP(address) !== 6) return address;
+  const parsed = parseAddress(address);
+  return parsed === undefined ? address : addressBytes(parsed).toString('hex', 0, 8);
+}
+
 /** From struct cs_addr, or from 4 wire bytes. @throws RangeError on another length. */
 export function addressFromBytes(bytes: Uint8Array): IpAddress {
   if (bytes.length === 4) return bytes.join('.') as IpAddress;

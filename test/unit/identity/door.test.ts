@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type CertificateAuthority, openCertificateAuthority } from '../../../ca/api.ts';
 import { Listener } from '../../../identity/listener.ts';
 import { Signer } from '../../../identity/signer.ts';
+import { Unproven } from '../../../identity/unproven.ts';
 import { Connection } from '../../../src/agent/server-client/transport.ts';
 import type { Svid } from '../../../src/model/identity.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../../../src/model/ids.ts';
@@ -167,6 +168,52 @@ test('connections beyond the limit are closed at once, and there is room again w
   await closed(extra);
   for (const socket of open) socket.destroy();
   await expect(small.joined('node-a')).resolves.toBeDefined();
+});
+
+/** A good handshake from this address, as another host's. */
+function tlsFrom(localAddress: string, port: number): Socket {
+  const socket = connect({ host: '127.0.0.1', port, localAddress });
+  return tlsConnect({ socket, rejectUnauthorized: false, ALPNProtocols: ['h2'] });
+}
+
+test('a host that opens connections up to a limit and says nothing keeps out nobody else', async () => {
+  await using small = await TestServer.start({ limits: { connections: 100, handshakes: 4 } });
+  const silent = Array.from({ length: 4 }, () => connect(small.port, '127.0.0.1').on('error', () => {}));
+  await Promise.all(silent.map((socket) => closed(socket, 'connect')));
+  // of the same host one more is refused
+  await closed(connect(small.port, '127.0.0.1').on('error', () => {}));
+  const gaveWay = closed(silent[0]!);
+  const other = tlsFrom('127.0.0.2', small.port);
+  await closed(other, 'secureConnect');
+  await gaveWay;
+  expect(other.destroyed).toBe(false);
+  for (const socket of [...silent, other]) socket.destroy();
+});
+
+test('a host that takes all places without ever attesting keeps out nobody else', async () => {
+  await using small = await TestServer.start({ limits: { connections: 4, handshakes: 10 } });
+  const idle = Array.from({ length: 4 }, () => tlsFrom('127.0.0.1', small.port));
+  await Promise.all(idle.map((socket) => closed(socket, 'secureConnect')));
+  const status = async () => (await small.list('getStatus')) as { connections: number };
+  await until('all of them', async () => (await status()).connections === 4);
+  const other = tlsFrom('127.0.0.2', small.port);
+  await Promise.race([closed(other, 'data'), closed(other)]);
+  expect(other.destroyed).toBe(false);
+  expect((await status()).connections).toBe(4);
+  for (const socket of [...idle, other]) socket.destroy();
+});
+
+test('a crowd in which each comes from elsewhere keeps its places', () => {
+  const places = new Unproven();
+  const ended: string[] = [];
+  for (const address of ['10.0.0.1', '10.0.0.2', 'fd00::1']) places.add(address, () => ended.push(address));
+  expect(places.makeRoomFor('10.0.0.4')).toBe(false);
+  // the same host, as far as anybody can tell
+  places.add('fd00::2', () => ended.push('fd00::2'));
+  expect(places.makeRoomFor('fd00::3')).toBe(false);
+  expect(places.makeRoomFor('10.0.0.1')).toBe(false);
+  expect(places.makeRoomFor('10.0.0.4')).toBe(true);
+  expect(ended).toEqual(['fd00::1']);
 });
 
 test('who does not end the TLS handshake in time is sent away, and so is who never attests', async () => {
