@@ -8,7 +8,8 @@ import { type Changes, DATABASES, type DatabaseName, HEAD, logKey, type Snapshot
 import { readEntry } from './leader-log.ts';
 import { currentSnapshot, ENDED, loadSnapshot } from './snapshot.ts';
 
-const BATCH = 200;
+/** Of entries, each of half a megabyte at most. */
+const BATCH = 100;
 
 export class Replica {
   readonly #etcd: EtcdStore;

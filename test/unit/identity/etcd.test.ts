@@ -12,7 +12,7 @@ let several: Several;
 // One pair for all tests: whoever leads when a test begins is its first. Each test has nodes and entries of its own.
 beforeAll(async () => {
   several = await Several.start();
-}, 60_000);
+}, 120_000);
 afterAll(() => several[Symbol.asyncDispose]());
 
 const entry = (node: string, n: number) => ({
@@ -92,7 +92,7 @@ test('killing the server that serves loses nothing that was acknowledged, and ev
   await expect(first.putEntry(entry('node-a', 9999))).rejects.toThrow(
     `this server stands by, ask the one that serves: `,
   );
-}, 90_000);
+}, 120_000);
 
 test('a revocation that was acknowledged is known to the next leader, and so is every node with its incarnation', async () => {
   const first = await several.leader();
@@ -113,7 +113,7 @@ test('a revocation that was acknowledged is known to the next leader, and so is 
   await eventually('the agent at the other server', () => client.status().connected);
   expect(client.node.info).toMatchObject({ id, incarnation });
   first.up();
-}, 60_000);
+}, 120_000);
 
 test('while etcd is down nothing is acknowledged and nothing is recorded; afterwards one of them serves again', async () => {
   const first = await several.leader();
@@ -143,7 +143,7 @@ test('while etcd is down nothing is acknowledged and nothing is recorded; afterw
   await next.putEntry(entry('node-c', 4));
   await eventually('what was acknowledged after', () => client.entries().some(({ id }) => id === 'node-c-4'));
   expect(client.entries().some(({ id }) => id === 'node-c-3')).toBe(false);
-}, 90_000);
+}, 120_000);
 
 test('a leader that slept through its lease can neither issue nor push nor answer when it wakes', async () => {
   const first = await several.leader();
@@ -176,7 +176,7 @@ test('a leader that slept through its lease can neither issue nor push nor answe
   const { followed } = await first.status();
   await second.putEntry(entry('node-d', 3));
   await eventually('the log', async () => Number((await first.status()).followed) > Number(followed));
-}, 60_000);
+}, 120_000);
 
 test('a server with another passphrase does not lead: it says so and the first goes on', async () => {
   const first = await several.leader();
@@ -193,7 +193,7 @@ test('a server with another passphrase does not lead: it says so and the first g
   expect(second.logged).not.toContain('identity server ready');
   first.up();
   expect(await several.leader(second)).toBe(first);
-}, 60_000);
+}, 120_000);
 
 test('an etcd that lost its data is not taken for a new one: no server makes a new authority', async () => {
   const first = await several.leader();
@@ -208,4 +208,4 @@ test('an etcd that lost its data is not taken for a new one: no server makes a n
   });
   expect(status).toMatchObject({ role: 'standby' });
   expect(status.problem).toMatch(/etcd holds no state, but it held one: restore a backup/);
-}, 60_000);
+}, 120_000);

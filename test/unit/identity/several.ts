@@ -41,7 +41,7 @@ export async function freePort(): Promise<number> {
 export async function eventually<T>(
   what: string,
   probe: () => Promise<T | undefined | false> | T | undefined | false,
-  ms = 20_000,
+  ms = 40_000,
 ): Promise<T> {
   const deadline = performance.now() + ms;
   let last: unknown;
