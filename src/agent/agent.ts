@@ -221,6 +221,7 @@ async function start(
     svids: svidSource,
     bundles: server.bundles,
     revocations: server.revocations,
+    tainted: () => server.ownBundle().tainted,
     policy: () => policy,
     tunnel: path.binding,
     fences: datapath.fences,

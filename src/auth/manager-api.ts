@@ -44,6 +44,8 @@ export interface AuthManagerOptions {
   readonly svids: SvidSource;
   readonly bundles: TrustBundles;
   readonly revocations: RevocationTable;
+  /** Key identifiers of signing keys that are to go: what rests on them is proven anew as soon as it can be. Left out: none. */
+  tainted?(): ReadonlySet<string>;
   /** The policies in force now. */
   policy(): PolicyDecisions;
   readonly tunnel: TunnelBinding;

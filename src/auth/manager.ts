@@ -34,6 +34,8 @@ import { type HostedEndpoint, type OwnEndpoint, VouchHost } from './vouch-host.t
 
 export type { AuthManager, AuthManagerOptions } from './manager-api.ts';
 
+const NONE: ReadonlySet<string> = new Set();
+
 /** Frame types that belong here; the others above the channel's own are the tunnel's. */
 export function isAuthFrame(type: FrameType): boolean {
   return type >= FrameType.FRAME_TYPE_VOUCH_REQUEST && type <= FrameType.FRAME_TYPE_PAIRS_RESULT;
@@ -176,6 +178,7 @@ class Manager implements AuthManager {
         return vouch?.node === node ? vouch.identity : undefined;
       },
       policy: () => options.policy(),
+      tainted: () => options.tainted?.() ?? NONE,
       lastUse: options.lastUse,
       backoff: this.#pairBackoff,
       settings,
@@ -276,7 +279,7 @@ class Manager implements AuthManager {
 
   svidsChanged(): void {
     this.#relent();
-    this.#proofs.ahead.allChanged();
+    this.#proofs.svidsChanged();
   }
 
   revoked(): number {

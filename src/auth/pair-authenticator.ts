@@ -62,6 +62,8 @@ export class PairAuthenticator {
   /** Renewal, then end. */
   readonly #deadlines: Deadlines<AuthRecord>;
   readonly #successes = new Map<string, Success>();
+  /** Those whose renewal does not wait for its time. */
+  readonly #hastened = new WeakSet<AuthRecord>();
   #isSweepArmed = false;
 
   constructor(options: PairAuthenticatorOptions) {
@@ -157,6 +159,16 @@ export class PairAuthenticator {
     }
   }
 
+  /** Proves them anew at once, used or not; many one after the other. What is there stays until then. */
+  renew(records: readonly AuthRecord[]): void {
+    const nowMs = msOfNs(this.#options.clock.bootNs());
+    for (const record of records) {
+      if (this.#hastened.has(record)) continue;
+      this.#hastened.add(record);
+      this.#deadlines.add(record, nowMs + this.#options.random() * records.length);
+    }
+  }
+
   /** The peer began. */
   answered(node: NodeId, pair: Pair, correlation: string, outcome: Outcome): void {
     const { clock, backoff, audit } = this.#options;
@@ -230,7 +242,9 @@ export class PairAuthenticator {
         continue;
       }
       this.#deadlines.add(record, endMsOf(record));
-      if (!isAdopted(record) && isWanted(record)) void this.#authenticate(record, nowNs);
+      if (!isAdopted(record) && (this.#hastened.has(record) || isWanted(record))) {
+        void this.#authenticate(record, nowNs);
+      }
     }
     this.entries.remove(unconfirmed, { kind: 'auth.expired', reason: 'AUTH_NOT_CONFIRMED' });
   }

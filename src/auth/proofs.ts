@@ -44,6 +44,8 @@ export interface ProofsOptions {
   /** Who has the address by the node's vouch, in force now. */
   identityAt(node: NodeId, address: IpAddress): SecurityIdentity | undefined;
   policy(): PolicyDecisions;
+  /** As AuthManagerOptions.tainted. */
+  tainted(): ReadonlySet<string>;
   /** When a packet last passed between here and the node, CLOCK_BOOTTIME. Left out: nobody counts, everything is in use. */
   readonly lastUse: ((node: NodeId) => bigint | undefined) | undefined;
   readonly backoff: Backoff;
@@ -163,6 +165,24 @@ export class Proofs {
     this.onChannels.forgetProofs();
     this.upkeep.bundlesChanged();
     this.flows.recheck(undefined, (proof) => this.upkeep.chainRefusal(proof.chain, proof.spiffeId));
+    this.ahead.allChanged();
+  }
+
+  /**
+   * An own SVID came, was replaced or went. What rests on one that a tainted key signed is proven with its successor now: when the key is taken
+   * back, no packet has to wait for that. The peer does the same with its own.
+   */
+  svidsChanged(): void {
+    const { tainted, owns } = this.#options;
+    const keys = tainted();
+    if (keys.size > 0) {
+      const outdated = this.pairs.entries.list().filter(({ own, local }) => {
+        if (own === undefined || !own.subject.authorities?.some((id) => keys.has(id))) return false;
+        const now = owns.of(local);
+        return now.ok && now.value.digest !== own.digest;
+      });
+      this.pairs.renew(outdated);
+    }
     this.ahead.allChanged();
   }
 

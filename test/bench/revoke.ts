@@ -152,6 +152,7 @@ async function open(directory: string, progress: (line: string) => void) {
   };
   const owns = new OwnProofs({ svidOf: (identity) => ok(svids.get(identity)!) }, synced.revocations, clock.nowMs);
   const proofs = new Proofs({
+    tainted: () => new Set(),
     self: { name: 'node-0' as NodeName, spiffeId: SELF },
     table: atDrop.over(table),
     facts,

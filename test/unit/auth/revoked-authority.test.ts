@@ -20,12 +20,17 @@ let backend: Workload;
 let first: Upstream;
 let second: Upstream;
 let revoked: Set<string>;
+let tainted: Set<string>;
+/** When a packet last passed between the nodes, for both. */
+let lastUse: bigint;
 
 beforeEach(async () => {
   world = await World.create();
   a = world.node('a');
   b = world.node('b');
   revoked = new Set();
+  tainted = new Set();
+  lastUse = 1n << 62n;
   first = upstream(world.time.nowMs(), 1);
   second = upstream(world.time.nowMs(), 2);
   trust(first, second);
@@ -47,6 +52,8 @@ function start(node: SimNode): void {
     revocations: {
       isRevoked: ({ authorities = [] }: RevocationSubject) => authorities.some((id) => revoked.has(id)),
     },
+    tainted: () => tainted,
+    lastUse: () => lastUse,
   });
 }
 
@@ -132,6 +139,62 @@ describe.each([
     world.send(frontend, backend);
     await world.settle();
     expect(keysOf(a)).toEqual(['300>301', '302>301']);
+  });
+});
+
+describe('a key is tainted, and taken back when everybody has a new SVID', () => {
+  /** Node after node, as they come. */
+  async function renewed(): Promise<void> {
+    for (const [node, own] of [
+      [a, [frontend]],
+      [b, [backend]],
+    ] as const) {
+      for (const workload of own) give(workload, second);
+      node.manager.svidsChanged();
+      await world.pass(1000);
+    }
+  }
+
+  beforeEach(async () => {
+    give(backend, first);
+    await meet();
+    expect(keysOf(a)).toEqual(['300>301', '302>301']);
+  });
+
+  test('what rests on it is proven anew before, so that nothing goes and no packet waits', async () => {
+    tainted.add(first.intermediateKeyId);
+    await renewed();
+    revoked.add(first.intermediateKeyId);
+    expect([a.manager.revoked(), b.manager.revoked()]).toEqual([0, 0]);
+    trust(second);
+    expect([keysOf(a), keysOf(b)]).toEqual([
+      ['300>301', '302>301'],
+      ['301>300', '301>302'],
+    ]);
+    expect(world.send(frontend, backend)).toBe('passed');
+  });
+
+  test('also of a pair that nobody used since: when the key goes, somebody may', async () => {
+    tainted.add(first.intermediateKeyId);
+    lastUse = 0n;
+    await renewed();
+    trust(second);
+    expect(keysOf(a)).toEqual(['300>301', '302>301']);
+  });
+
+  test('another key: nothing is proven before its time', async () => {
+    tainted.add('cc'.repeat(20));
+    const frames = world.frames.length;
+    await renewed();
+    expect(world.frames.length).toBe(frames);
+  });
+
+  test('while the new SVID is not there yet nothing is tried', async () => {
+    tainted.add(first.intermediateKeyId);
+    const frames = world.frames.length;
+    for (const node of [a, b]) node.manager.svidsChanged();
+    await world.pass(1000);
+    expect(world.frames.length).toBe(frames);
   });
 });
 
