@@ -12,6 +12,7 @@ import type { ReasonCode } from '../src/base/registry/reason-codes.ts';
 import { systemTimers, type Timers } from '../src/base/timers.ts';
 import type { AuditSink } from '../src/model/audit-event.ts';
 import type { TrustBundle } from '../src/model/identity.ts';
+import type { SpiffeId } from '../src/model/ids.ts';
 import { privateKeyPem } from '../src/pki/keys.ts';
 import { encodePem } from '../src/pki/pem.ts';
 import { presentedChain } from '../src/pki/presented-chain.ts';
@@ -22,6 +23,9 @@ import { Unproven } from './unproven.ts';
 const HANDSHAKE_MS = 5_000;
 /** Who shows no certificate came to attest; that does not take longer. */
 const ANONYMOUS_MS = 30_000;
+
+/** Connections of one SPIFFE ID. An agent has one, and for a moment two when its certificate is another. */
+const MAX_PER_HOLDER = 64;
 
 /** The other end of an accepted connection. */
 export interface Caller {
@@ -63,6 +67,8 @@ export class Listener {
   /** Those before the end of their TLS handshake, and those who showed no certificate that verifies. */
   readonly #handshakes = new Unproven();
   readonly #anonymous = new Unproven();
+  /** Connections of those who showed one that does, each ended by its function; the oldest first. */
+  readonly #holders = new Map<SpiffeId, Set<() => void>>();
   #accepted = 0;
 
   constructor(options: ListenerOptions) {
@@ -176,6 +182,18 @@ export class Listener {
     raw.destroy();
   }
 
+  /** A holder of an SVID has a few connections; of one that wants all of them the oldest goes. Returns what gives the place back. */
+  #hold(spiffeId: SpiffeId, giveWay: () => void): () => void {
+    const held = this.#holders.get(spiffeId) ?? new Set();
+    this.#holders.set(spiffeId, held.add(giveWay));
+    const [oldest] = held;
+    if (held.size > MAX_PER_HOLDER) oldest!();
+    return () => {
+      held.delete(giveWay);
+      if (held.size === 0 && this.#holders.get(spiffeId) === held) this.#holders.delete(spiffeId);
+    };
+  }
+
   #admit(
     raw: Socket,
     socket: TLSSocket,
@@ -189,14 +207,12 @@ export class Listener {
     this.#callers.set(id, { id, remote, svid, ...(refusal === undefined ? {} : { refusal }) });
     const lifeMs = svid === undefined ? ANONYMOUS_MS : svid.validUntilMs - clock.nowMs();
     const cancelEnd = this.#timers.set(lifeMs, () => socket.destroy());
-    const leave =
-      svid === undefined
-        ? this.#anonymous.add(remote, () => {
-            leave();
-            this.#refused(remote, 'PEER_TOO_MANY_CONNECTIONS');
-            this.#end(raw);
-          })
-        : () => {};
+    const giveWay = () => {
+      leave();
+      this.#refused(remote, 'PEER_TOO_MANY_CONNECTIONS');
+      this.#end(raw);
+    };
+    const leave = svid === undefined ? this.#anonymous.add(remote, giveWay) : this.#hold(svid.spiffeId, giveWay);
     socket.once('close', () => {
       cancelEnd();
       leave();

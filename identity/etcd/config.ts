@@ -9,6 +9,8 @@ const endpoint = z
     'must be http://HOST:PORT or https://HOST:PORT; correct it',
   );
 
+const LOOPBACK = /^http:\/\/(localhost|127(\.[0-9]{1,3}){3}|\[::1\]):/;
+
 const etcdSchema = z
   .strictObject({
     type: z.literal('etcd'),
@@ -24,6 +26,13 @@ const etcdSchema = z
     leaseSeconds: z.number().int().min(2).max(60).default(10),
   })
   .superRefine(({ endpoints, tls }, context) => {
+    endpoints.forEach((text, i) => {
+      // who can change what is on the way to etcd can do what the server can
+      const message =
+        'http: only to this machine, as whoever is on the way could change everything; use https: and tls';
+      if (text.startsWith('http:') && !LOOPBACK.test(text))
+        context.addIssue({ code: 'custom', path: ['endpoints', i], message });
+    });
     const isSecure = endpoints.every((text) => text.startsWith('https:'));
     if (tls !== undefined && !isSecure)
       context.addIssue({ code: 'custom', path: ['endpoints'], message: 'all must begin with https: where tls is set' });

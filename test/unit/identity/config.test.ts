@@ -178,3 +178,13 @@ test.each(['/node/node-a', '/node', '/countersign/server'])(
     expect(check({ admin: { roles } })).toThrow(/admin\.roles\[0\]\.spiffeId: the path \/\w+ is kept/);
   },
 );
+
+test('etcd on another machine is reached by TLS only', () => {
+  const etcd = (endpoint: string, more = {}) => check({ datastore: { type: 'etcd', endpoints: [endpoint], ...more } });
+  for (const host of ['10.0.0.1', 'etcd.example.org', 'localhost.example.org', '127.0.0.1.example.org'])
+    expect(etcd(`http://${host}:2379`)).toThrow(/datastore\.endpoints\[0\]: http: only to this machine/);
+  for (const host of ['127.0.0.1', 'localhost', '[::1]'])
+    expect(etcd(`http://${host}:2379`)).not.toThrow(/only to this machine/);
+  const tls = { caFile: '/ca.pem', certFile: '/cert.pem', keyFile: '/key.pem' };
+  expect(etcd('https://10.0.0.1:2379', { tls })).not.toThrow(/datastore/);
+});

@@ -11,7 +11,8 @@ import type { Svid } from '../../../src/model/identity.ts';
 import type { NodeName, SpiffeId, TrustDomain } from '../../../src/model/ids.ts';
 import { nodeSpiffeId, spiffeId } from '../../../src/model/spiffe-id.ts';
 import { createCsr } from '../../../src/pki/csr.ts';
-import { generateKey } from '../../../src/pki/keys.ts';
+import { generateKey, privateKeyPem } from '../../../src/pki/keys.ts';
+import { encodePem } from '../../../src/pki/pem.ts';
 import { quiet, TestServer, TRUST_DOMAIN, until } from './harness.ts';
 
 const NODE_A = nodeSpiffeId(TRUST_DOMAIN, 'node-a' as NodeName);
@@ -201,6 +202,24 @@ test('a host that takes all places without ever attesting keeps out nobody else'
   expect(other.destroyed).toBe(false);
   expect((await status()).connections).toBe(4);
   for (const socket of [...idle, other]) socket.destroy();
+});
+
+test('a node cannot take all places with its own certificate', async () => {
+  await using other = await TestServer.start();
+  const { chain, privateKey } = (await other.joined('node-b')).node.svid();
+  const cert = chain.map((der) => encodePem('CERTIFICATE', der)).join('');
+  const shown = { cert, key: privateKeyPem(privateKey), rejectUnauthorized: false, ALPNProtocols: ['h2'] };
+  const many: Socket[] = [];
+  for (let i = 0; i < 70; i++) {
+    const socket = tlsConnect({ host: '127.0.0.1', port: other.port, ...shown });
+    await Promise.race([closed(socket, 'data'), closed(socket)]);
+    many.push(socket);
+  }
+  await until('the oldest to be gone', () => many.slice(0, 6).every((socket) => socket.destroyed));
+  expect(many.at(-1)?.destroyed).toBe(false);
+  const { connections } = (await other.list('getStatus')) as { connections: number };
+  expect(connections).toBeLessThanOrEqual(64);
+  for (const socket of many) socket.destroy();
 });
 
 test('a crowd in which each comes from elsewhere keeps its places', () => {
