@@ -55,6 +55,7 @@ const STABLE_MS = 5_000;
  */
 const BARRED: ReadonlySet<ReasonCode | undefined> = new Set([
   'ATTEST_NODE_CLONED',
+  'ATTEST_NODE_EVICTED',
   'PEER_INCARNATION_BARRED',
   'AUTH_REVOKED',
   'CERT_UNTRUSTED',

@@ -57,6 +57,21 @@ test('a node SVID that ends while the server is away ends the process: nobody ta
   expect(barred).toEqual(['CERT_EXPIRED']);
 });
 
+test('a node that is evicted ends, and its next start attests anew', async () => {
+  server = await TestServer.start();
+  const client = await server.joined('node-a');
+  const barred: string[] = [];
+  client.onBarred((reason) => barred.push(reason));
+  await server.revoke({ $case: 'node', value: 'node-a' }, 10);
+  await until('the end', () => barred.length > 0);
+  expect(barred).toEqual(['ATTEST_NODE_EVICTED']);
+  await client.close();
+  await expect(server.client('node-a')).rejects.toThrow(/countersign token create --node node-a/);
+  // a revocation covers what is issued within its second
+  server.clock.offsetMs += 2_000;
+  expect((await server.joined('node-a')).node.info.incarnation).toBe(2n);
+});
+
 test('a damaged state file is named, not guessed at', async () => {
   server = await TestServer.start();
   const first = await server.joined('node-a');
