@@ -70,6 +70,8 @@ export class KeyDirectory implements KeyBlobs {
 
   async delete(id: string): Promise<void> {
     rmSync(this.describe(id), { force: true });
+    // half of one, as a crash left it, is as secret as the whole
+    rmSync(`${this.describe(id)}.new`, { force: true });
     syncDirectory(this.#directory);
   }
 

@@ -33,6 +33,8 @@ async function run(
   });
   let text = '';
   let doomed = false;
+  // whatever it does instead of issuing, it does not do for ever
+  const deadline = setTimeout(() => child.kill('SIGKILL'), 60_000 * SLOW);
   child.stdout.on('data', (data: Buffer) => {
     text += data.toString('latin1');
     if (doomed || !text.includes('CERT')) return;
@@ -40,7 +42,8 @@ async function run(
     setTimeout(() => child.kill('SIGKILL'), killAfterMs);
   });
   await once(child, 'close');
-  expect(text).toContain('CERT');
+  clearTimeout(deadline);
+  expect(text.slice(0, 2000)).toContain('CERT');
   expect(child.signalCode).toBe('SIGKILL');
   const lines = text.split('\n').slice(0, -1);
   return {
@@ -102,10 +105,12 @@ describe('kill -9', () => {
       let beginsMs = START;
       let earlier: string[] = [];
       for (let round = 0; round < 25; round++) {
+        const began = performance.now();
         const { certificates, bad } = await run(directory, beginsMs, 'rotate', earlier, 20 + ((round * 31) % 130));
+        // its clock runs a thousand times as fast, and is not to go back
+        beginsMs += Math.ceil((performance.now() - began) * 1000);
         expect(bad).toEqual([]);
         earlier = certificates.slice(-10).map(({ chain }) => chain);
-        beginsMs += 700_000;
       }
       const database = new DatabaseSync(join(directory, 'ledger.db'));
       const slots = database.prepare('SELECT key_id, state FROM authority').all();
