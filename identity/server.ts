@@ -18,6 +18,7 @@ import { startFederation } from './federation/federation.ts';
 import { Feed } from './feed.ts';
 import { Listener } from './listener.ts';
 import { Nodes } from './nodes.ts';
+import { limitRefusals } from './refusal-audit.ts';
 import { Registry } from './registry.ts';
 import { keepRenewed } from './renewal.ts';
 import { createService } from './service.ts';
@@ -77,6 +78,7 @@ async function start(
   const origin = `${trustDomain}/countersign/server`;
   const audit = openAuditLog({ dir: config.audit.dir, origin, clock, log, certify });
   closers.push(() => audit.close());
+  const refusals = limitRefusals(audit, clock);
 
   const feed = new Feed(store);
   const nodes = new Nodes({ store, feed, ca, configured: config.nodes });
@@ -99,7 +101,7 @@ async function start(
       nodes,
       ca,
       clock,
-      audit,
+      audit: refusals,
       isLive: (name) => hub.isLive(name),
       hold: (name) => hub.expect(name),
     },
@@ -118,7 +120,7 @@ async function start(
     svid,
     clock,
     log,
-    audit,
+    audit: refusals,
     accept: service.accept,
   });
   const renew = async () => {
@@ -151,8 +153,8 @@ async function start(
     audit: { size: audit.size, lost: audit.lost },
   });
   const roles = rolesOf({ configured: config.admin.roles, registry });
-  const doors = adminDoors({ config, ca, signer, nodes, roles, interceptors, clock, log, audit });
-  const admin = { actorOf: doors.actorOf, log, audit };
+  const doors = adminDoors({ config, ca, signer, nodes, roles, interceptors, clock, log, audit: refusals });
+  const admin = { actorOf: doors.actorOf, log, audit: refusals };
   const backup = backupHandler(admin, sources);
   const ownBundle = () => ({ trustDomain, ...ca.bundle() });
   await doors.serve(
