@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -14,7 +15,6 @@ import type { NodeName, TrustDomain } from '../../src/model/ids.ts';
 import { decodePem } from '../../src/pki/pem.ts';
 
 const NODE = 'node-a' as NodeName;
-const PORT = 28_444;
 /** Of the agent's node; requests go round them. */
 const ENTRIES = 64;
 /** Of /proc/PID/stat: USER_HZ is 100 on every Linux that user space sees. */
@@ -35,19 +35,22 @@ export interface IssuePath {
 
 export async function openIssuePath(): Promise<IssuePath> {
   const dir = mkdtempSync(join(tmpdir(), 'countersign-bench-path-'));
-  const server = startServer(dir);
+  const port = await freePort();
+  const server = startServer(dir, port);
   let client: ServerClient | undefined;
   const close = async () => {
     client?.close();
-    const exited = once(server, 'exit');
-    server.kill('SIGKILL');
-    await exited;
+    if (server.exitCode === null && server.signalCode === null) {
+      const exited = once(server, 'exit');
+      server.kill('SIGKILL');
+      await exited;
+    }
     rmSync(dir, { recursive: true, force: true });
   };
   try {
     const token = await joinToken(join(dir, 'admin.sock'), server);
     client = await connectServer({
-      addresses: [`127.0.0.1:${PORT}`],
+      addresses: [`127.0.0.1:${port}`],
       trustDomain: 'example.org' as TrustDomain,
       bundle: decodePem(readFileSync(join(dir, 'data/bundle.pem'), 'utf8'), 'CERTIFICATE'),
       nodeName: NODE,
@@ -95,7 +98,17 @@ export async function openIssuePath(): Promise<IssuePath> {
   };
 }
 
-function startServer(dir: string): ChildProcess {
+/** One that nobody listens on now. */
+async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, '127.0.0.1');
+  await once(probe, 'listening');
+  const { port } = probe.address() as AddressInfo;
+  probe.close();
+  await once(probe, 'close');
+  return port;
+}
+
+function startServer(dir: string, port: number): ChildProcess {
   const apiVersion = 'countersign.dev/v1alpha1';
   const entries = Array.from({ length: ENTRIES }, (_, n) => ({
     id: entryId(n),
@@ -109,7 +122,7 @@ function startServer(dir: string): ChildProcess {
     kind: 'ServerConfig',
     trustDomain: 'example.org',
     dataDir: join(dir, 'data'),
-    listen: { address: '127.0.0.1', port: PORT },
+    listen: { address: '127.0.0.1', port },
     adminSocket: join(dir, 'admin.sock'),
     entriesFile: join(dir, 'entries.yaml'),
     nodes: [{ name: NODE, prefixes: ['10.77.1.0/24'] }],
