@@ -119,6 +119,8 @@ export const serverConfigSchema = z
         connections: z.number().int().min(1).max(100_000).default(10_000),
         /** Connections that have not ended their TLS handshake. */
         handshakes: z.number().int().min(1).max(10_000).default(256),
+        /** SVIDs a second for each node, see node-share.ts. */
+        svidsPerNode: z.number().int().min(1).max(1_000_000).default(50),
       })
       .prefault({}),
     /** How nodes may prove which one they are. */

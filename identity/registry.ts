@@ -52,6 +52,10 @@ export class Registry {
     return this.#index.ofNode(node).values();
   }
 
+  countOf(node: NodeName): number {
+    return this.#index.ofNode(node).size;
+  }
+
   entriesWith(spiffeId: SpiffeId): Iterable<RegisteredEntry> {
     return this.#index.ofSpiffeId(spiffeId).values();
   }

@@ -17,6 +17,7 @@ import { loadEntriesFile, watchEntriesFile } from './entries-file.ts';
 import { startFederation } from './federation/federation.ts';
 import { Feed } from './feed.ts';
 import { Listener } from './listener.ts';
+import { nodeShares } from './node-share.ts';
 import { Nodes } from './nodes.ts';
 import { limitRefusals } from './refusal-audit.ts';
 import { Registry } from './registry.ts';
@@ -106,6 +107,12 @@ async function start(
       hold: (name) => hub.expect(name),
     },
     issue: { ca, registry, nodes, clock, audit, issuer: config.oidc?.issuer },
+    takeShare: nodeShares({
+      perSecond: config.limits.svidsPerNode,
+      entriesOf: (node) => registry.countOf(node),
+      clock,
+      audit,
+    }),
     checkpoints: { store, trustDomain, clock, audit },
     callerOf: (peer) => listener.caller(peer),
     interceptors,

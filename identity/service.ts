@@ -18,6 +18,7 @@ import {
 import type { Clock } from '../src/base/clock.ts';
 import type { Logger } from '../src/base/log.ts';
 import { systemTimers } from '../src/base/timers.ts';
+import type { NodeName } from '../src/model/ids.ts';
 import { type AttestOptions, attest } from './attest.ts';
 import { type CheckpointOptions, putCheckpoint } from './checkpoints.ts';
 import { issue, renew } from './issue.ts';
@@ -41,6 +42,8 @@ export interface ServiceOptions {
   readonly nodes: Nodes;
   readonly hub: SyncHub;
   readonly attest: AttestOptions;
+  /** @throws Refusal */
+  readonly takeShare: (node: NodeName, count: number) => void;
   readonly issue: IssueJwtOptions;
   readonly checkpoints: CheckpointOptions;
   readonly callerOf: (peer: string) => Caller | undefined;
@@ -76,7 +79,7 @@ export function createService(options: ServiceOptions) {
 }
 
 function handlers(options: ServiceOptions): Handlers {
-  const { nodes, hub, log, clock } = options;
+  const { nodes, hub, log, clock, takeShare } = options;
 
   const callerOf = (call: { getPeer(): string }): Caller => {
     const caller = options.callerOf(call.getPeer());
@@ -115,10 +118,19 @@ function handlers(options: ServiceOptions): Handlers {
         call.emit('error', toServiceError(thrown, log));
       }
     },
-    issue: unary(async (node, request) => ({ results: await issue(options.issue, node, request.csrs) })),
-    issueJwt: unary((node, request) => issueJwt(options.issue, node, request)),
+    issue: unary(async (node, request) => {
+      takeShare(node.name, request.csrs.length);
+      return { results: await issue(options.issue, node, request.csrs) };
+    }),
+    issueJwt: unary((node, request) => {
+      takeShare(node.name, 1);
+      return issueJwt(options.issue, node, request);
+    }),
     renew: unary(
-      async (node, request) => ({ certificateChain: await renew(options.issue, hub, node, request) }),
+      async (node, request) => {
+        takeShare(node.name, 1);
+        return { certificateChain: await renew(options.issue, hub, node, request) };
+      },
       ({ newIncarnation }) => newIncarnation,
     ),
     putCheckpoint: unary((node, request) => {

@@ -92,6 +92,7 @@ export const reasonCodes = {
   ISSUE_CSR_INVALID: 'the certificate request does not verify',
   ISSUE_NOT_YOUR_ENTRY: 'the entry does not exist or its parent is another node',
   ISSUE_REVOKED: 'the identity is revoked',
+  ISSUE_RATE: 'the node asks for more SVIDs than its share',
   SERVER_UNREACHABLE: 'the identity server cannot be asked now',
   // workload attestation
   WORKLOAD_NO_IDENTITY: 'no registration entry matches the caller',
