@@ -21,7 +21,7 @@ import type { AuthorityInfo, AuthorityKind, CaBundle } from './lives.ts';
 import { LocalAuthority } from './local-authority.ts';
 import type { TtlLimits } from './profile.ts';
 import { RevocationRegistry, type RevocationTarget } from './revocation.ts';
-import { Slots } from './slots.ts';
+import { isPublished, Slots } from './slots.ts';
 import { openStore } from './store.ts';
 import { takeOverAuthority } from './takeover.ts';
 import type { UpstreamAuthority } from './upstream/upstream.ts';
@@ -145,8 +145,10 @@ export async function openCertificateAuthority(options: CertificateAuthorityOpti
   };
   try {
     options.onDatabase?.(store);
-    const ledger = new Ledger(store, clock.nowMs());
     const slots = new Slots(store);
+    // before anything else: by a wrong clock, nothing is to be pruned, replaced or deleted
+    if (!(options.replaceLostKeys ?? options.keys?.type === 'memory')) refuseEnded(slots, clock.nowMs(), directory);
+    const ledger = new Ledger(store, clock.nowMs());
     const config = options.keys ?? { type: 'disk' };
     const keysDirectory = join(directory, 'keys');
     const keys = openKeys(config, { trustDomain, directory: keysDirectory, blobs });
@@ -181,4 +183,14 @@ function openStateDirectory(directory: string): void {
   if ((statSync(directory).mode & 0o022) !== 0) {
     throw new CountersignError('permission-denied', `${directory}: others may write to it; run chmod 700 ${directory}`);
   }
+}
+
+/** @throws CountersignError if there are authorities, and all of them have ended. */
+function refuseEnded(slots: Slots, nowMs: number, directory: string): void {
+  const x509 = slots.list().filter((slot) => slot.kind === 'x509' && isPublished(slot));
+  if (x509.length === 0 || x509.some(({ notAfterMs }) => nowMs <= notAfterMs)) return;
+  throw new CountersignError(
+    'bad-input',
+    `${directory}: every signing key has ended; check the clock; if it is right, set ca.replaceLostKeys: true and give every agent the new bundle.pem`,
+  );
 }

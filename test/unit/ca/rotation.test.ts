@@ -198,13 +198,23 @@ describe.each(KINDS)('the %s authority', (kind) => {
     });
   });
 
-  it('that ended while the server was down is replaced at once', async () => {
-    await withCa(async ({ open, clock }) => {
+  it('that ended while the server was down is refused, as the clock may be wrong, and replaced at once if that is wanted', async () => {
+    await withCa(async ({ open, clock, directory }) => {
       const ca = await open(LIVES);
       const first = idOf(ca, kind, 'active');
       ca.close();
       clock.move(40 * 24 * HOUR);
-      const again = await open(LIVES);
+      const keys = readdirSync(join(directory, 'keys'));
+      await expect(open(LIVES)).rejects.toThrow(
+        /every signing key has ended; check the clock; .*ca\.replaceLostKeys: true/,
+      );
+      expect(readdirSync(join(directory, 'keys'))).toEqual(keys);
+      clock.move(-40 * 24 * HOUR);
+      const right = await open(LIVES);
+      expect(idOf(right, kind, 'active')).toBe(first);
+      right.close();
+      clock.move(40 * 24 * HOUR);
+      const again = await open({ ...LIVES, replaceLostKeys: true });
       expect(idOf(again, kind, 'active')).not.toBe(first);
       await later(again, clock, 2 * MINUTE);
       expect(states(again, kind)).toEqual(['active']);

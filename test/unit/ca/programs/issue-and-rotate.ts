@@ -76,7 +76,7 @@ try {
     directory,
     trustDomain,
     clock,
-    ...(mode === 'rotate' ? { authorityTtlSeconds: 2000, jwtKeyTtlSeconds: 1800 } : {}),
+    ...(mode === 'rotate' ? { authorityTtlSeconds: 2000, jwtKeyTtlSeconds: 1800, replaceLostKeys: true } : {}),
     workloadTtl: { defaultTtlSeconds: 900, maxTtlSeconds: 900 },
     onError: (error) => say('BAD', error.message),
   });
