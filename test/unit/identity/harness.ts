@@ -97,6 +97,8 @@ export class TestServer {
         { name: 'node-b', prefixes: ['10.77.2.0/24'] },
       ],
       audit: { dir: join(this.dir, 'audit') },
+      // tests ask again and again for one node; see node-share.test.ts
+      limits: { svidsPerNode: 1_000_000 },
       ...this.overrides,
     };
     return parseConfig('server.yaml', stringify(settings), serverConfigSchema);

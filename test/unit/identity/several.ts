@@ -150,6 +150,8 @@ export class Server {
       ca: { keys: { type: 'disk', passphraseFile: join(dir, 'passphrase') } },
       datastore: { type: 'etcd', endpoints: [etcd.endpoint], leaseSeconds: 2 },
       audit: { dir: join(this.dir, 'audit') },
+      // tests ask again and again for one node; see node-share.test.ts
+      limits: { svidsPerNode: 1_000_000 },
       logLevel: 'info',
       ...settings,
     };
