@@ -1,15 +1,10 @@
 /** An identity server on another machine: who asks, by an SVID of this trust domain, and that it is the identity server who answers. */
-import { existsSync, realpathSync } from 'node:fs';
-import { join } from 'node:path';
-import { targetOf } from '../agent/server-client/addresses.ts';
-import { PinnedCredentials } from '../agent/server-client/transport.ts';
 import { CountersignError } from '../base/errors.ts';
-import { readPrivateFile, readPublicFile } from '../base/private-file.ts';
+import { targetOf } from '../base/server-target.ts';
 import type { Svid, TrustBundle } from '../model/identity.ts';
 import { trustDomainOf } from '../model/spiffe-id.ts';
-import { parseCertificate } from '../pki/certificate.ts';
-import { privateKeyFromPem } from '../pki/keys.ts';
-import { decodePem } from '../pki/pem.ts';
+import { PinnedCredentials } from '../pki/server-credentials.ts';
+import { readSvidDirectory } from '../pki/svid-directory.ts';
 import type { RemoteServer } from './admin-client.ts';
 
 const WORKLOAD_SOCKET = '/run/countersign/workload.sock';
@@ -38,32 +33,10 @@ export async function remoteServer(server: string | undefined, where: string | u
 }
 
 async function identity(where: string): Promise<Identity> {
-  if (!where.startsWith('unix:')) return fromDirectory(where);
+  if (!where.startsWith('unix:')) return readSvidDirectory(where, '--svid');
   const { fetchX509Svid } = await import('../workload/client.ts');
   const { spiffeId, chain, privateKey, bundle } = await fetchX509Svid(where.replace(/^unix:(?:\/\/)?/, ''));
   // what the agent hands out is valid now
   const svid = { spiffeId, chain, privateKey, notAfterMs: Number.POSITIVE_INFINITY };
   return { svid, bundle: { trustDomain: trustDomainOf(spiffeId), authorities: [...bundle] } };
-}
-
-function fromDirectory(named: string): Identity {
-  if (!existsSync(named)) {
-    throw new CountersignError(
-      'bad-input',
-      `--svid ${named}: not there; write one with: countersign svid fetch --write`,
-    );
-  }
-  // `svid fetch` and `svid watch` keep what belongs together behind one link: resolved once, key and certificate fit
-  const current = join(named, 'current');
-  const dir = realpathSync(existsSync(current) ? current : named);
-  const certificates = (name: string) => decodePem(readPublicFile(join(dir, name)).toString('utf8'), 'CERTIFICATE');
-  const chain = certificates('svid.pem');
-  const leaf = parseCertificate(chain[0]!);
-  if (!leaf.ok || leaf.value.spiffeId === undefined) {
-    throw new CountersignError('bad-input', `${join(dir, 'svid.pem')}: its first certificate is no X.509-SVID`);
-  }
-  const { spiffeId, notAfterMs } = leaf.value;
-  const privateKey = privateKeyFromPem(readPrivateFile(join(dir, 'key.pem')).toString('utf8'));
-  const bundle = { trustDomain: trustDomainOf(spiffeId), authorities: certificates('bundle.pem') };
-  return { svid: { spiffeId, chain, privateKey, notAfterMs }, bundle };
 }

@@ -11,12 +11,12 @@ import {
   ServerAdminClient,
 } from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import type { ServerClient } from '../../../src/agent/server-client/client.ts';
-import { PinnedCredentials } from '../../../src/agent/server-client/transport.ts';
 import type { Svid } from '../../../src/model/identity.ts';
 import type { TrustDomain } from '../../../src/model/ids.ts';
 import { nodeSpiffeId, spiffeId } from '../../../src/model/spiffe-id.ts';
 import { createCsr } from '../../../src/pki/csr.ts';
 import { generateKey } from '../../../src/pki/keys.ts';
+import { PinnedCredentials } from '../../../src/pki/server-credentials.ts';
 import { replaceFiles } from '../../../src/workload/outputs/directory.ts';
 import { pemFiles } from '../../../src/workload/outputs/files.ts';
 import { SELECTORS, stageAgent } from '../server-client/rotation-stage.ts';
