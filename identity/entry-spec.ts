@@ -82,13 +82,8 @@ export const entrySchema = z.strictObject({
     .transform((names) => [...new Set(names)].sort()),
   /** Its SVIDs have the role admin at the server's API over TLS. */
   admin: z.boolean().default(false),
-  downstream: z
-    .boolean()
-    .default(false)
-    .refine(
-      (wanted) => !wanted,
-      'is not supported: this server signs no authorities of other servers; leave it out, and give each server an upstream of its own (ca.upstream)',
-    ),
+  /** Its SVIDs may have an authority signed, with which a server below this one issues for the same trust domain. */
+  downstream: z.boolean().default(false),
 });
 export type EntrySpec = z.infer<typeof entrySchema>;
 

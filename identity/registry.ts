@@ -232,7 +232,7 @@ function noEntry(id: string): CountersignError {
 }
 
 function recordOf(spec: EntrySpec, origin: EntryRecord['origin']): EntryRecord {
-  const { id, spiffeId, node, selectors, labels, ports, hint, dnsNames, federatesWith, admin } = spec;
+  const { id, spiffeId, node, selectors, labels, ports, hint, dnsNames, federatesWith, admin, downstream } = spec;
   const { ttlSeconds = 0, jwtTtlSeconds = 0 } = spec;
   const ttls = { ttlSeconds, jwtTtlSeconds };
   return {
@@ -248,6 +248,7 @@ function recordOf(spec: EntrySpec, origin: EntryRecord['origin']): EntryRecord {
     dnsNames,
     federatesWith,
     admin,
+    downstream,
     barred: false,
   };
 }
@@ -262,6 +263,7 @@ function isSame(known: EntryRecord | undefined, record: EntryRecord): boolean {
     known.ttlSeconds === record.ttlSeconds &&
     known.jwtTtlSeconds === record.jwtTtlSeconds &&
     known.admin === record.admin &&
+    known.downstream === record.downstream &&
     known.barred === record.barred &&
     isSameList(known.selectors, record.selectors) &&
     isSameList(known.dnsNames, record.dnsNames) &&

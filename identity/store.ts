@@ -141,7 +141,7 @@ export class Store {
 
   putEntry(entry: EntryRecord): void {
     this.#run(
-      'INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+      'INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
       entry.id,
       entry.origin,
       entry.spiffeId,
@@ -156,6 +156,7 @@ export class Store {
       entry.jwtTtlSeconds,
       JSON.stringify(entry.federatesWith),
       entry.admin ? 1 : 0,
+      entry.downstream ? 1 : 0,
     );
   }
 
@@ -178,6 +179,7 @@ export class Store {
       jwtTtlSeconds: row.jwt_ttl_seconds as number,
       federatesWith: JSON.parse(row.federates_with as string) as TrustDomain[],
       admin: row.admin === 1,
+      downstream: row.downstream === 1,
       barred: row.barred === 1,
     }));
   }

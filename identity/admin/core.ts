@@ -12,7 +12,6 @@ import {
 import type { Clock } from '../../src/base/clock.ts';
 import { parseConfig } from '../../src/base/config-file.ts';
 import { CountersignError } from '../../src/base/errors.ts';
-import type { SpiffeId } from '../../src/model/ids.ts';
 import { nodeSpiffeId, parseNodeName, parseSpiffeId } from '../../src/model/spiffe-id.ts';
 import type { EntryFilter } from '../entry-index.ts';
 import { entrySchema } from '../entry-spec.ts';
@@ -123,15 +122,18 @@ export function coreAdmin(options: CoreAdminOptions): AdminService {
  * @throws Refusal
  */
 function mayTouch(
-  { roles, audit }: CoreAdminOptions,
-  { spiffeId, admin }: { readonly spiffeId: SpiffeId; readonly admin: boolean },
+  { registry, roles, audit }: CoreAdminOptions,
+  { spiffeId, admin, downstream }: Pick<RegisteredEntry, 'spiffeId' | 'admin' | 'downstream'>,
   actor: Actor,
 ): void {
-  const role = admin ? 'admin' : roles.roleOf(spiffeId);
+  // who can have an authority signed can become an administrator
+  const signs = downstream || [...registry.entriesWith(spiffeId)].some((entry) => entry.downstream);
+  const role = admin || signs ? 'admin' : roles.roleOf(spiffeId);
   if (rankOf(role) <= rankOf(actor.role)) return;
   const detail = { spiffeId, role: actor.role, needs: role! };
   audit.emit({ kind: 'admin.refused', reason: 'ADMIN_ROLE', actor: actor.name, detail });
-  const advice = `${spiffeId} has the role ${role}, and ${actor.name} has ${actor.role}`;
+  const what = signs ? 'may have authorities signed, which takes the role admin to give' : `has the role ${role}`;
+  const advice = `${spiffeId} ${what}, and ${actor.name} has ${actor.role}`;
   throw new Refusal('ADMIN_ROLE', status.PERMISSION_DENIED, advice);
 }
 
@@ -176,7 +178,7 @@ function targetOf({ what }: RevokeSvidRequest): RevocationTarget {
 
 function entryJson({ ca }: CoreAdminOptions, entry: RegisteredEntry) {
   const { id, spiffeId, selectors, labels, ports, hint, ttlSeconds, jwtTtlSeconds, dnsNames, origin, barred } = entry;
-  const { federatesWith, admin, identity } = entry;
+  const { federatesWith, admin, downstream, identity } = entry;
   const parentId = nodeSpiffeId(ca.trustDomain, entry.node);
   const revoked = barred ? { revoked: true } : {};
   return {
@@ -193,6 +195,7 @@ function entryJson({ ca }: CoreAdminOptions, entry: RegisteredEntry) {
     dnsNames,
     federatesWith,
     admin,
+    downstream,
     origin,
     ...revoked,
   };

@@ -106,6 +106,7 @@ export function migrateSpireEntries(
         dnsNames: entry.dns_names,
         federatesWith: entry.federates_with.map((name) => name.replace(/^spiffe:\/\//, '')),
         admin: entry.admin,
+        downstream: entry.downstream,
       });
       const problem = spec.success ? problemOf(spec.data, trustDomain, () => true) : sentenceOf(spec.error);
       if (problem !== undefined || !spec.success) leftOut.push({ id: entry.id, spiffeId, why: problem ?? '' });
@@ -126,8 +127,6 @@ function withoutCounterpart(entry: SpireEntry, nodesOf: ReadonlyMap<string, read
   if (entry.parent_id.path === '/spire/server') {
     return 'it names a group of nodes; list them in the server’s configuration, and give --parent with its SPIFFE ID for the entries below it';
   }
-  if (entry.downstream)
-    return 'downstream: this server signs no authorities of other servers; give each an upstream (ca.upstream)';
   if (entry.store_svid) return 'store_svid: SVIDs are given to workloads, not put into other stores';
   if (entry.expires_at !== 0) {
     const when = new Date(entry.expires_at * 1000).toISOString();

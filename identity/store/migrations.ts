@@ -38,6 +38,7 @@ const migrations: readonly string[] = [
    CREATE TABLE federated_bundles (
      trust_domain TEXT PRIMARY KEY, document TEXT NOT NULL, origin TEXT NOT NULL, fetched_at_ms INTEGER NOT NULL
    ) STRICT;`,
+  'ALTER TABLE entries ADD COLUMN downstream INTEGER NOT NULL DEFAULT 0;',
 ];
 
 /** All of the steps or none. @throws CountersignError unsupported: a later version of the program wrote it */

@@ -46,6 +46,8 @@ export interface EntryRecord {
   readonly federatesWith: readonly TrustDomain[];
   /** An SVID of it may administer the server. */
   readonly admin: boolean;
+  /** An SVID of it may have an authority of a server below signed. */
+  readonly downstream: boolean;
   /** Its SPIFFE ID was revoked after it was registered: nothing is issued until it is registered anew. */
   readonly barred: boolean;
 }

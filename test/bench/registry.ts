@@ -218,6 +218,7 @@ function writeStore(dir: string): void {
         jwtTtlSeconds: 0,
         federatesWith: [],
         admin: false,
+        downstream: false,
         barred: false,
       });
     }

@@ -214,6 +214,7 @@ function configure(dir: string, endpoints: number): void {
         jwtTtlSeconds: 0,
         federatesWith: [],
         admin: false,
+        downstream: false,
         barred: false,
       });
     }

@@ -330,6 +330,7 @@ function writeState(dir: string): void {
           jwtTtlSeconds: 0,
           federatesWith: [],
           admin: false,
+          downstream: false,
           barred: false,
         });
       }

@@ -34,7 +34,17 @@ interface ListOptions extends CommonOptions {
 }
 
 const COLUMNS = ['id', 'spiffeId', 'parentId', 'selectors', 'labels', 'securityIdentity'];
-const UNSETTABLE = ['labels', 'ports', 'ttlSeconds', 'jwtTtlSeconds', 'dnsNames', 'federatesWith', 'hint', 'admin'];
+const UNSETTABLE = [
+  'labels',
+  'ports',
+  'ttlSeconds',
+  'jwtTtlSeconds',
+  'dnsNames',
+  'federatesWith',
+  'hint',
+  'admin',
+  'downstream',
+];
 
 function wholeNumber(text: string): number {
   if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError('give a whole number of 1 or more');
@@ -80,7 +90,7 @@ function fieldsOf(options: EntryOptions): Row {
 
 /** An entry as `show` prints it, back to what it was made of. */
 function specOf(entry: Row): Row {
-  const { id, spiffeId, selectors, labels, hint, dnsNames, federatesWith, admin } = entry;
+  const { id, spiffeId, selectors, labels, hint, dnsNames, federatesWith, admin, downstream } = entry;
   const protocols: Record<number, string> = { 6: 'TCP', 17: 'UDP', 132: 'SCTP' };
   const ports = (entry.ports as { name: string; protocol: number; port: number }[]).map(({ name, protocol, port }) => ({
     name,
@@ -89,7 +99,7 @@ function specOf(entry: Row): Row {
   }));
   const ttls = Object.entries({ ttlSeconds: entry.ttlSeconds, jwtTtlSeconds: entry.jwtTtlSeconds });
   return {
-    ...{ id, spiffeId, selectors, labels, ports, hint, dnsNames, federatesWith, admin },
+    ...{ id, spiffeId, selectors, labels, ports, hint, dnsNames, federatesWith, admin, downstream },
     node: String(entry.parentId).split('/node/')[1],
     ...Object.fromEntries(ttls.filter(([, seconds]) => seconds !== 0)),
   };
@@ -105,7 +115,7 @@ function withFields(command: Command): Command {
     .option('--federates-with <trust-domain...>', 'trust domains whose bundles its workload gets too')
     .option('--hint <text>', 'for a workload that has several SVIDs')
     .option('--admin', 'its X.509-SVIDs have the role admin at admin.listen')
-    .option('--downstream', 'not supported: the server says so');
+    .option('--downstream', 'its X.509-SVIDs may have the authority of a server below signed');
 }
 
 export function addEntryCommands(program: Command): void {

@@ -117,6 +117,14 @@ test('a registrar cannot make itself an administrator', async () => {
   // by an entry of its own with the SPIFFE ID of an administrator, from the settings or from an entry
   expect(await put(registrar, { ...entry, spiffeId: ID('admin') })).toMatchObject(denied);
   expect(await put(registrar, { ...entry, spiffeId: ID('by-entry') })).toMatchObject(denied);
+  // by an entry whose workload could sign itself an administrator's SVID, or by one that could be taken for it
+  expect(await put(registrar, { ...entry, downstream: true })).toMatchObject(denied);
+  await server.putEntry({ ...entry, id: 'below', spiffeId: ID('below'), downstream: true });
+  expect(await put(registrar, { ...entry, spiffeId: ID('below') })).toMatchObject(denied);
+  expect(await put(registrar, { ...entry, id: 'below', spiffeId: ID('below') })).toMatchObject(denied);
+  expect(await remove(registrar, 'below')).toMatchObject(denied);
+  expect(await token(registrar, 'node-b')).toMatchObject(denied);
+  expect(await outcome((done) => server.admin.deleteEntry({ id: 'below' }, done))).toBe('ok');
   // by becoming the node that an administrator's workload runs on
   expect(await token(registrar, 'node-a')).toMatchObject(denied);
   // by another selector for what is an administrator's already
@@ -222,9 +230,8 @@ test('the command line asks over TLS with the files of an SVID', async () => {
   expect(changed).toMatchObject({ id: 'cli', jwtTtlSeconds: 60, hint: '', dnsNames: ['a.example.org'] });
   const { entries } = JSON.parse((await run('entry', 'list', '--node', 'node-b', '--selector', 'unix:uid:9')).stdout);
   expect(entries).toEqual([changed]);
-  await expect(run('entry', 'create', ...spec, '--downstream')).rejects.toMatchObject({
-    code: 2,
-    stderr: expect.stringContaining('downstream'),
+  await expect(run('entry', 'update', 'cli', '--downstream')).rejects.toMatchObject({
+    stderr: expect.stringContaining('ADMIN_ROLE'),
   });
   await expect(run('node', 'ban', 'node-b')).rejects.toMatchObject({
     stderr: expect.stringContaining('needs the role admin'),

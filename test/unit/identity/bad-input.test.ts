@@ -230,7 +230,7 @@ test.each([
   ['an upper-case DNS name', { dnsNames: ['A.example.org'] }, 'dnsNames'],
   ['the own trust domain among the federated', { federatesWith: ['example.org'] }, 'federatesWith'],
   ['a federated trust domain that is none', { federatesWith: ['spiffe://other.org'] }, 'federatesWith'],
-  ['downstream', { downstream: true }, 'downstream: is not supported'],
+  ['downstream', { downstream: 'yes' }, 'downstream: '],
   ['a node that is not configured', { node: 'node-z' }, 'node: node-z'],
   ['a field that there is not', { parentId: 'x' }, 'parentId'],
   ['an id that is none', { id: '../x' }, 'id'],

@@ -71,7 +71,6 @@ test('an entry below a group of nodes becomes one for each of them', () => {
 
 describe('what has no counterpart is left out and said:', () => {
   const cases: [string, object, RegExp][] = [
-    ['a downstream server', { downstream: true }, /downstream/],
     ['an SVID for a store', { store_svid: true }, /store_svid/],
     ['an entry that ends', { expires_at: '1900000000' }, /ends at 2030-03-17/],
     ['a group of nodes', { parent_id: { trust_domain: 'example.org', path: '/spire/server' } }, /group of nodes/],
@@ -108,6 +107,10 @@ test('what is changed is said: a life beyond our bounds, selectors that no agent
     'jwtTtlSeconds is 30, it was 10',
     'kept, but matches nothing yet: no agent here attests k8s selectors',
   ]);
+});
+
+test('the entry of a server below may have an authority signed here, too', () => {
+  expect(migrate([entry({ downstream: true })]).entries).toMatchObject([{ downstream: true }]);
 });
 
 test('every entry that goes in comes out on one side or the other', () => {

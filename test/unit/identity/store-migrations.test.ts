@@ -51,6 +51,17 @@ earlier[3] = `${earlier[2]}
   ALTER TABLE nodes ADD COLUMN session_issued INTEGER NOT NULL DEFAULT 0;
   ALTER TABLE nodes ADD COLUMN session_confirmed INTEGER NOT NULL DEFAULT 0;
   UPDATE nodes SET used_incarnation = 2, session_issued = 9, session_confirmed = 8;`;
+earlier[4] = `${earlier[3]}
+  ALTER TABLE nodes ADD COLUMN attestor TEXT NOT NULL DEFAULT 'join_token';
+  CREATE TABLE bans (name TEXT PRIMARY KEY, reason TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT;
+  ALTER TABLE entries ADD COLUMN jwt_ttl_seconds INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE entries ADD COLUMN federates_with TEXT NOT NULL DEFAULT '[]';
+  ALTER TABLE entries ADD COLUMN admin INTEGER NOT NULL DEFAULT 0;
+  CREATE TABLE federated_bundles (
+    trust_domain TEXT PRIMARY KEY, document TEXT NOT NULL, origin TEXT NOT NULL, fetched_at_ms INTEGER NOT NULL
+  ) STRICT;
+  UPDATE nodes SET attestor = 'x509pop';
+  UPDATE entries SET jwt_ttl_seconds = 60, federates_with = '["other.org"]', admin = 1;`;
 
 function write(version: number): void {
   const database = new DatabaseSync(path);
@@ -69,7 +80,7 @@ function columnsOf(file: string): string[] {
   return rows.map((row) => JSON.stringify(row));
 }
 
-describe.each([1, 2, 3])('a database of version %i', (version) => {
+describe.each([1, 2, 3, 4])('a database of version %i', (version) => {
   test('keeps every row, and what it did not know has the value that was true then', () => {
     write(version);
     const store = new Store(path);
@@ -87,7 +98,7 @@ describe.each([1, 2, 3])('a database of version %i', (version) => {
       usedIncarnation: version < 3 ? 3 : 2,
       sessionIssued: version < 3 ? 0 : 9,
       sessionConfirmed: version < 3 ? 0 : 8,
-      attestor: 'join_token',
+      attestor: version < 4 ? 'join_token' : 'x509pop',
     });
     expect(store.entries()).toEqual([
       {
@@ -100,10 +111,11 @@ describe.each([1, 2, 3])('a database of version %i', (version) => {
         labels: { app: 'frontend' },
         ports: version < 2 ? [] : [{ name: 'http', protocol: 6, port: 80 }],
         ttlSeconds: 600,
-        jwtTtlSeconds: 0,
+        jwtTtlSeconds: version < 4 ? 0 : 60,
         dnsNames: ['frontend.example'],
-        federatesWith: [],
-        admin: false,
+        federatesWith: version < 4 ? [] : ['other.org'],
+        admin: version === 4,
+        downstream: false,
         barred: true,
       },
     ]);
