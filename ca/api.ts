@@ -59,6 +59,8 @@ export interface CertificateAuthorityOptions {
   readonly nodeTtl?: TtlLimits;
   readonly serverTtl?: TtlLimits;
   readonly jwtTtl?: TtlLimits;
+  /** Of authorities of servers below. A day at most if not given. */
+  readonly downstreamTtl?: TtlLimits;
   /** Called once with the database, before anything is read from it or written to it but its schema. */
   readonly onDatabase?: (database: DatabaseSync) => void;
   /** What the authority tried by itself and could not do; it tries again. */
@@ -90,11 +92,16 @@ export interface ServerSvidRequest extends SvidRequest {
   readonly dnsNames?: readonly string[];
 }
 
+export interface DownstreamRequest extends SvidRequest {
+  /** SPIFFE ID of the node whose workload asks. */
+  readonly node: SpiffeId;
+}
+
 /** What is different now; the bundle and the CRLs are asked for anew. */
 export interface CaChange {
   readonly bundle?: true;
   readonly crls?: true;
-  /** Of signing keys; those of `revoke` are told by who asked for them. */
+  /** Of signing keys, and of authorities of servers below; what `revoke` was asked for is told by who asked. */
   readonly revocations?: readonly Revocation[];
   /** What happened to signing keys, by the clock or by who asked. */
   readonly acts?: readonly { readonly act: AuthorityAct; readonly authority: AuthorityInfo }[];
@@ -121,9 +128,14 @@ export interface CertificateAuthority {
   issueWorkloadSvid(request: WorkloadSvidRequest): Promise<IssueOutcome>;
   issueNodeSvid(request: NodeSvidRequest): Promise<IssueOutcome>;
   issueServerSvid(request: ServerSvidRequest): Promise<IssueOutcome>;
+  /**
+   * An authority for a server below, of path length 0. Whatever the request says but its key is ignored.
+   * @throws CountersignError unsupported if the active authority may sign SVIDs only.
+   */
+  signDownstream(request: DownstreamRequest): Promise<IssueOutcome>;
   /** ISSUE_REVOKED, CERT_TRUST_DOMAIN or CERT_NO_PATH. @throws CountersignError bad-input for an audience that is none */
   issueJwtSvid(request: JwtSvidRequest): Promise<Result<IssuedJwtSvid, ReasonCode>>;
-  /** Durable when it returns. A signing key is revoked by revokeAuthority. */
+  /** Durable when it returns. What was signed for servers below falls with it. A signing key is revoked by revokeAuthority. */
   revoke(what: Exclude<RevocationTarget, { readonly authority: string }>, reason: string): Revocation;
   revocations(): readonly Revocation[];
   isRevoked(subject: RevocationSubject): boolean;

@@ -14,7 +14,7 @@ import {
 } from '../src/pki/der.ts';
 import { OID_DER, type OidName } from '../src/pki/oids.ts';
 import { SIGNING } from './keys/key-type.ts';
-import type { CertificatePlan } from './profile.ts';
+import { type CertificatePlan, isAuthority } from './profile.ts';
 import type { Issuer, Signer } from './signer.ts';
 
 const VERSION_3 = Buffer.from([0xa0, 0x03, TAG.integer, 0x01, 0x02]);
@@ -44,8 +44,7 @@ const LEAF_BASICS = Buffer.concat([
  */
 export function buildTbs(plan: CertificatePlan, { key, issuer }: Signer, spki: Buffer, serial: Buffer): Buffer {
   const subjectKeyId = keyIdentifier(spki);
-  const isAuthority = plan.profile === 'authority' || plan.profile === 'intermediate';
-  const subject = isAuthority ? authorityName(plan.profile, spki) : SVID_SUBJECT;
+  const subject = isAuthority(plan) ? authorityName(plan.profile, spki) : SVID_SUBJECT;
   return sequence(
     VERSION_3,
     derUnsignedInteger(serial),
@@ -56,7 +55,10 @@ export function buildTbs(plan: CertificatePlan, { key, issuer }: Signer, spki: B
     spki,
     der(
       contextConstructed(3),
-      sequence(...(isAuthority ? authorityExtensions(plan) : leafExtensions(plan)), ...keyIds(subjectKeyId, issuer)),
+      sequence(
+        ...(isAuthority(plan) ? authorityExtensions(plan) : leafExtensions(plan)),
+        ...keyIds(subjectKeyId, issuer),
+      ),
     ),
   );
 }
@@ -102,10 +104,15 @@ export function authorityExtensionRequest(trustDomain: TrustDomain): Buffer {
   return sequence(INTERMEDIATE_BASICS, subjectAltName({ spiffeId: trustDomainSpiffeId(trustDomain), dnsNames: [] }));
 }
 
+/** What keyIdentifier gives, from the ledger's SHA-256 over the SubjectPublicKeyInfo. Both lower-case hex. */
+export function keyIdentifierOfDigest(digest: string): string {
+  return digest.slice(0, 40);
+}
+
 /** The leftmost 160 bits of SHA-256 over the SubjectPublicKeyInfo (RFC 7093, section 2, methods 1 and 4). */
 function keyIdentifier(spki: Buffer): Buffer {
   // by way of hex: a buffer of its own from the hash would cost the garbage collector more than the copy
-  return Buffer.from(hash('sha256', spki, 'hex').slice(0, 40), 'hex');
+  return Buffer.from(keyIdentifierOfDigest(hash('sha256', spki, 'hex')), 'hex');
 }
 
 function extension(oid: OidName, value: Buffer, critical: boolean): Buffer {

@@ -49,6 +49,7 @@ export type Planner = (issuer: Issuer) => CertificatePlan;
 interface Pending {
   readonly planner: Planner;
   readonly requester: string;
+  readonly node: SpiffeId | undefined;
   readonly resolve: (outcome: IssueOutcome) => void;
   readonly reject: (error: Error) => void;
 }
@@ -90,11 +91,14 @@ export class Issuance {
     this.#nowMs = nowMs;
   }
 
-  /** Rejects with CountersignError if lint refuses the plan (bad-input) or the ledger cannot be written (unavailable). */
-  issue(csr: Buffer, planner: Planner, requester: string): Promise<IssueOutcome> {
+  /**
+   * @param node for the ledger, where the certificate itself is not bound to one.
+   * Rejects with CountersignError if lint refuses the plan (bad-input) or the ledger cannot be written (unavailable).
+   */
+  issue(csr: Buffer, planner: Planner, requester: string, node?: SpiffeId): Promise<IssueOutcome> {
     if (this.#closed) return Promise.reject(new CountersignError('unavailable', 'the certificate authority is closed'));
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ csr, planner, requester, resolve, reject });
+      this.#waiting.push({ csr, planner, requester, node, resolve, reject });
       this.#scheduled ??= setImmediate(() => this.#turn());
     });
   }
@@ -178,8 +182,10 @@ function verify(job: ParsedJob): ParsedJob | undefined {
   return undefined;
 }
 
-function rowOf({ plan, serial, csr, requester }: SignedJob, { id: authority }: Issuing, issuedMs: number): LedgerRow {
-  const { profile, spiffeId, nodeBinding: node, notBeforeMs, notAfterMs } = plan;
+function rowOf(job: SignedJob, { id: authority }: Issuing, issuedMs: number): LedgerRow {
+  const { plan, serial, csr, requester } = job;
+  const { profile, spiffeId, notBeforeMs, notAfterMs } = plan;
+  const node = plan.nodeBinding ?? job.node;
   const keyId = hash('sha256', csr.spki, 'hex');
   return { serial, profile, spiffeId, node, keyId, authority, notBeforeMs, notAfterMs, issuedMs, requester };
 }

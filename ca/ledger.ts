@@ -16,7 +16,7 @@ export interface LedgerRow {
   readonly serial: string;
   readonly profile: CertificatePlan['profile'];
   readonly spiffeId: SpiffeId;
-  /** The node that a workload's certificate is bound to. */
+  /** The node that a workload's certificate is bound to, or whose workload had an authority signed. */
   readonly node: SpiffeId | undefined;
   /** SHA-256 of the SubjectPublicKeyInfo, hex. */
   readonly keyId: string;
@@ -49,11 +49,14 @@ export class Ledger {
   readonly #insertJwt: StatementSync;
   #prunedMs = Number.NEGATIVE_INFINITY;
   #latestMs: number;
+  /** In memory: each revocation asks for them. */
+  #downstreams: LedgerRow[];
 
   constructor(database: DatabaseSync, nowMs: number) {
     this.#database = database;
     this.#prune(nowMs);
     this.#latestMs = Number(database.prepare('SELECT max(issued_ms) AS at FROM svid').get()?.at ?? 0);
+    this.#downstreams = database.prepare("SELECT * FROM svid WHERE profile = 'downstream'").all().map(rowOf);
     this.#insert = database.prepare('INSERT INTO svid VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)');
     this.#insertJwt = database.prepare('INSERT INTO jwt_svid VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)');
   }
@@ -68,7 +71,10 @@ export class Ledger {
     transaction(this.#database, () => {
       for (const row of rows) this.#insertRow(row);
     });
-    for (const { issuedMs } of rows) this.#latestMs = Math.max(this.#latestMs, issuedMs);
+    for (const row of rows) {
+      this.#latestMs = Math.max(this.#latestMs, row.issuedMs);
+      if (row.profile === 'downstream') this.#downstreams.push(row);
+    }
     this.#pruneDaily(rows[0]?.issuedMs ?? this.#prunedMs);
   }
 
@@ -89,6 +95,12 @@ export class Ledger {
       .prepare('SELECT * FROM svid WHERE not_after_ms >= ? ORDER BY id DESC LIMIT ?')
       .all(nowMs, MAX_LIST);
     return rows.map(rowOf);
+  }
+
+  /** Authorities of servers below that have not ended at `nowMs`. */
+  liveDownstreams(nowMs: number): readonly LedgerRow[] {
+    this.#downstreams = this.#downstreams.filter(({ notAfterMs }) => notAfterMs >= nowMs);
+    return this.#downstreams;
   }
 
   /** Reads the whole table: an index on random serial numbers would cost each issued certificate a page of its own on disk. */

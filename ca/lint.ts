@@ -10,7 +10,7 @@ import { OID } from '../src/pki/oids.ts';
 import type { Signable, SigningKey } from './keys/key-manager.ts';
 import { SIGNING } from './keys/key-type.ts';
 import { type ExtensionList, listExtensions } from './lint-extensions.ts';
-import type { CertificatePlan } from './profile.ts';
+import { type CertificatePlan, isAuthority } from './profile.ts';
 import type { Signer } from './signer.ts';
 
 interface Permit {
@@ -96,6 +96,7 @@ const SVID_EXTENSIONS = ['basicConstraints!', 'keyUsage!', 'extKeyUsage', 'subje
 const EXTENSIONS: Readonly<Record<CertificatePlan['profile'], string>> = {
   authority: AUTHORITY_EXTENSIONS,
   intermediate: AUTHORITY_EXTENSIONS,
+  downstream: AUTHORITY_EXTENSIONS,
   workload: extensionSet(...SVID_EXTENSIONS, 'nodeBinding'),
   node: extensionSet(...SVID_EXTENSIONS, 'nodeIncarnation'),
   server: extensionSet(...SVID_EXTENSIONS),
@@ -137,10 +138,6 @@ function signerRules(fields: TbsFields, { key, issuer }: Signer, spki: Buffer): 
     [fields.notBeforeMs >= issuer.notBeforeMs, 'it does not begin before its authority'],
     [fields.notAfterMs <= issuer.notAfterMs, 'it does not outlive its authority'],
   ];
-}
-
-function isAuthority(plan: CertificatePlan): boolean {
-  return plan.profile === 'authority' || plan.profile === 'intermediate';
 }
 
 function authorityRules(fields: TbsFields, plan: CertificatePlan, { issuer }: Signer): Rule[] {

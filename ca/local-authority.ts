@@ -10,12 +10,14 @@ import type {
   CaChange,
   CertificateAuthority,
   CertificateAuthorityOptions,
+  DownstreamRequest,
   NodeSvidRequest,
   ServerSvidRequest,
   WorkloadSvidRequest,
 } from './api.ts';
 import { Authorities } from './authorities.ts';
 import { Crls } from './crls.ts';
+import { checkMaySignDownstream, withDownstreams } from './downstream.ts';
 import { Issuance, type IssueOutcome } from './issuance.ts';
 import { DEFAULT_JWT_TTL, JwtIssuance, type JwtSvidRequest } from './jwt.ts';
 import type { KeyManager } from './keys/key-manager.ts';
@@ -24,6 +26,7 @@ import { type AuthorityKind, KINDS } from './lives.ts';
 import {
   BACKDATE_SECONDS,
   DEFAULT_TTL_LIMITS,
+  planDownstream,
   planNode,
   planServer,
   planWorkload,
@@ -31,13 +34,14 @@ import {
   type TtlLimits,
   type Validity,
 } from './profile.ts';
-import type { RevocationRegistry, RevocationTarget } from './revocation.ts';
+import type { RevocationRegistry, RevocationTarget, RevocationTimes } from './revocation.ts';
 import type { Issuer } from './signer.ts';
 import type { Slot, Slots } from './slots.ts';
 
 const DAY_SECONDS = 86_400;
 const DEFAULT_AUTHORITY_TTL_SECONDS = 365 * DAY_SECONDS;
 const DEFAULT_JWT_KEY_TTL_SECONDS = 7 * DAY_SECONDS;
+const DEFAULT_DOWNSTREAM_TTL: TtlLimits = { defaultTtlSeconds: DAY_SECONDS, maxTtlSeconds: DAY_SECONDS };
 /** Revocations that come together are put on one CRL, after they have reached the agents: reading the ledger takes a while. */
 const CRL_DELAY_MS = 100;
 /** A long list goes to every agent whole: it is sent less often. */
@@ -217,6 +221,17 @@ export class LocalAuthority implements CertificateAuthority {
     );
   }
 
+  async signDownstream(request: DownstreamRequest): Promise<IssueOutcome> {
+    const limits = this.#options.downstreamTtl ?? DEFAULT_DOWNSTREAM_TTL;
+    checkMaySignDownstream(this.#authorities.issuing());
+    return this.#issuance.issue(
+      request.csr,
+      (issuer) => planDownstream(this.trustDomain, this.#validity(request, limits, issuer)),
+      request.requester,
+      request.node,
+    );
+  }
+
   async issueJwtSvid(request: JwtSvidRequest) {
     const { spiffeId, node } = request;
     const refusal = this.#refusalOf(request);
@@ -228,7 +243,11 @@ export class LocalAuthority implements CertificateAuthority {
   }
 
   revoke(what: Exclude<RevocationTarget, { readonly authority: string }>, reason: string): Revocation {
-    const revocation = this.#revoke(what, reason);
+    const { ledger, revocations } = this.#parts;
+    const all = withDownstreams(what, ledger.liveDownstreams(this.#options.clock.nowMs()), this.trustDomain);
+    const made = revocations.revokeAll(all, reason, this.#revocationTimes());
+    const revocation = made.pop()!;
+    if (made.length > 0) this.#tell({ revocations: made });
     const bytes = this.#crls.current().reduce((sum, crl) => sum + crl.length, 0);
     this.#cancelCrls?.();
     this.#cancelCrls = undefined;
@@ -269,12 +288,16 @@ export class LocalAuthority implements CertificateAuthority {
   }
 
   #revoke(what: RevocationTarget, reason: string): Revocation {
+    return this.#parts.revocations.revoke(what, reason, this.#revocationTimes());
+  }
+
+  #revocationTimes(): RevocationTimes {
     const nowMs = this.#options.clock.nowMs();
     // what an authority signs is backdated to its own beginning and no further: that must be covered, too
     const begun = this.#parts.slots.list().filter((slot) => slot.kind === 'x509' && slot.notBeforeMs <= nowMs);
     const asIfIssued = begun.map(({ notBeforeMs }) => notBeforeMs + BACKDATE_SECONDS * 1000);
     const latestIssueMs = Math.max(this.#parts.ledger.latestMs, ...asIfIssued);
-    return this.#parts.revocations.revoke(what, reason, { nowMs, latestIssueMs });
+    return { nowMs, latestIssueMs };
   }
 
   #validity(request: { readonly ttlSeconds?: number }, limits: TtlLimits | undefined, issuer: Issuer): Validity {

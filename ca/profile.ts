@@ -18,8 +18,8 @@ export const DEFAULT_TTL_LIMITS: TtlLimits = { defaultTtlSeconds: 3600, maxTtlSe
 
 /** The whole of what a certificate will say, apart from serial number, issuer and key. Times are Unix ms, whole seconds. */
 export interface CertificatePlan {
-  /** An intermediate is an authority that another one signed. */
-  readonly profile: 'authority' | 'intermediate' | 'workload' | 'node' | 'server';
+  /** An intermediate is an authority that another one signed for us; a downstream, one that we sign for a server below. */
+  readonly profile: 'authority' | 'intermediate' | 'downstream' | 'workload' | 'node' | 'server';
   readonly spiffeId: SpiffeId;
   readonly notBeforeMs: number;
   readonly notAfterMs: number;
@@ -39,6 +39,15 @@ export function planAuthority(trustDomain: TrustDomain, validity: Validity): Cer
 
 export function planIntermediate(trustDomain: TrustDomain, validity: Validity): CertificatePlan {
   return plan('intermediate', trustDomainSpiffeId(trustDomain), validity);
+}
+
+/** For a server below: as an intermediate, whatever its request says. */
+export function planDownstream(trustDomain: TrustDomain, validity: Validity): CertificatePlan {
+  return plan('downstream', trustDomainSpiffeId(trustDomain), validity);
+}
+
+export function isAuthority({ profile }: CertificatePlan): boolean {
+  return profile === 'authority' || profile === 'intermediate' || profile === 'downstream';
 }
 
 export function planWorkload(

@@ -55,16 +55,16 @@ export class RevocationRegistry {
    * clock that was set back, so does everything that is issued until the clock is again where it was.
    */
   revoke(what: RevocationTarget, reason: string, times: RevocationTimes): Revocation {
-    checkReason(reason);
-    const [kind, name] = kindOf(what);
-    const { nowMs, latestIssueMs } = times;
-    const issuedUntil = Math.floor(Math.max(nowMs, latestIssueMs) / 1000) - BACKDATE_SECONDS;
-    const done = this.#database
-      .prepare('INSERT INTO revocation (kind, what, issued_until, reason, revoked_ms) VALUES (?, ?, ?, ?, ?)')
-      .run(kind, name, issuedUntil, reason, nowMs);
-    const revocation: Revocation = { sequence: BigInt(done.lastInsertRowid), what, issuedUntil, reason };
+    const revocation = this.#record(what, reason, times);
     this.#remember(revocation);
     return revocation;
+  }
+
+  /** All of them or none, in this order. */
+  revokeAll(whats: readonly RevocationTarget[], reason: string, times: RevocationTimes): Revocation[] {
+    const made = transaction(this.#database, () => whats.map((what) => this.#record(what, reason, times)));
+    for (const revocation of made) this.#remember(revocation);
+    return made;
   }
 
   /** In the order of their sequence, which begins at 1 and is never used again. */
@@ -118,6 +118,16 @@ export class RevocationRegistry {
   /** Forgets revoked certificates that ended before `ms`: they have been on a CRL that was issued after their end. */
   forgetEnded(authority: string, ms: number): void {
     this.#database.prepare('DELETE FROM revoked_svid WHERE authority = ? AND not_after_ms < ?').run(authority, ms);
+  }
+
+  #record(what: RevocationTarget, reason: string, { nowMs, latestIssueMs }: RevocationTimes): Revocation {
+    checkReason(reason);
+    const [kind, name] = kindOf(what);
+    const issuedUntil = Math.floor(Math.max(nowMs, latestIssueMs) / 1000) - BACKDATE_SECONDS;
+    const done = this.#database
+      .prepare('INSERT INTO revocation (kind, what, issued_until, reason, revoked_ms) VALUES (?, ?, ?, ?, ?)')
+      .run(kind, name, issuedUntil, reason, nowMs);
+    return { sequence: BigInt(done.lastInsertRowid), what, issuedUntil, reason };
   }
 
   /** Reads the ledger once, however many revocations there are. */

@@ -69,8 +69,22 @@ const vaultAddress = z.string().refine((text) => {
   );
 }, 'must be https://HOST:PORT and nothing more; correct it');
 
+const hostAndPort = z
+  .string()
+  .regex(
+    /^([A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]):\d{1,5}$/,
+    'must be HOST:PORT or [IPv6]:PORT, of admin.listen there; correct it',
+  );
+
 export const caUpstream = z
   .discriminatedUnion('type', [
+    z.strictObject({
+      type: z.literal('countersign'),
+      addresses: z.array(hostAndPort).min(1).max(8),
+      svid: absolutePath,
+      bundleFile: absolutePath.optional(),
+      timeoutSeconds: z.number().int().min(1).max(60).default(10),
+    }),
     z.strictObject({
       type: z.literal('disk'),
       certFile: absolutePath,
@@ -93,7 +107,10 @@ export const caUpstream = z
     }),
     z
       .looseObject({ type: z.literal('cert-manager') })
-      .refine(() => false, 'cert-manager is asked through Kubernetes, which is not there yet; use disk or vault')
+      .refine(
+        () => false,
+        'cert-manager is asked through Kubernetes, which is not there yet; use disk, vault or countersign',
+      )
       .transform(() => z.NEVER),
   ])
   .optional();

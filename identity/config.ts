@@ -92,6 +92,8 @@ export const serverConfigSchema = z
         nodeTtl: ttl('1h', 60, 7 * 86_400, '60s to 7d'),
         serverTtl: ttl('24h', 120, 7 * 86_400, '2m to 7d'),
         jwtTtl: ttl('5m', 10, 3600, '10s to 1h'),
+        /** Of authorities of servers below, at most. */
+        downstreamTtl: ttl('24h', 600, 30 * 86_400, '10m to 30d'),
         /** Lives of signing keys that are made from now on. */
         rootTtl: ttl('365d', 60, 7300 * 86_400, '60s to 7300d'),
         jwtKeyTtl: ttl('7d', 60, 365 * 86_400, '60s to 365d'),

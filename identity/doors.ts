@@ -5,6 +5,7 @@ import type { Clock } from '../src/base/clock.ts';
 import type { Logger } from '../src/base/log.ts';
 import type { AuditSink } from '../src/model/audit-event.ts';
 import type { NodeName } from '../src/model/ids.ts';
+import type { DownstreamOptions } from './admin/downstream.ts';
 import { adminTls } from './admin/mtls.ts';
 import type { RoleSource } from './admin/roles.ts';
 import type { AdminContext, AdminService } from './admin/service.ts';
@@ -27,6 +28,7 @@ export interface DoorsOptions {
 
 export interface Doors {
   readonly actorOf: AdminContext['actorOf'];
+  readonly workloadOf: DownstreamOptions['workloadOf'];
   /** Opens both. @throws CountersignError */
   serve(services: readonly AdminService[], closers: (() => unknown)[]): Promise<void>;
 }
@@ -36,15 +38,19 @@ export function adminDoors({ config, ca, signer, nodes, roles, interceptors, clo
   const { trustDomain } = config;
   const bundle = () => ({ trustDomain, authorities: ca.bundle().authorities });
   const svid = () => signer.svid;
+  const isOwnKey = (id: string) => ca.authorities().some((authority) => authority.id === id);
   const isEvicted = (name: NodeName) => nodes.node(name)?.evicted === true;
   const tls =
     listen === undefined
       ? undefined
-      : adminTls({ ...listen, ca, isEvicted, roles, bundle, svid, interceptors, clock, log, audit });
+      : adminTls({ ...listen, ca, isEvicted, roles, bundle, isOwnKey, svid, interceptors, clock, log, audit });
   return {
     // Whoever may open the socket is the administrator.
     actorOf: (peer) =>
       peer === UNIX_PEER ? { name: 'admin', role: 'admin' } : (tls?.actorOf(peer) ?? 'PEER_CHANNEL_CLOSED'),
+    // whoever may open the socket is nobody's workload
+    workloadOf: (peer) =>
+      peer === UNIX_PEER ? 'ISSUE_NOT_DOWNSTREAM' : (tls?.workloadOf(peer) ?? 'PEER_CHANNEL_CLOSED'),
     async serve(services, closers) {
       closers.push(await serveAdminSocket(config.adminSocket, services, interceptors));
       if (tls === undefined) return;

@@ -48,6 +48,8 @@ export interface ListenerOptions {
   readonly port: number;
   readonly limits: { readonly connections: number; readonly handshakes: number };
   readonly bundle: () => TrustBundle;
+  /** Is it one of the server's own authorities? By subject key identifier, lower-case hex. Left out: none signs for servers below. */
+  readonly isOwnKey?: (id: string) => boolean;
   readonly svid: () => ServerSvid;
   readonly clock: Clock;
   readonly timers?: Timers;
@@ -96,9 +98,7 @@ export class Listener {
   caller(id: string): Caller | undefined {
     const caller = this.#callers.get(id);
     if (caller?.svid === undefined) return caller;
-    const { bundle, clock } = this.#options;
-    const chain = caller.svid.chain.map((certificate) => certificate.der);
-    const verified = verifyX509Svid(chain, bundle(), clock.nowMs());
+    const verified = this.#verify(caller.svid.chain.map((certificate) => certificate.der));
     return verified.ok ? { ...caller, svid: verified.value } : { ...caller, svid: undefined, refusal: verified.error };
   }
 
@@ -173,7 +173,18 @@ export class Listener {
     //    verify is nobody too, and told why: it may be a node that slept while the authorities changed.
     const chain = presentedChain(socket);
     if (chain.length === 0) return ok(undefined);
-    return verifyX509Svid(chain, this.#options.bundle(), this.#options.clock.nowMs());
+    return this.#verify(chain);
+  }
+
+  /** A server below issues SVIDs of the trust domain, but the nodes and administrators of this server are this server's to name. */
+  #verify(chain: readonly Buffer[]): Result<VerifiedSvid, ReasonCode> {
+    const { bundle, clock, isOwnKey } = this.#options;
+    const verified = verifyX509Svid(chain, bundle(), clock.nowMs());
+    if (!verified.ok || isOwnKey === undefined) return verified;
+    const isBelow = verified.value.chain.slice(1).some(({ authorityKeyId, subjectDer, issuerDer }) => {
+      return !subjectDer.equals(issuerDer) && authorityKeyId !== undefined && isOwnKey(authorityKeyId.toString('hex'));
+    });
+    return isBelow ? err('CERT_DOWNSTREAM') : verified;
   }
 
   /** Its place is free at once, not only when the socket has closed. */

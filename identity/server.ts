@@ -94,6 +94,12 @@ async function start(
   closers.push(() => hub.close());
   hub.prepare();
 
+  const takeShare = nodeShares({
+    perSecond: config.limits.svidsPerNode,
+    entriesOf: (node) => registry.countOf(node),
+    clock,
+    audit,
+  });
   const service = createService({
     nodes,
     hub,
@@ -107,12 +113,7 @@ async function start(
       hold: (name) => hub.expect(name),
     },
     issue: { ca, registry, nodes, clock, audit, issuer: config.oidc?.issuer },
-    takeShare: nodeShares({
-      perSecond: config.limits.svidsPerNode,
-      entriesOf: (node) => registry.countOf(node),
-      clock,
-      audit,
-    }),
+    takeShare,
     checkpoints: { store, trustDomain, clock, audit },
     callerOf: (peer) => listener.caller(peer),
     interceptors,
@@ -124,6 +125,7 @@ async function start(
     ...config.listen,
     limits: config.limits,
     bundle: () => ({ trustDomain, authorities: ca.bundle().authorities }),
+    isOwnKey: (id) => ca.authorities().some((authority) => authority.id === id),
     svid,
     clock,
     log,
@@ -167,7 +169,7 @@ async function start(
   await doors.serve(
     [
       coreAdmin({ ...admin, ca, store, registry, nodes, feed, hub, signingKeys, clock, status, roles, backup }),
-      caAdmin({ ...admin, ca, signingKeys }),
+      caAdmin({ ...admin, ca, signingKeys, registry, workloadOf: doors.workloadOf, takeShare }),
       bundleAdmin({ ...admin, trustDomain, ownBundle, foreign: federation.foreign }),
     ],
     closers,

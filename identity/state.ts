@@ -52,6 +52,7 @@ export async function openState(
     workloadTtl: limits(config.ca.workloadTtl),
     nodeTtl: limits(config.ca.nodeTtl),
     serverTtl: limits(config.ca.serverTtl),
+    downstreamTtl: { defaultTtlSeconds: config.ca.downstreamTtl, maxTtlSeconds: config.ca.downstreamTtl },
     jwtTtl: { defaultTtlSeconds: config.ca.jwtTtl, maxTtlSeconds: Math.max(config.ca.jwtTtl, 3600) },
     onDatabase: opened('ledger'),
     onError: (error) => log.error({ err: error }, 'the certificate authority could not do what was due'),

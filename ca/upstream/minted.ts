@@ -44,7 +44,10 @@ export function checkMinted({ chain, roots }: Minted, asked: Asked): Certificate
     );
   if (chain.length === 0 || chain.length > MAX_CHAIN_LENGTH)
     throw refuse(`there are 1 to ${MAX_CHAIN_LENGTH} certificates below the root`);
-  const path = [...chain, ...roots].map((der) => parsed(der, refuse));
+  const path = pathOf(
+    chain.map((der) => parsed(der, refuse)),
+    roots.map((der) => parsed(der, refuse)),
+  );
   const certificate = path[0]!;
   const rules = [
     ...intermediateRules(certificate, asked),
@@ -59,11 +62,22 @@ export function checkMinted({ chain, roots }: Minted, asked: Asked): Certificate
 
 /** When the first of those above it ends. Unix ms; undefined: not before it. */
 export function endsBefore({ chain, roots }: Minted): number | undefined {
-  const [certificate, ...above] = [...chain, ...roots]
-    .map((der) => parseCertificate(der))
-    .flatMap((one) => (one.ok ? [one.value] : []));
+  const readable = (ders: readonly Buffer[]) =>
+    ders.map((der) => parseCertificate(der)).flatMap((one) => (one.ok ? [one.value] : []));
+  const [certificate, ...above] = pathOf(readable(chain), readable(roots));
   const endMs = Math.min(...above.map((one) => one.notAfterMs));
   return certificate !== undefined && endMs < certificate.notAfterMs ? endMs : undefined;
+}
+
+/** A bundle may list roots besides that are about to end or that just began: only those that signed the chain count, or all if none seems to have. */
+function pathOf(chain: readonly Certificate[], roots: readonly Certificate[]): Certificate[] {
+  const last = chain.at(-1);
+  const signed = roots.filter(
+    ({ subjectDer, subjectKeyId }) =>
+      last?.issuerDer.equals(subjectDer) === true &&
+      (last.authorityKeyId === undefined || subjectKeyId === undefined || last.authorityKeyId.equals(subjectKeyId)),
+  );
+  return [...chain, ...(signed.length > 0 ? signed : roots)];
 }
 
 function parsed(der: Buffer, refuse: (broken: string) => CountersignError): Certificate {

@@ -1,6 +1,7 @@
-/** Who signs our authority's certificate, when it does not do so itself: one interface for certificate files and for Vault. */
+/** Who signs our authority's certificate, when it does not do so itself: one interface for certificate files, Vault and another identity server. */
 import type { Clock } from '../../src/base/clock.ts';
 import type { TrustDomain } from '../../src/model/ids.ts';
+import { CountersignUpstream, type CountersignUpstreamConfig } from './countersign.ts';
 import { DiskUpstream, type DiskUpstreamConfig } from './disk.ts';
 import { VaultUpstream, type VaultUpstreamConfig } from './vault.ts';
 
@@ -23,12 +24,15 @@ export interface UpstreamAuthority {
 }
 
 export type UpstreamConfig =
+  | ({ readonly type: 'countersign' } & CountersignUpstreamConfig)
   | ({ readonly type: 'disk' } & DiskUpstreamConfig)
   | ({ readonly type: 'vault' } & VaultUpstreamConfig);
 
-/** @throws CountersignError for files that will not do; Vault is not asked before something is to be signed. */
+/** @throws CountersignError for files that will not do; nobody is asked before something is to be signed. */
 export function openUpstream(config: UpstreamConfig, trustDomain: TrustDomain, clock: Clock): UpstreamAuthority {
   switch (config.type) {
+    case 'countersign':
+      return new CountersignUpstream(config, trustDomain, clock);
     case 'disk':
       return new DiskUpstream(config, trustDomain, clock);
     case 'vault':

@@ -1,6 +1,6 @@
 /** The signing keys, as an administrator sees and changes them. Every change is an audit event. */
 
-import type { AuthorityInfo, AuthorityKind, CertificateAuthority } from '../../ca/api.ts';
+import type { AuthorityInfo, AuthorityKind } from '../../ca/api.ts';
 import {
   type AuthorityRequest,
   type CaAdminServer,
@@ -8,12 +8,12 @@ import {
 } from '../../proto/gen/countersign/admin/v1/admin.ts';
 import { CountersignError } from '../../src/base/errors.ts';
 import type { SigningKeys } from '../signing-keys.ts';
-import { type Actor, type AdminContext, type AdminService, handlers, json } from './service.ts';
+import { type DownstreamOptions, downstreamHandler } from './downstream.ts';
+import { type Actor, type AdminService, handlers, json } from './service.ts';
 
 const MAX_WAIT_MS = 60_000;
 
-export interface CaAdminOptions extends AdminContext {
-  readonly ca: CertificateAuthority;
+export interface CaAdminOptions extends DownstreamOptions {
   readonly signingKeys: SigningKeys;
 }
 
@@ -60,6 +60,7 @@ export function caAdmin(options: CaAdminOptions): AdminService {
       await ca.upkeep();
       return { crls: ca.crls() };
     }),
+    signDownstreamAuthority: downstreamHandler(options),
   };
   return { definition: CaAdminService, implementation };
 }

@@ -9,7 +9,7 @@ import type { NodeName } from '../../src/model/ids.ts';
 import { nodeNameOf } from '../../src/model/spiffe-id.ts';
 import { Listener, type ListenerOptions } from '../listener.ts';
 import type { RoleSource } from './roles.ts';
-import type { Actor, AdminService } from './service.ts';
+import type { Actor, AdminService, AdminWorkload } from './service.ts';
 
 const PREFIX = 'admin-tls';
 /** Streams open at once on one connection. */
@@ -30,6 +30,8 @@ export interface AdminTls {
   serve(services: readonly AdminService[]): Promise<number>;
   /** Who calls, by gRPC's getPeer(): an actor, or why not. undefined: not a connection of this door. */
   actorOf(peer: string): Actor | ReasonCode | undefined;
+  /** As actorOf, whatever its role. */
+  workloadOf(peer: string): AdminWorkload | ReasonCode | undefined;
   close(): void;
 }
 
@@ -49,25 +51,32 @@ export function adminTls({ ca, isEvicted, roles, interceptors, ...options }: Adm
     limits: LIMITS,
     accept: (socket) => injector.injectConnection(socket),
   });
+  const workloadOf = (peer: string): AdminWorkload | ReasonCode | undefined => {
+    if (!peer.startsWith(`${PREFIX}-`)) return undefined;
+    const caller = listener.caller(peer);
+    if (caller === undefined) return 'PEER_CHANNEL_CLOSED';
+    // 1. An SVID of this trust domain was shown, and it verifies now: the bundle it is judged by is ours alone.
+    if (caller.svid === undefined) return caller.refusal ?? 'CERT_CHAIN_EMPTY';
+    const { spiffeId, leaf, authorities } = caller.svid;
+    // 2. It is not revoked, nor the node it is bound to, nor what signed it.
+    const { serial, nodeBinding, notBeforeMs } = leaf;
+    if (ca.isRevoked({ spiffeId, serial, node: nodeBinding, notBeforeMs, authorities })) return 'AUTH_REVOKED';
+    // 3. The node that it is bound to was not sent away: with it went the word for who runs there.
+    const node = nodeBinding === undefined ? undefined : nodeNameOf(nodeBinding);
+    if (node !== undefined && isEvicted(node)) return 'ATTEST_NODE_EVICTED';
+    return { spiffeId, node };
+  };
   return {
+    workloadOf,
     serve(services) {
       for (const { definition, implementation } of services) server.addService(definition, implementation);
       return listener.listen();
     },
     actorOf(peer) {
-      if (!peer.startsWith(`${PREFIX}-`)) return undefined;
-      const caller = listener.caller(peer);
-      if (caller === undefined) return 'PEER_CHANNEL_CLOSED';
-      // 1. An SVID of this trust domain was shown, and it verifies now: the bundle it is judged by is ours alone.
-      if (caller.svid === undefined) return caller.refusal ?? 'CERT_CHAIN_EMPTY';
-      const { spiffeId, leaf, authorities } = caller.svid;
-      // 2. It is not revoked, nor the node it is bound to, nor what signed it.
-      const { serial, nodeBinding: node, notBeforeMs } = leaf;
-      if (ca.isRevoked({ spiffeId, serial, node, notBeforeMs, authorities })) return 'AUTH_REVOKED';
-      // 3. The node that it is bound to was not sent away: with it went the word for who runs there.
-      const nodeName = node === undefined ? undefined : nodeNameOf(node);
-      if (nodeName !== undefined && isEvicted(nodeName)) return 'ATTEST_NODE_EVICTED';
+      const workload = workloadOf(peer);
+      if (workload === undefined || typeof workload === 'string') return workload;
       // 4. Its SPIFFE ID has a role.
+      const { spiffeId } = workload;
       const role = roles.roleOf(spiffeId);
       return role === undefined ? 'ADMIN_ROLE' : { name: spiffeId, role };
     },

@@ -9,6 +9,7 @@ import {
 import type { Logger } from '../../src/base/log.ts';
 import type { ReasonCode } from '../../src/base/registry/reason-codes.ts';
 import type { AuditSink } from '../../src/model/audit-event.ts';
+import type { NodeName, SpiffeId } from '../../src/model/ids.ts';
 import { Refusal, toServiceError } from '../refusal.ts';
 
 /** Each may do what those before it may. viewer: read; registrar: entries and tokens; admin: everything. */
@@ -20,6 +21,13 @@ export interface Actor {
   /** For the audit log: "admin" on the unix socket, a SPIFFE ID over mutual TLS. */
   readonly name: string;
   readonly role: Role;
+}
+
+/** Who calls over TLS, proven by an SVID that stands now. */
+export interface AdminWorkload {
+  readonly spiffeId: SpiffeId;
+  /** The node that the SVID is bound to. */
+  readonly node: NodeName | undefined;
 }
 
 export interface AdminService {
@@ -77,9 +85,9 @@ export function permitted(
   );
 }
 
-function statusOf(reason: ReasonCode): number {
+export function statusOf(reason: ReasonCode): number {
   if (reason === 'PEER_CHANNEL_CLOSED') return status.UNAVAILABLE;
-  return reason === 'ADMIN_ROLE' ? status.PERMISSION_DENIED : status.UNAUTHENTICATED;
+  return reason === 'ADMIN_ROLE' || reason.startsWith('ISSUE_') ? status.PERMISSION_DENIED : status.UNAUTHENTICATED;
 }
 
 export function json(value: object): { json: string } {

@@ -20,6 +20,7 @@ export type AuditKind =
   | 'svid.revoked'
   | 'revocation.in_force'
   | 'authority.changed'
+  | 'authority.signed'
   | 'entry.changed'
   | 'token.created'
   | 'bundle.changed'

@@ -78,6 +78,7 @@ export const reasonCodes = {
   CERT_NAME_CONSTRAINT: 'a name constraint is broken',
   CERT_WEAK_KEY: 'a key or signature algorithm that is not allowed',
   CERT_TRUST_DOMAIN: 'the SPIFFE ID belongs to another trust domain',
+  CERT_DOWNSTREAM: 'a server below this one issued it: whom that names is nobody here',
   // attestation, issuance
   ATTEST_TOKEN_UNKNOWN: 'the join token is unknown, used or expired',
   ATTEST_NODE_EXISTS: 'a node of this name is attested already',
@@ -93,6 +94,7 @@ export const reasonCodes = {
   ISSUE_NOT_YOUR_ENTRY: 'the entry does not exist or its parent is another node',
   ISSUE_REVOKED: 'the identity is revoked',
   ISSUE_RATE: 'the node asks for more SVIDs than its share',
+  ISSUE_NOT_DOWNSTREAM: 'no registration entry lets the caller have an authority signed',
   SERVER_UNREACHABLE: 'the identity server cannot be asked now',
   // workload attestation
   WORKLOAD_NO_IDENTITY: 'no registration entry matches the caller',

@@ -49,7 +49,7 @@ describe('the settings of the authority', () => {
     [
       'cert-manager',
       { upstream: { type: 'cert-manager', issuerName: 'x' } },
-      /ca\.upstream: cert-manager is asked through Kubernetes, which is not there yet; use disk or vault/,
+      /ca\.upstream: cert-manager is asked through Kubernetes, which is not there yet; use disk, vault or countersign/,
     ],
     [
       'Vault without TLS',

@@ -272,6 +272,9 @@ test('each act needs its role: viewers list, only administrators change', async 
     actorOf: () => ({ name: 'spiffe://example.org/ops', role: 'registrar' }),
     ca: { authorities: () => [], crls: () => [], upkeep: async () => {} } as never,
     signingKeys: {} as never,
+    registry: { entriesWith: () => [] },
+    workloadOf: () => 'CERT_CHAIN_EMPTY',
+    takeShare: () => {},
     log: quiet,
     audit,
   });
