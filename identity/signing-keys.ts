@@ -95,6 +95,12 @@ export class SigningKeys {
       audit.emit({ kind: 'authority.changed', detail: { act, kind, id, state, keyType, notAfterMs, upstream } });
       log.info({ act, kind, id }, 'a signing key changed');
     }
+    // of signing keys the act says it; what was signed for a server below falls with what named it
+    for (const { what, sequence, reason } of acts.length > 0 ? [] : revocations) {
+      const [kind, value] = Object.entries(what)[0] as [string, string];
+      const detail = { what: kind, value, sequence: Number(sequence), text: reason };
+      audit.emit({ kind: 'svid.revoked', reason: 'REVOKED_BY_ADMIN', detail });
+    }
     this.#version = feed.publish({
       ...(bundle === true ? { bundle } : {}),
       ...(crls === true ? { crls } : {}),

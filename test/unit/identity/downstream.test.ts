@@ -381,6 +381,13 @@ describe('an authority of a server below', () => {
       const after = (await upper.list('listSvids')) as { svids: { serial: string; revoked: boolean }[] };
       expect(after.svids.find((row) => row.serial === serial)?.revoked).toBe(true);
 
+      expect(upper.auditLines()).toContainEqual(
+        expect.objectContaining({
+          kind: 'svid.revoked',
+          detail: expect.objectContaining({ what: 'authority', value: leaf.authorityKeyId!.toString('hex') }),
+        }),
+      );
+
       // and what OpenSSL reads of the list
       const crls = await new Promise<Buffer[]>((resolve, reject) => {
         const client = new CaAdminClient(`unix:${join(upper.dir, 'admin.sock')}`, credentials.createInsecure());
