@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { credentials } from '@grpc/grpc-js';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { openCertificateAuthority } from '../../../ca/api.ts';
 import { authorityRequest } from '../../../ca/authority-request.ts';
 import { buildTbs } from '../../../ca/build.ts';
 import { MemoryKeys } from '../../../ca/keys/memory.ts';
@@ -11,6 +12,7 @@ import { planDownstream, planNode, planWorkload } from '../../../ca/profile.ts';
 import { randomSerial } from '../../../ca/serial.ts';
 import { signCertificate } from '../../../ca/sign.ts';
 import { type Signer, signerOf } from '../../../ca/signer.ts';
+import { downstreamHandler } from '../../../identity/admin/downstream.ts';
 import {
   CaAdminClient,
   ListEntriesRequest,
@@ -19,7 +21,7 @@ import {
 } from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import type { ServerClient } from '../../../src/agent/server-client/client.ts';
 import type { Svid } from '../../../src/model/identity.ts';
-import type { NodeName } from '../../../src/model/ids.ts';
+import type { NodeName, TrustDomain } from '../../../src/model/ids.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
 import { type Certificate, parseCertificate } from '../../../src/pki/certificate.ts';
 import { createCsr } from '../../../src/pki/csr.ts';
@@ -31,7 +33,7 @@ import { signersOf, verifyX509Svid } from '../../../src/pki/verify.ts';
 import { replaceFiles } from '../../../src/workload/outputs/directory.ts';
 import { pemFiles } from '../../../src/workload/outputs/files.ts';
 import { OpensslCas } from '../ca/openssl-ca.ts';
-import { ENTRIES, TestServer, TRUST_DOMAIN, until } from './harness.ts';
+import { collector, ENTRIES, quiet, TestServer, TRUST_DOMAIN, until } from './harness.ts';
 
 const ID = (name: string) => `spiffe://${TRUST_DOMAIN}/${name}`;
 const LISTEN = { address: '127.0.0.1', port: 0 };
@@ -90,9 +92,27 @@ async function writeSvid(id: string): Promise<string> {
 async function startLower(upstream: Record<string, unknown> = {}): Promise<TestServer> {
   const svid = await writeSvid('below');
   const config = { type: 'countersign', addresses: [`127.0.0.1:${door}`], svid, ...upstream };
-  const lower = await TestServer.start({ ca: { upstream: config }, admin: { listen: LISTEN } });
+  const lower = new TestServer();
   closing.push(() => lower[Symbol.asyncDispose]());
+  lower.overrides = { ca: { upstream: config }, admin: { listen: LISTEN } };
+  lower.clock.offsetMs = upper.clock.offsetMs;
+  lower.writeEntries(ENTRIES);
+  await lower.up();
   return lower;
+}
+
+/** Of a server's own socket. */
+function caOf(server: TestServer): CaAdminClient {
+  const client = new CaAdminClient(`unix:${join(server.dir, 'admin.sock')}`, credentials.createInsecure());
+  closing.push(() => client.close());
+  return client;
+}
+
+function authorityAct(server: TestServer, act: 'prepareAuthority' | 'activateAuthority'): Promise<unknown> {
+  return new Promise((resolve) => {
+    const request = { kind: 'x509', id: '', reason: '', waitMs: 0 };
+    caOf(server)[act](request, (error, reply) => resolve(error ?? JSON.parse(reply.json)));
+  });
 }
 
 function clientWith<T extends { close(): void }>(
@@ -173,13 +193,7 @@ describe('a server below', () => {
 
   test('reads the SVID anew each time: with one that was written since it gets its next authority', async () => {
     const lower = await startLower();
-    const prepare = () =>
-      new Promise<unknown>((resolve) => {
-        const client = new CaAdminClient(`unix:${join(lower.dir, 'admin.sock')}`, credentials.createInsecure());
-        closing.push(() => client.close());
-        const request = { kind: 'x509', id: '', reason: '', waitMs: 0 };
-        client.prepareAuthority(request, (error, reply) => resolve(error ?? JSON.parse(reply.json)));
-      });
+    const prepare = () => authorityAct(lower, 'prepareAuthority');
     await upper.revoke({ $case: 'spiffeId', value: ID('below') }, 1);
     expect(await prepare()).toMatchObject({ code: 16, details: expect.stringContaining('AUTH_REVOKED') });
     await upper.putEntry({ ...BELOW, hint: 'again' });
@@ -189,13 +203,46 @@ describe('a server below', () => {
     expect(await prepare()).toMatchObject({ state: 'prepared', upstream: true });
   });
 
-  test('does not start with a server above that is another’s, or with an SVID of another trust domain', async () => {
+  test('does not start with a server above that is another’s, cannot be reached, or refuses', async () => {
     const other = new OpensslCas(upper.dir).make('other');
     await expect(startLower({ bundleFile: other.certFile })).rejects.toThrow(/not the identity server of this trust/);
     await expect(startLower({ svid: '/nowhere' })).rejects.toThrow(/ca\.upstream\.svid: \/nowhere: not there/);
     await expect(startLower({ addresses: ['127.0.0.1:1'] })).rejects.toMatchObject({ code: 'unavailable' });
     await upper.putEntry({ ...BELOW, downstream: false });
     await expect(startLower()).rejects.toThrow(/identity server at 127.0.0.1:\d+: ISSUE_NOT_DOWNSTREAM/);
+  });
+
+  test('with an SVID of another trust domain is told so before it asks', async () => {
+    const trustDomain = 'elsewhere.org' as TrustDomain;
+    const directory = join(upper.dir, 'elsewhere');
+    const ca = await openCertificateAuthority({ directory, trustDomain, clock: upper.clock });
+    closing.push(() => ca.close());
+    const privateKey = generateKey();
+    const [id, on] = [spiffeId('spiffe://elsewhere.org/below'), spiffeId('spiffe://elsewhere.org/node/node-a')];
+    const csr = createCsr(privateKey);
+    const issued = await ca.issueWorkloadSvid({ csr, spiffeId: id, node: on, requester: 'test' });
+    if (!issued.ok) throw new Error(issued.error);
+    const svid = join(upper.dir, 'svid-elsewhere');
+    mkdirSync(svid);
+    const rest = { spiffeId: id, hint: '', crls: [], federatedBundles: new Map() };
+    const bundle = ca.bundle().authorities;
+    replaceFiles(svid, pemFiles({ ...rest, chain: issued.value.chain, privateKey, bundle }));
+    await expect(startLower({ svid })).rejects.toThrow(/is not of the trust domain example\.org/);
+  });
+
+  test('has every root of the bundle above, and one that ends before its own authority is no obstacle', async () => {
+    await startUpper({ ca: { rootTtl: '2h' }, admin: { listen: LISTEN } });
+    upper.clock.offsetMs = 40 * 60_000;
+    await authorityAct(upper, 'prepareAuthority');
+    expect(await authorityAct(upper, 'activateAuthority')).toMatchObject({ state: 'active' });
+    expect(upper.bundle).toHaveLength(2);
+    const lower = await startLower();
+    expect(lower.bundle.map(String).sort()).toEqual(upper.bundle.map(String).sort());
+    const { chain } = await svidOf('backend', await lower.joined('node-b'));
+    const above = certificate(chain[1]);
+    expect(above.notAfterMs).toBeGreaterThan(certificate(upper.bundle[0]).notAfterMs);
+    const under = { trustDomain: TRUST_DOMAIN, authorities: upper.bundle };
+    expect(verifyX509Svid(chain, under, upper.clock.nowMs())).toMatchObject({ ok: true });
   });
 
   test('under an upper server whose own authority signs SVIDs alone is told so', async () => {
@@ -217,9 +264,7 @@ describe('an authority is refused to', () => {
     expect(await ask(clientWith(CaAdminClient, await svidOf('boss')))).toMatchObject(refused('ISSUE_NOT_DOWNSTREAM'));
     expect(await ask(clientWith(CaAdminClient, node.node.svid()))).toMatchObject(refused('ISSUE_NOT_DOWNSTREAM'));
     expect(await ask(clientWith(CaAdminClient, undefined))).toMatchObject(refused('CERT_CHAIN_EMPTY', 16));
-    const socket = new CaAdminClient(`unix:${join(upper.dir, 'admin.sock')}`, credentials.createInsecure());
-    closing.push(() => socket.close());
-    expect(await ask(socket)).toMatchObject(refused('ISSUE_NOT_DOWNSTREAM'));
+    expect(await ask(caOf(upper))).toMatchObject(refused('ISSUE_NOT_DOWNSTREAM'));
     expect(upper.auditLines()).toContainEqual(
       expect.objectContaining({ kind: 'admin.refused', reason: 'ISSUE_NOT_DOWNSTREAM', actor: ID('boss') }),
     );
@@ -243,6 +288,40 @@ describe('an authority is refused to', () => {
     expect(await ask(client)).toMatchObject(refused('ATTEST_NODE_EVICTED', 16));
     await upper.revoke({ $case: 'spiffeId', value: ID('below') }, 1);
     expect(await ask(client)).toMatchObject(refused('AUTH_REVOKED', 16));
+  });
+
+  test('whose entry is barred, whatever else there is of its SPIFFE ID', async () => {
+    await upper.revoke({ $case: 'spiffeId', value: ID('below') }, 1);
+    await upper.putEntry({ ...BELOW, id: 'plain', downstream: false });
+    upper.clock.offsetMs += 12_000;
+    const svid = { ...(await svidOf('plain')), spiffeId: spiffeId(ID('below')) };
+    expect(await ask(clientWith(CaAdminClient, svid))).toMatchObject(refused('ISSUE_REVOKED'));
+  });
+
+  test('who lost the right while it was being signed', async () => {
+    const entry = { ...BELOW, spiffeId: spiffeId(ID('below')), node: 'node-a' as NodeName, barred: false };
+    const entries = [entry as never];
+    const audit = collector();
+    const handler = downstreamHandler({
+      actorOf: () => 'ADMIN_ROLE',
+      workloadOf: () => ({ spiffeId: entry.spiffeId, node: entry.node }),
+      registry: { entriesWith: () => entries },
+      takeShare: () => {},
+      ca: {
+        trustDomain: TRUST_DOMAIN,
+        bundle: () => ({ authorities: [] }),
+        signDownstream: async () => {
+          entries.pop();
+          return { ok: true, value: { chain: [Buffer.of(1)], serial: '01', notAfterMs: 0 } };
+        },
+      } as never,
+      log: quiet,
+      audit,
+    });
+    const call = { request: { csr: Buffer.of(), ttlSeconds: 0 }, getPeer: () => 'x', getPath: () => 'y' };
+    const outcome = await new Promise((resolve) => handler(call as never, (error, reply) => resolve(error ?? reply)));
+    expect(outcome).toMatchObject(refused('ISSUE_NOT_DOWNSTREAM'));
+    expect(audit.events.map(({ kind }) => kind)).toEqual(['admin.refused']);
   });
 
   test('a node that asks for more than its share', async () => {
@@ -390,9 +469,7 @@ describe('an authority of a server below', () => {
 
       // and what OpenSSL reads of the list
       const crls = await new Promise<Buffer[]>((resolve, reject) => {
-        const client = new CaAdminClient(`unix:${join(upper.dir, 'admin.sock')}`, credentials.createInsecure());
-        closing.push(() => client.close());
-        client.getCrls({}, (error, reply) => (error === null ? resolve(reply.crls) : reject(error)));
+        caOf(upper).getCrls({}, (error, reply) => (error === null ? resolve(reply.crls) : reject(error)));
       });
       const crl = join(upper.dir, 'crl.der');
       writeFileSync(crl, crls[0]!);
