@@ -8,7 +8,7 @@ import { authorityRequest } from '../../../ca/authority-request.ts';
 import { buildTbs } from '../../../ca/build.ts';
 import { MemoryKeys } from '../../../ca/keys/memory.ts';
 import { lintTbs } from '../../../ca/lint.ts';
-import { planDownstream, planNode, planWorkload } from '../../../ca/profile.ts';
+import { type CertificatePlan, planDownstream, planNode, planWorkload } from '../../../ca/profile.ts';
 import { randomSerial } from '../../../ca/serial.ts';
 import { signCertificate } from '../../../ca/sign.ts';
 import { type Signer, signerOf } from '../../../ca/signer.ts';
@@ -20,6 +20,7 @@ import {
   type SignDownstreamAuthorityReply,
 } from '../../../proto/gen/countersign/admin/v1/admin.ts';
 import type { ServerClient } from '../../../src/agent/server-client/client.ts';
+import { Connection } from '../../../src/agent/server-client/transport.ts';
 import type { Svid } from '../../../src/model/identity.ts';
 import type { NodeName, TrustDomain } from '../../../src/model/ids.ts';
 import { spiffeId } from '../../../src/model/spiffe-id.ts';
@@ -417,24 +418,27 @@ describe('an authority of a server below', () => {
     const second = Math.floor(Date.now() / 1000) * 1000;
     const privateKey = generateKey();
     const spki = publicKeyDer(privateKey);
-    const plan = planWorkload(spiffeId(ID('boss')), spiffeId(ID('node/node-a')), [], {
-      notBeforeMs: second - 1000,
-      notAfterMs: second + 60_000,
-    });
-    const linted = lintTbs(buildTbs(plan, signer, spki, randomSerial()), plan, signer, spki);
-    if (!linted.ok) throw new Error(linted.error.join());
-    const forged = {
-      spiffeId: spiffeId(ID('boss')),
-      chain: [signCertificate(linted.value), ...chain],
-      privateKey,
-      notAfterMs: second + 60_000,
+    const validity = { notBeforeMs: second - 1000, notAfterMs: second + 60_000 };
+    const forge = (plan: CertificatePlan): Svid => {
+      const linted = lintTbs(buildTbs(plan, signer, spki, randomSerial()), plan, signer, spki);
+      if (!linted.ok) throw new Error(linted.error.join());
+      const forged = [signCertificate(linted.value), ...chain];
+      expect(verify(forged)).toMatchObject({ ok: true, value: { spiffeId: plan.spiffeId } });
+      return { spiffeId: plan.spiffeId, chain: forged, privateKey, notAfterMs: validity.notAfterMs };
     };
-    expect(verify(forged.chain)).toMatchObject({ ok: true, value: { spiffeId: ID('boss') } });
-    const client = clientWith(ServerAdminClient, forged);
+    const boss = planWorkload(spiffeId(ID('boss')), spiffeId(ID('node/node-a')), [], validity);
+    const client = clientWith(ServerAdminClient, forge(boss));
     const outcome = await new Promise((resolve) => {
       client.listEntries(ListEntriesRequest.create(), (error) => resolve(error));
     });
     expect(outcome).toMatchObject(refused('CERT_DOWNSTREAM', 16));
+
+    const svid = forge(planNode(TRUST_DOMAIN, 'node-a' as NodeName, 9n, validity));
+    const bundle = { trustDomain: TRUST_DOMAIN, authorities: upper.bundle };
+    const connection = new Connection({ addresses: [upper.address], bundle, svid, clock: upper.clock });
+    closing.push(() => connection.close());
+    const request = { csrs: [{ entryId: 'frontend', csr: createCsr(generateKey()) }] };
+    await expect(connection.unary('issue', request, 5000)).rejects.toThrow(/CERT_DOWNSTREAM/);
   });
 
   test.each(['serial', 'spiffeId', 'node'] as const)(
