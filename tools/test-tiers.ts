@@ -119,10 +119,10 @@ const interopObstacle = (): string | undefined => {
   const go = spawnSync('go', ['env', 'GOVERSION'], { env: { ...process.env, GOTOOLCHAIN: 'local' }, encoding: 'utf8' });
   const [, minor = '0'] = /^go1\.(\d+)/.exec(go.stdout ?? '') ?? [];
   if (Number(minor) < 26) return 'no Go 1.26 or later: install it from go.dev to run clients that others wrote';
-  const python = spawnSync('python3', [
-    '-c',
-    'import sys, venv, ensurepip; exit(not (3, 11) <= sys.version_info < (3, 14))',
-  ]);
+  // the distribution's own, as test/interop takes it: other users must be able to run it
+  const program = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3';
+  const fits = 'import sys, venv, ensurepip; exit(not (3, 11) <= sys.version_info < (3, 14))';
+  const python = spawnSync(program, ['-c', fits]);
   return python.status === 0 ? undefined : 'no Python 3.11 to 3.13 with venv: install python3 and python3-venv';
 };
 
