@@ -4,6 +4,8 @@
  */
 import { status } from '@grpc/grpc-js';
 import type { Clock } from '../src/base/clock.ts';
+import { createSeldom } from '../src/base/seldom.ts';
+import { fullBucket, refill, type TokenBucket, take } from '../src/base/token-bucket.ts';
 import type { AuditSink } from '../src/model/audit-event.ts';
 import type { NodeName } from '../src/model/ids.ts';
 import { Refusal } from './refusal.ts';
@@ -15,6 +17,7 @@ const SAVED_PER_ENTRY = 4;
 const ENTRIES_PER_SECOND = 10;
 /** A node that is refused is an audit event once in this time. */
 const TELL_NS = 60n * 1_000_000_000n;
+const MAX_TOLD = 10_000;
 
 export interface NodeShareOptions {
   /** SVIDs a second for each node. */
@@ -22,13 +25,6 @@ export interface NodeShareOptions {
   readonly entriesOf: (node: NodeName) => number;
   readonly clock: Pick<Clock, 'bootNs'>;
   readonly audit: AuditSink;
-}
-
-interface Share {
-  left: number;
-  atNs: bigint;
-  toldNs: bigint | undefined;
-  suppressed: number;
 }
 
 /** Takes `count` from the node's share, or nothing. @throws Refusal ISSUE_RATE */
@@ -39,26 +35,21 @@ export function nodeShares({
   audit,
 }: NodeShareOptions): (node: NodeName, count: number) => void {
   /** As many as there are nodes. */
-  const shares = new Map<NodeName, Share>();
+  const shares = new Map<NodeName, TokenBucket>();
+  const seldom = createSeldom(TELL_NS, MAX_TOLD, clock);
   return (node, count) => {
     const nowNs = clock.bootNs();
     const entries = entriesOf(node);
     const most = SAVED + SAVED_PER_ENTRY * entries;
-    const share = shares.get(node) ?? { left: most, atNs: nowNs, toldNs: undefined, suppressed: 0 };
+    const share = shares.get(node) ?? fullBucket(most, nowNs);
     shares.set(node, share);
-    const seconds = Number(nowNs - share.atNs) / 1e9;
-    share.left = Math.min(most, share.left + seconds * (perSecond + entries / ENTRIES_PER_SECOND));
-    share.atNs = nowNs;
-    if (count <= share.left) {
-      share.left -= count;
-      return;
-    }
-    if (share.toldNs === undefined || nowNs - share.toldNs >= TELL_NS) {
-      const detail = { asked: count, suppressed: share.suppressed };
+    refill(share, nowNs, perSecond + entries / ENTRIES_PER_SECOND, most);
+    if (take(share, count)) return;
+    const suppressed = seldom(node);
+    if (suppressed !== undefined) {
+      const detail = { asked: count, suppressed };
       audit.emit({ kind: 'svid.refused', reason: 'ISSUE_RATE', source: { node }, detail });
-      share.toldNs = nowNs;
-      share.suppressed = 0;
-    } else share.suppressed += 1;
+    }
     throw new Refusal('ISSUE_RATE', status.RESOURCE_EXHAUSTED, 'ask again later, or raise limits.svidsPerNode');
   };
 }

@@ -1,15 +1,10 @@
 /** Who may begin a handshake: counted per source before any cryptography is done for it. */
 import type { Clock } from '../base/clock.ts';
+import { fullBucket, refill, type TokenBucket } from '../base/token-bucket.ts';
 import { sourceOf } from '../model/address.ts';
 import type { ChannelLimits } from './limits.ts';
 
-/** A token bucket. */
-interface Pace {
-  tokens: number;
-  refilledNs: bigint;
-}
-
-interface Source extends Pace {
+interface Source extends TokenBucket {
   halfOpen: number;
 }
 
@@ -30,8 +25,8 @@ export class Admission {
   readonly #isNode: (address: string) => boolean;
   readonly #sources = new Map<string, Source>();
   /** What handshakes cost this node is bounded whatever the number of sources: channels that stand go on meanwhile. */
-  readonly #forAll: Pace;
-  readonly #forNodes: Pace;
+  readonly #forAll: TokenBucket;
+  readonly #forNodes: TokenBucket;
   #halfOpen = 0;
 
   /** @param isNode the address is a listed node's: such a source finds room (as much again) when strangers have taken all of it. */
@@ -39,7 +34,7 @@ export class Admission {
     this.#limits = limits;
     this.#clock = clock;
     this.#isNode = isNode;
-    this.#forAll = { tokens: limits.handshakeBurst, refilledNs: clock.bootNs() };
+    this.#forAll = fullBucket(limits.handshakeBurst, clock.bootNs());
     this.#forNodes = { ...this.#forAll };
   }
 
@@ -68,7 +63,7 @@ export class Admission {
   }
 
   /** The bucket that has a handshake left for the address. */
-  #paceOf(address: string): Pace | undefined {
+  #paceOf(address: string): TokenBucket | undefined {
     const { handshakesPerSecond, handshakeBurst } = this.#limits;
     const now = this.#clock.bootNs();
     refill(this.#forAll, now, handshakesPerSecond, handshakeBurst);
@@ -82,7 +77,7 @@ export class Admission {
     let source = this.#sources.get(key);
     if (source === undefined) {
       if (this.#sources.size >= this.#limits.sources && !this.#forgetOne(now)) return undefined;
-      source = { halfOpen: 0, tokens: this.#limits.acceptBurst, refilledNs: now };
+      source = { halfOpen: 0, ...fullBucket(this.#limits.acceptBurst, now) };
       this.#sources.set(key, source);
     }
     this.#refill(source, now);
@@ -106,9 +101,4 @@ export class Admission {
     }
     return false;
   }
-}
-
-function refill(pace: Pace, nowNs: bigint, perSecond: number, burst: number): void {
-  pace.tokens = Math.min(burst, pace.tokens + (Number(nowNs - pace.refilledNs) / 1e9) * perSecond);
-  pace.refilledNs = nowNs;
 }

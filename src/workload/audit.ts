@@ -1,5 +1,6 @@
 /** The Workload API's audit events, limited: a workload that asks in a loop must not fill the log. */
 import type { Clock } from '../base/clock.ts';
+import { createSeldom } from '../base/seldom.ts';
 import type { AuditEvent, AuditSink } from '../model/audit-event.ts';
 import type { Caller } from './callers.ts';
 import type { Refusal } from './responses.ts';
@@ -16,24 +17,17 @@ export interface WorkloadAudit {
 }
 
 export function createWorkloadAudit(sink: AuditSink, clock: Clock): WorkloadAudit {
-  const said = new Map<string, { atNs: bigint; suppressed: number }>();
+  const seldom = createSeldom(INTERVAL_NS, MAX_KEYS, clock);
   const audit: WorkloadAudit = {
     refused(caller, method, { reason }) {
       if (reason !== undefined) audit.say(caller, { kind: 'workload.refused', reason, detail: { method } });
     },
     say(caller, event) {
       const key = [caller.uid, event.kind, event.reason, event.source?.spiffeId, event.detail?.method].join(' ');
-      const last = said.get(key);
-      const now = clock.bootNs();
-      if (last !== undefined && now - last.atNs < INTERVAL_NS) {
-        last.suppressed++;
-        return;
-      }
-      said.delete(key);
-      if (said.size >= MAX_KEYS) said.delete(said.keys().next().value!);
-      said.set(key, { atNs: now, suppressed: 0 });
+      const suppressed = seldom(key);
+      if (suppressed === undefined) return;
       const { uid, gid, pid } = caller;
-      const detail = { ...event.detail, uid, gid, pid, ...(last?.suppressed ? { suppressed: last.suppressed } : {}) };
+      const detail = { ...event.detail, uid, gid, pid, ...(suppressed > 0 ? { suppressed } : {}) };
       sink.emit({ ...event, actor: `uid:${uid}`, detail });
     },
   };

@@ -4,6 +4,7 @@
  */
 import { ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
 import type { Clock } from '../base/clock.ts';
+import { fullBucket, refill, type TokenBucket, take } from '../base/token-bucket.ts';
 import type { WorkloadAudit } from './audit.ts';
 import type { Caller, CallerListener } from './callers.ts';
 import { REFUSALS, type Refusal } from './responses.ts';
@@ -144,18 +145,17 @@ const MAX_USERS = 4_096;
 
 /** A bucket for each user: `perSecond` tokens flow in, and it holds what flows in during two seconds. */
 export function createRateLimit(perSecond: number, clock: Clock): RateLimit {
-  const buckets = new Map<number, { tokens: number; atNs: bigint }>();
+  const buckets = new Map<number, TokenBucket>();
   const size = 2 * perSecond;
   return {
     take(uid, tokens) {
       const now = clock.bootNs();
-      const before = buckets.get(uid) ?? { tokens: size, atNs: now };
-      const filled = Math.min(size, before.tokens + (Number(now - before.atNs) / 1e9) * perSecond);
-      const enough = filled >= tokens;
+      const bucket = buckets.get(uid) ?? fullBucket(size, now);
       buckets.delete(uid);
       if (buckets.size >= MAX_USERS) buckets.delete(buckets.keys().next().value!);
-      buckets.set(uid, { tokens: enough ? filled - tokens : filled, atNs: now });
-      return enough;
+      buckets.set(uid, bucket);
+      refill(bucket, now, perSecond, size);
+      return take(bucket, tokens);
     },
   };
 }
