@@ -1,7 +1,7 @@
 /** JWT-SVIDs: signed by the active JWT key and recorded before they leave. Those of one turn of the event loop share a commit. */
 import { asError, CountersignError } from '../src/base/errors.ts';
 import type { SpiffeId } from '../src/model/ids.ts';
-import { jwtFrom, jwtSvidSigningInput } from '../src/pki/jwt.ts';
+import { audienceProblem, jwtFrom, jwtSvidSigningInput } from '../src/pki/jwt.ts';
 import type { SigningKey } from './keys/key-manager.ts';
 import { SIGNING } from './keys/key-type.ts';
 import type { JwtRow, Ledger } from './ledger.ts';
@@ -10,8 +10,6 @@ import { randomSerial } from './serial.ts';
 
 /** Bounds how long one turn holds the event loop: about 15 ms. */
 const MAX_BATCH = 256;
-const MAX_AUDIENCES = 16;
-const MAX_AUDIENCE_LENGTH = 2048;
 
 /** 5 minutes: a token cannot be taken back by itself (JWT-SVID, section 7, wants it short). */
 export const DEFAULT_JWT_TTL: TtlLimits = { defaultTtlSeconds: 300, maxTtlSeconds: 3600 };
@@ -134,14 +132,4 @@ export class JwtIssuance {
       row: { jti, authority: id, spiffeId, node, audience, issuedMs: nowMs(), expiresMs: expiresAtMs, requester },
     };
   }
-}
-
-/** JWT-SVID, section 3.2: at least one. Bounded, because it is signed and recorded. */
-function audienceProblem(audience: readonly string[]): string | undefined {
-  if (audience.length === 0) return 'a JWT-SVID is for at least one; name it';
-  if (audience.length > MAX_AUDIENCES) return `${audience.length} of them; ${MAX_AUDIENCES} at most`;
-  if (audience.some((each) => each.length === 0 || each.length > MAX_AUDIENCE_LENGTH)) {
-    return `each has 1 to ${MAX_AUDIENCE_LENGTH} characters`;
-  }
-  return undefined;
 }

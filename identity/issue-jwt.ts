@@ -4,9 +4,8 @@
  */
 import { status } from '@grpc/grpc-js';
 import type { IssueJwtRequest, IssueJwtResponse } from '../proto/gen/countersign/server/v1/server.ts';
-import { err, ok, type Result } from '../src/base/errors.ts';
 import type { ReasonCode } from '../src/base/registry/reason-codes.ts';
-import { AUDIENCE_LIMITS } from '../src/pki/jwt.ts';
+import { audienceProblem } from '../src/pki/jwt.ts';
 import { notBeforeOf } from './attest.ts';
 import type { IssueOptions } from './issue.ts';
 import { Refusal } from './refusal.ts';
@@ -41,12 +40,13 @@ export async function issueJwt(
   const subject = { spiffeId, serial: '', node: actor, notBeforeMs: notBeforeOf(clock.nowMs()) };
   if (entry.barred || ca.isRevoked(subject)) throw refusal('ISSUE_REVOKED', status.PERMISSION_DENIED);
   // 3. The audience is one that a validator could be, and not so many that the token is for everybody.
-  const audiences = checkAudience(audience);
-  if (!audiences.ok) throw refusal('JWT_AUDIENCE', status.INVALID_ARGUMENT, audiences.error);
+  const problem = audienceProblem(audience);
+  if (problem !== undefined) throw refusal('JWT_AUDIENCE', status.INVALID_ARGUMENT, problem);
+  const audiences = [...new Set(audience)];
   // 4. The CA signs what the entry says, with the key that is active now.
   const issued = await ca.issueJwtSvid({
     spiffeId,
-    audience: audiences.value,
+    audience: audiences,
     node: actor,
     requester: actor,
     ...(entry.jwtTtlSeconds > 0 ? { ttlSeconds: entry.jwtTtlSeconds } : {}),
@@ -58,20 +58,7 @@ export async function issueJwt(
     kind: 'svid.issued',
     actor,
     source: { spiffeId, identity: entry.identity, node: node.name },
-    detail: { entry: entry.id, type: 'jwt', audience: audiences.value.join(' '), keyId, notAfterMs: expiresAtMs },
+    detail: { entry: entry.id, type: 'jwt', audience: audiences.join(' '), keyId, notAfterMs: expiresAtMs },
   });
   return { token, issuedAt: BigInt(Math.floor(issuedAtMs / 1000)), expiresAt: BigInt(Math.floor(expiresAtMs / 1000)) };
-}
-
-/** Each once, in the order in which they were asked for. The error says what to do. */
-function checkAudience(audience: readonly string[]): Result<string[], string> {
-  const distinct = [...new Set(audience)];
-  if (distinct.length === 0) return err('name at least one audience');
-  if (distinct.length > AUDIENCE_LIMITS.count) return err(`name at most ${AUDIENCE_LIMITS.count} audiences`);
-  if (distinct.some((one) => one.length === 0 || one.length > AUDIENCE_LIMITS.length))
-    return err(`an audience has 1 to ${AUDIENCE_LIMITS.length} characters`);
-  if (distinct.join('').length > AUDIENCE_LIMITS.together)
-    return err(`audiences have at most ${AUDIENCE_LIMITS.together} characters together`);
-  if (distinct.some((one) => /\p{Cc}|\p{Cs}/u.test(one))) return err('an audience holds no control characters');
-  return ok(distinct);
 }

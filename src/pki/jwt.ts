@@ -48,6 +48,21 @@ const MAX_AUDIENCES = 64;
  * SPIFFE ID of the greatest length is one.
  */
 export const AUDIENCE_LIMITS = { count: 16, length: 2_048, together: 4_096 } as const;
+
+/** What is wrong with the audience of a token to be issued, and what to do. undefined: nothing. One that is named twice counts once. */
+export function audienceProblem(audience: readonly string[]): string | undefined {
+  const distinct = new Set(audience);
+  const { count, length, together } = AUDIENCE_LIMITS;
+  if (distinct.size === 0) return 'name at least one audience';
+  if (distinct.size > count) return `name at most ${count} audiences`;
+  let sum = 0;
+  for (const one of distinct) {
+    if (one.length === 0 || one.length > length) return `an audience has 1 to ${length} characters`;
+    if (/\p{Cc}|\p{Cs}/u.test(one)) return 'an audience holds no control characters';
+    sum += one.length;
+  }
+  return sum > together ? `audiences have at most ${together} characters together` : undefined;
+}
 /** Whoever walks through the claims does it by recursion. */
 const MAX_CLAIM_DEPTH = 16;
 

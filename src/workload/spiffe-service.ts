@@ -14,7 +14,7 @@ import { asError, err, ok, type Result } from '../base/errors.ts';
 import { reasonCodes } from '../base/registry/reason-codes.ts';
 import type { RegistrationEntry } from '../model/entry.ts';
 import { parseSpiffeId } from '../model/spiffe-id.ts';
-import { AUDIENCE_LIMITS, validateJwtSvid } from '../pki/jwt.ts';
+import { AUDIENCE_LIMITS, audienceProblem, validateJwtSvid } from '../pki/jwt.ts';
 import type { Caller } from './callers.ts';
 import { identify, type ServiceContext, sayAttested, unary } from './context.ts';
 import type { IdentitySnapshot } from './feed.ts';
@@ -93,10 +93,7 @@ async function fetchJwtSvid(
   caller: Caller,
   { audience, spiffeId }: JWTSVIDRequest,
 ): Promise<Result<JWTSVIDResponse, Refusal>> {
-  const { count, length, together } = AUDIENCE_LIMITS;
-  const wellFormed = audience.every((name) => name !== '' && name.length <= length);
-  if (audience.length === 0 || audience.length > count || !wellFormed) return err(REFUSALS.audience);
-  if (audience.join('').length > together) return err(REFUSALS.audience);
+  if (audienceProblem(audience) !== undefined) return err(REFUSALS.audience);
   if (spiffeId !== '' && !parseSpiffeId(spiffeId).ok) return err(REFUSALS.spiffeId);
   const identified = await identify(context, caller);
   if (!identified.ok) return identified;

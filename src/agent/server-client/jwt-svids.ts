@@ -8,7 +8,7 @@ import type { Logger } from '../../base/log.ts';
 import { type ReasonCode, reasonCodes } from '../../base/registry/reason-codes.ts';
 import type { RegistrationEntry } from '../../model/entry.ts';
 import type { TrustBundle } from '../../model/identity.ts';
-import { AUDIENCE_LIMITS, validateJwtSvid } from '../../pki/jwt.ts';
+import { audienceProblem, validateJwtSvid } from '../../pki/jwt.ts';
 import type { IssuedJwtSvid } from '../../workload/feed.ts';
 import { ServerError } from './transport.ts';
 
@@ -58,11 +58,7 @@ export class JwtSvids {
 
   async issue(entry: RegistrationEntry, audience: readonly string[]): Promise<Result<IssuedJwtSvid, ReasonCode>> {
     const wanted = [...new Set(audience)].sort();
-    const { count, length, together } = AUDIENCE_LIMITS;
-    const isTooLong = wanted.some((name) => name.length > length) || wanted.join('').length > together;
-    if (wanted.length === 0 || wanted.includes('') || wanted.length > count || isTooLong) {
-      return err('JWT_AUDIENCE');
-    }
+    if (audienceProblem(wanted) !== undefined) return err('JWT_AUDIENCE');
     const key = JSON.stringify([entry.id, ...wanted]);
     const cached = this.#cached(key);
     if (cached !== undefined && this.#isFresh(cached)) return ok(cached.svid);
