@@ -15,6 +15,7 @@ import type { CertificatePlan } from './profile.ts';
 import { randomSerial, serialHex } from './serial.ts';
 import { signCertificate } from './sign.ts';
 import type { Issuer, Signer } from './signer.ts';
+import { Turns } from './turns.ts';
 
 /** Bounds how long one turn holds the event loop: about 10 ms. */
 const MAX_BATCH = 64;
@@ -80,9 +81,7 @@ export class Issuance {
   readonly #issuing: () => Issuing;
   readonly #ledger: Ledger;
   readonly #nowMs: () => number;
-  #waiting: Job[] = [];
-  #scheduled: NodeJS.Immediate | undefined;
-  #closed = false;
+  readonly #turns = new Turns<Job>(MAX_BATCH, (jobs) => this.#turn(jobs));
 
   /** @param issuing asked once in each turn; throws CountersignError if nobody signs. */
   constructor(issuing: () => Issuing, ledger: Ledger, nowMs: () => number) {
@@ -96,23 +95,17 @@ export class Issuance {
    * Rejects with CountersignError if lint refuses the plan (bad-input) or the ledger cannot be written (unavailable).
    */
   issue(csr: Buffer, planner: Planner, requester: string, node?: SpiffeId): Promise<IssueOutcome> {
-    if (this.#closed) return Promise.reject(new CountersignError('unavailable', 'the certificate authority is closed'));
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ csr, planner, requester, node, resolve, reject });
-      this.#scheduled ??= setImmediate(() => this.#turn());
+      this.#turns.add({ csr, planner, requester, node, resolve, reject });
     });
   }
 
   /** Finishes what waits. */
   close(): void {
-    this.#closed = true;
-    while (this.#waiting.length > 0) this.#turn();
+    this.#turns.close();
   }
 
-  #turn(): void {
-    if (this.#scheduled !== undefined) clearImmediate(this.#scheduled);
-    const jobs = this.#waiting.splice(0, MAX_BATCH);
-    this.#scheduled = this.#waiting.length > 0 ? setImmediate(() => this.#turn()) : undefined;
+  #turn(jobs: readonly Job[]): void {
     const verified = step(step(jobs, parse), verify);
     if (verified.length === 0) return;
     let issuing: Issuing;

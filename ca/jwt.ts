@@ -7,6 +7,7 @@ import { SIGNING } from './keys/key-type.ts';
 import type { JwtRow, Ledger } from './ledger.ts';
 import type { TtlLimits } from './profile.ts';
 import { randomSerial } from './serial.ts';
+import { Turns } from './turns.ts';
 
 /** Bounds how long one turn holds the event loop: about 15 ms. */
 const MAX_BATCH = 256;
@@ -63,9 +64,7 @@ export interface JwtIssuanceOptions {
 
 export class JwtIssuance {
   readonly #options: JwtIssuanceOptions;
-  #waiting: Job[] = [];
-  #scheduled: NodeJS.Immediate | undefined;
-  #closed = false;
+  readonly #turns = new Turns<Job>(MAX_BATCH, (jobs) => this.#turn(jobs));
 
   constructor(options: JwtIssuanceOptions) {
     this.#options = options;
@@ -73,25 +72,19 @@ export class JwtIssuance {
 
   /** Rejects with CountersignError: bad-input for an audience that is none, unavailable if key or ledger are. */
   issue(request: JwtSvidRequest): Promise<IssuedJwtSvid> {
-    if (this.#closed) return Promise.reject(new CountersignError('unavailable', 'the certificate authority is closed'));
     const problem = audienceProblem(request.audience);
     if (problem !== undefined) return Promise.reject(new CountersignError('bad-input', `audience: ${problem}`));
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ request, resolve, reject });
-      this.#scheduled ??= setImmediate(() => this.#turn());
+      this.#turns.add({ request, resolve, reject });
     });
   }
 
   /** Finishes what waits. */
   close(): void {
-    this.#closed = true;
-    while (this.#waiting.length > 0) this.#turn();
+    this.#turns.close();
   }
 
-  #turn(): void {
-    if (this.#scheduled !== undefined) clearImmediate(this.#scheduled);
-    const jobs = this.#waiting.splice(0, MAX_BATCH);
-    this.#scheduled = this.#waiting.length > 0 ? setImmediate(() => this.#turn()) : undefined;
+  #turn(jobs: readonly Job[]): void {
     const { ledger, issuing } = this.#options;
     try {
       const signing = issuing();
