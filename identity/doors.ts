@@ -38,7 +38,8 @@ export function adminDoors({ config, ca, signer, nodes, roles, interceptors, clo
   const { trustDomain } = config;
   const bundle = () => ({ trustDomain, authorities: ca.bundle().authorities });
   const svid = () => signer.svid;
-  const isOwnKey = (id: string) => ca.authorities().some((authority) => authority.id === id);
+  const isOwnKey = (id: string) =>
+    ca.authorities().some((authority) => authority.kind === 'x509' && authority.id === id);
   const isEvicted = (name: NodeName) => nodes.node(name)?.evicted === true;
   const tls =
     listen === undefined

@@ -48,7 +48,7 @@ export interface ListenerOptions {
   readonly port: number;
   readonly limits: { readonly connections: number; readonly handshakes: number };
   readonly bundle: () => TrustBundle;
-  /** Is it one of the server's own authorities? By subject key identifier, lower-case hex. Left out: none signs for servers below. */
+  /** Is it one of the server's own authorities? By subject key identifier, lower-case hex. Left out: whatever the bundle vouches for is taken. */
   readonly isOwnKey?: (id: string) => boolean;
   readonly svid: () => ServerSvid;
   readonly clock: Clock;
@@ -176,15 +176,13 @@ export class Listener {
     return this.#verify(chain);
   }
 
-  /** A server below issues SVIDs of the trust domain, but the nodes and administrators of this server are this server's to name. */
+  /** Other servers may issue SVIDs under the same root, above, below or beside; this one's nodes and administrators are its own to name. */
   #verify(chain: readonly Buffer[]): Result<VerifiedSvid, ReasonCode> {
     const { bundle, clock, isOwnKey } = this.#options;
     const verified = verifyX509Svid(chain, bundle(), clock.nowMs());
     if (!verified.ok || isOwnKey === undefined) return verified;
-    const isBelow = verified.value.chain.slice(1).some(({ authorityKeyId, subjectDer, issuerDer }) => {
-      return !subjectDer.equals(issuerDer) && authorityKeyId !== undefined && isOwnKey(authorityKeyId.toString('hex'));
-    });
-    return isBelow ? err('CERT_DOWNSTREAM') : verified;
+    const signer = verified.value.leaf.authorityKeyId?.toString('hex');
+    return signer !== undefined && isOwnKey(signer) ? verified : err('CERT_DOWNSTREAM');
   }
 
   /** Its place is free at once, not only when the socket has closed. */

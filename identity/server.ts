@@ -125,7 +125,7 @@ async function start(
     ...config.listen,
     limits: config.limits,
     bundle: () => ({ trustDomain, authorities: ca.bundle().authorities }),
-    isOwnKey: (id) => ca.authorities().some((authority) => authority.id === id),
+    isOwnKey: (id) => ca.authorities().some((authority) => authority.kind === 'x509' && authority.id === id),
     svid,
     clock,
     log,

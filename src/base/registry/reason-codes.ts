@@ -78,7 +78,7 @@ export const reasonCodes = {
   CERT_NAME_CONSTRAINT: 'a name constraint is broken',
   CERT_WEAK_KEY: 'a key or signature algorithm that is not allowed',
   CERT_TRUST_DOMAIN: 'the SPIFFE ID belongs to another trust domain',
-  CERT_DOWNSTREAM: 'a server below this one issued it: whom that names is nobody here',
+  CERT_DOWNSTREAM: 'another server under the same root issued it: whom that names is nobody here',
   // attestation, issuance
   ATTEST_TOKEN_UNKNOWN: 'the join token is unknown, used or expired',
   ATTEST_NODE_EXISTS: 'a node of this name is attested already',

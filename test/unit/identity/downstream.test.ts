@@ -441,6 +441,34 @@ describe('an authority of a server below', () => {
     await expect(connection.unary('issue', request, 5000)).rejects.toThrow(/CERT_DOWNSTREAM/);
   });
 
+  test('takes nobody for a node whom the server above, or one beside it, issued an SVID', async () => {
+    const lower = await startLower();
+    const { signer, chain } = await authority();
+    const second = Math.floor(Date.now() / 1000) * 1000;
+    const privateKey = generateKey();
+    const spki = publicKeyDer(privateKey);
+    const plan = planNode(TRUST_DOMAIN, 'node-a' as NodeName, 9n, {
+      notBeforeMs: second - 1000,
+      notAfterMs: second + 60_000,
+    });
+    const linted = lintTbs(buildTbs(plan, signer, spki, randomSerial()), plan, signer, spki);
+    if (!linted.ok) throw new Error(linted.error.join());
+    const beside = {
+      spiffeId: plan.spiffeId,
+      chain: [signCertificate(linted.value), ...chain],
+      privateKey,
+      notAfterMs: plan.notAfterMs,
+    };
+    const bundle = { trustDomain: TRUST_DOMAIN, authorities: upper.bundle };
+    const request = { csrs: [{ entryId: 'frontend', csr: createCsr(generateKey()) }] };
+    for (const svid of [beside, await svidOf('below')]) {
+      expect(verify(svid.chain).ok).toBe(true);
+      const connection = new Connection({ addresses: [lower.address], bundle, svid, clock: lower.clock });
+      closing.push(() => connection.close());
+      await expect(connection.unary('issue', request, 5000)).rejects.toThrow(/CERT_DOWNSTREAM/);
+    }
+  });
+
   test.each(['serial', 'spiffeId', 'node'] as const)(
     'falls with a revocation by %s, and all that it signed with it',
     async (by) => {
