@@ -33,7 +33,7 @@ export type { KeyBlobs } from './keys/blobs.ts';
 export type { LedgerRow } from './ledger.ts';
 export type { AuthorityInfo, AuthorityKind, CaBundle } from './lives.ts';
 export type { TtlLimits } from './profile.ts';
-export type { RevocationTarget } from './revocation.ts';
+export { checkReason, type RevocationTarget } from './revocation.ts';
 
 export interface CertificateAuthorityOptions {
   /** Made, 0700, if it is not there. */

@@ -1,6 +1,6 @@
 /** Taking back: on disk first, then told to every agent, then counted who has it in force. A certificate's story, its other end. */
 import { status } from '@grpc/grpc-js';
-import type { CertificateAuthority, RevocationTarget } from '../ca/api.ts';
+import { type CertificateAuthority, checkReason, type RevocationTarget } from '../ca/api.ts';
 import { CountersignError } from '../src/base/errors.ts';
 import type { AuditSink } from '../src/model/audit-event.ts';
 import type { Revocation } from '../src/model/identity.ts';
@@ -40,6 +40,7 @@ export async function revoke(
   const started = performance.now();
   const what = 'serial' in named ? { serial: serialOf(named.serial) } : named;
   check(options, what);
+  checkReason(reason);
   // barred first: if the server dies in between, nothing new is issued for what was to be revoked
   if ('spiffeId' in what) registry.bar(what.spiffeId);
   if ('node' in what) nodes.evict(what.node);

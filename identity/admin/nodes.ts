@@ -1,5 +1,6 @@
 /** Nodes as an administrator sees them, evicts, bans and lets in again. */
 import { status } from '@grpc/grpc-js';
+import { checkReason } from '../../ca/api.ts';
 import type { ServerAdminServer } from '../../proto/gen/countersign/admin/v1/admin.ts';
 import { CountersignError } from '../../src/base/errors.ts';
 import type { NodeName } from '../../src/model/ids.ts';
@@ -9,7 +10,6 @@ import { revoke } from '../revoke.ts';
 import type { CoreAdminOptions } from './core.ts';
 import { handlers, json, time } from './service.ts';
 
-const MAX_REASON = 256;
 /** How long a ban waits until every connected agent has it in force. */
 const BAN_WAIT_MS = 5_000;
 
@@ -22,17 +22,19 @@ export function nodeHandlers(
     listNodes: handler('viewer', () => json({ nodes: listNodes(options) })),
     evictNode: handler('admin', (request, actor) => {
       const name = nameOf(request.node);
+      checkReason(request.reason);
       if (nodes.node(name) === undefined) throw unknown(name);
       nodes.evict(name);
       hub.disconnect(name, new Refusal('ATTEST_NODE_EVICTED', status.PERMISSION_DENIED));
       feed.publish({ removedNodes: [name] });
-      const detail = { text: reasonOf(request.reason) };
+      const detail = { text: request.reason };
       audit.emit({ kind: 'node.evicted', actor: actor.name, source: { node: name }, detail });
       return json({ node: name, evicted: true });
     }),
     banNode: handler('admin', async (request, actor) => {
       const name = nameOf(request.node);
-      const reason = reasonOf(request.reason);
+      const { reason } = request;
+      checkReason(reason);
       const known = nodes.node(name) !== undefined;
       if (!known && !nodes.isConfigured(name)) throw unknown(name);
       // on disk first: from here on nobody attests under this name
@@ -62,11 +64,6 @@ function nameOf(text: string): NodeName {
   const name = parseNodeName(text);
   if (!name.ok) throw new CountersignError('bad-input', `node: ${name.error}; correct it`);
   return name.value;
-}
-
-function reasonOf(text: string): string {
-  if (text.length > MAX_REASON) throw new CountersignError('bad-input', `reason: at most ${MAX_REASON} characters`);
-  return text;
 }
 
 /** Those configured, those that ever attested and those banned. */

@@ -169,9 +169,9 @@ export class TestServer {
     return JSON.parse(json) as Record<string, unknown>;
   }
 
-  revoke(what: NonNullable<RevokeSvidRequest['what']>, waitMs = 5000): Promise<RevokeSvidReply> {
+  revoke(what: NonNullable<RevokeSvidRequest['what']>, waitMs = 5000, reason = 'test'): Promise<RevokeSvidReply> {
     return new Promise((resolve, reject) => {
-      const request = RevokeSvidRequest.create({ what, reason: 'test', waitMs });
+      const request = RevokeSvidRequest.create({ what, reason, waitMs });
       this.admin.revokeSvid(request, (error, reply) => (error ? reject(error) : resolve(reply)));
     });
   }

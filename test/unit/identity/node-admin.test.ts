@@ -1,4 +1,6 @@
 import { afterEach, expect, test } from 'vitest';
+import { createCsr } from '../../../src/pki/csr.ts';
+import { generateKey } from '../../../src/pki/keys.ts';
 import { TestServer, until } from './harness.ts';
 
 let server: TestServer;
@@ -73,4 +75,18 @@ test('only what exists is evicted, banned or let in again', async () => {
   await expect(server.nodeAction('unbanNode', 'node-a')).rejects.toMatchObject({ code: 5 });
   await expect(server.nodeAction('banNode', '../x')).rejects.toMatchObject({ code: 3 });
   await expect(server.nodeAction('banNode', 'node-a', 'x'.repeat(257))).rejects.toMatchObject({ code: 3 });
+});
+
+test('a reason that is too long is refused before anything is taken back', async () => {
+  server = await TestServer.start();
+  const a = await server.joined('node-a');
+  const reason = 'x'.repeat(257);
+  for (const act of ['evictNode', 'banNode'] as const) {
+    await expect(server.nodeAction(act, 'node-a', reason)).rejects.toMatchObject({ code: 3 });
+  }
+  const whom = { $case: 'spiffeId', value: 'spiffe://example.org/frontend' } as const;
+  await expect(server.revoke(whom, 5000, reason)).rejects.toMatchObject({ code: 3 });
+  const [issued] = await a.issue([{ entryId: 'frontend', csr: createCsr(generateKey()) }]);
+  expect(issued?.ok).toBe(true);
+  expect(await nodeA()).toMatchObject({ state: 'attested', connected: true });
 });
