@@ -3,7 +3,7 @@
  * one after the other. It is written as a stream and read with every length, name and digest checked before anything is believed.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, constants, createReadStream, fstatSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, constants, createReadStream, fstatSync, openSync, readSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { z } from 'zod';
 import { CountersignError } from '../../src/base/errors.ts';
@@ -102,7 +102,7 @@ export async function readArchive(
         for (let left = part.size; left > 0; ) {
           const chunk = take(Math.min(left, CHUNK_BYTES));
           digest.update(chunk);
-          writeSync(target.fd, chunk);
+          writeFileSync(target.fd, chunk);
           left -= chunk.length;
         }
         await target.sync();

@@ -9,7 +9,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -156,7 +156,8 @@ export function saveNodeState(dir: string, state: NodeState, pinned: readonly Bu
       session: String(state.session),
       life: state.life,
     };
-    writeSync(fd, JSON.stringify(content));
+    // repeated until all of it is written: a full disk may take a part and say nothing
+    writeFileSync(fd, JSON.stringify(content));
     fsyncSync(fd);
   } finally {
     closeSync(fd);

@@ -1,5 +1,5 @@
 /** `countersign server backup` and `restore`: the server's state as one file, and back. */
-import { rmSync, writeSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import type { ServiceError } from '@grpc/grpc-js';
 import type { Command } from 'commander';
@@ -61,7 +61,7 @@ async function receive(options: CommonOptions, file: FileHandle): Promise<number
   let bytes = 0;
   try {
     for await (const { data } of client.backup({}) as AsyncIterable<BackupChunk>) {
-      writeSync(file.fd, data);
+      writeFileSync(file.fd, data);
       bytes += data.length;
     }
   } catch (thrown) {

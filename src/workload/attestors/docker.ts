@@ -46,7 +46,7 @@ async function inspect(socketPath: string, id: string, signal: AbortSignal): Pro
   const { status, body } = await get(socketPath, `/containers/${id}/json`, signal);
   if (status === 404) return undefined;
   if (status !== 200) throw new Error(`the Docker Engine API answered with status ${status}`);
-  const answer = inspection.safeParse(JSON.parse(body));
+  const answer = inspection.safeParse(parsed(body));
   if (!answer.success || answer.data.Id !== id) throw new Error('the Docker Engine API did not describe the container');
   const { Image, Config } = answer.data;
   return [
@@ -73,4 +73,13 @@ function get(socketPath: string, path: string, signal: AbortSignal): Promise<{ s
     sent.on('error', reject);
     sent.end();
   });
+}
+
+/** What JSON.parse says of a bad text quotes it, and there are secrets in a container's environment. */
+function parsed(body: string): unknown {
+  try {
+    return JSON.parse(body);
+  } catch {
+    return undefined;
+  }
 }
